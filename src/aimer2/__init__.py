@@ -1,0 +1,26 @@
+"""Federated learning and statistics for medical research, without any patient record leaving a hospital."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aimer2.client.simulate import simulate
+    from aimer2.core.study import Study
+
+__all__ = ["Study", "__version__", "simulate"]
+__version__ = "0.1.0"
+
+# Loaded when first asked for, so that `import aimer2` costs nothing.
+_HOMES = {"Study": "aimer2.core.study", "simulate": "aimer2.client.simulate"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
