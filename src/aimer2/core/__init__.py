@@ -1,0 +1,1 @@
+"""The vocabulary of AIMER2; imports nothing else of it."""

@@ -1,0 +1,246 @@
+"""The study: one document that says the question, the data, the method, the sites and the terms.
+
+The same document is written as ``study.toml``, built in Python as ``Study(...)``, shown to every hospital and hashed into the digest that a
+hospital approves. This module knows its form; `aimer2.study.check` knows whether what it names exists.
+"""
+
+from __future__ import annotations
+
+import datetime
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import AwareDatetime, Field, ValidationError, model_validator
+
+from aimer2.core.errors import BadStudy, Fault
+from aimer2.core.task import Document, SiteId
+
+NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
+Scalar = bool | int | float | str
+
+
+class Feature(Document):
+    """One column the model sees."""
+
+    name: str = Field(min_length=1, max_length=100)
+    kind: Literal["number", "category"] = "number"
+    unit: str | None = Field(default=None, description="UCUM, for example mg/dL; a site whose column has another unit is refused or maps it")
+    minimum: float | None = None
+    maximum: float | None = None
+    categories: tuple[str, ...] = Field(default=(), description="all categories, in the order of their codes; the first is the reference")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.kind == "category" and len(set(self.categories)) < 2:
+            raise ValueError("a category needs `categories` with at least two different entries")
+        if self.kind == "number" and self.categories:
+            raise ValueError("a number has no `categories`; set kind = 'category'")
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ValueError("`minimum` is larger than `maximum`")
+        return self
+
+
+class Target(Document):
+    """What the model is to tell."""
+
+    name: str = Field(min_length=1, max_length=100)
+    kind: Literal["binary", "multiclass", "regression"] = "binary"
+    categories: tuple[str, ...] = Field(default=(), description="the classes; of a binary target the second is the event. Empty: 0 and 1")
+    unit: str | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.kind == "binary" and len(self.categories) not in (0, 2):
+            raise ValueError("a binary target has two categories or none (then its values are 0 and 1)")
+        if self.kind == "multiclass" and len(set(self.categories)) < 3:
+            raise ValueError("a multiclass target needs at least three categories")
+        if self.kind == "regression" and self.categories:
+            raise ValueError("a regression target has no categories")
+        return self
+
+    @property
+    def classes(self) -> int:
+        """Number of classes; 1 for a regression."""
+        return {"binary": 2, "multiclass": len(self.categories), "regression": 1}[self.kind]
+
+
+class Cohort(Document):
+    """Whose data: a named data set at each site, what is read of it, how it is prepared."""
+
+    dataset: str = Field(pattern=NAME, description="the name that each site has given its data set")
+    unit: Literal["patient"] = "patient"
+    features: tuple[Feature, ...] = Field(min_length=1)
+    target: Target
+    minimum_patients: int = Field(default=10, ge=1, description="a site with fewer is refused")
+    missing: Literal["refuse", "drop", "mean", "zero"] = Field(
+        default="refuse",
+        description="a missing feature: refuse the site, drop the row, put the mean (a category: its own level 'missing' of all zeros), put zero",
+    )
+    standardise: Literal["none", "site", "federated"] = Field(
+        default="federated", description="numbers to mean 0, standard deviation 1: by each site's own, or by all sites' together (sums travel)"
+    )
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        names = [feature.name for feature in self.features] + [self.target.name]
+        double = sorted({name for name in names if names.count(name) > 1})
+        if double:
+            raise ValueError(f"named more than once: {', '.join(double)}")
+        return self
+
+
+class Model(Document):
+    """Which architecture: a named one, or `model.py` beside the study with a function ``build``."""
+
+    framework: Literal["torch", "numpy"] = "torch"
+    name: str | None = Field(default=None, description="a model of `aimer2.models`")
+    code: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]+\.py$", description="a file beside the study with `build(features, classes)`")
+    options: Mapping[str, Scalar | tuple[Scalar, ...]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.name is None) == (self.code is None):
+            raise ValueError("give either `name` or `code`")
+        return self
+
+
+class Training(Document):
+    """How a site trains between two rounds."""
+
+    optimiser: str = "sgd"
+    learning_rate: float = Field(default=0.1, gt=0)
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    schedule: str = Field(default="constant", description="constant, cosine, step: of the learning rate over the rounds")
+    batch_size: int | None = Field(default=32, ge=1, description="none: all rows at once")
+    local_epochs: float | None = Field(default=None, gt=0)
+    local_steps: int | None = Field(default=None, ge=1)
+    mixed_precision: bool = False
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if self.local_epochs is not None and self.local_steps is not None:
+            raise ValueError("give `local_epochs` or `local_steps`, not both (neither: one epoch)")
+        return self
+
+    def steps(self, rows: int) -> int:
+        """Optimiser steps per round at a site with so many training rows."""
+        if self.local_steps is not None:
+            return self.local_steps
+        per_epoch = 1 if self.batch_size is None else max(1, -(-rows // self.batch_size))
+        return max(1, round((self.local_epochs or 1.0) * per_epoch))
+
+
+class Method(Document):
+    """Which algorithm, with its hyper-parameters."""
+
+    name: str = Field(default="fedavg", pattern=r"^[a-z][a-z0-9_]*$")
+    rounds: int = Field(default=10, ge=1, le=100_000)
+    parameters: Mapping[str, Scalar] = Field(default_factory=dict)
+
+
+class Sites(Document):
+    """Who is asked, how many must come, how long a round waits for the slowest."""
+
+    names: tuple[SiteId, ...] = Field(default=(), description="empty: every site enrolled when the study is submitted")
+    minimum: int = Field(default=2, ge=1, description="the study starts only with so many approvals")
+    quorum: int | None = Field(default=None, ge=1, description="a round counts with so many answers; none: as many as `minimum`")
+    deadline_seconds: float = Field(default=3600, gt=0, description="after this a round goes on without the late, if the quorum has answered")
+    block: int = Field(default=16, ge=1, description="sites are added in blocks of so many: fixes the order of floating-point sums")
+
+    @property
+    def needed(self) -> int:
+        return self.minimum if self.quorum is None else self.quorum
+
+
+class Evaluation(Document):
+    """What is measured on patients held out at each site."""
+
+    held_out: float = Field(default=0.2, ge=0, lt=1)
+    metrics: tuple[str, ...] = ()
+    release_per_site: bool = Field(default=False, description="each site's own figures are released once, at the end, and named in the result")
+
+
+class DifferentialPrivacy(Document):
+    level: Literal["record", "site"] = "record"
+    epsilon: float | None = Field(default=None, gt=0)
+    delta: float | None = Field(default=None, gt=0, lt=1)
+    noise_multiplier: float | None = Field(default=None, gt=0)
+    clip_norm: float | None = Field(default=None, gt=0)
+
+
+class Privacy(Document):
+    """The terms. What is asked for here and is not available is refused, never ignored."""
+
+    secure_aggregation: bool = False
+    differential_privacy: DifferentialPrivacy | None = None
+
+
+class Study(Document):
+    """A federated study: what is asked, of whom, how, under which terms."""
+
+    version: Literal[1] = 1
+    name: str = Field(pattern=NAME)
+    question: str = Field(min_length=10, max_length=2000)
+    purpose: str = Field(min_length=3, max_length=2000)
+    ethics: str = Field(min_length=1, max_length=200, description="reference of the ethics approval, or why none is needed")
+    principal_investigator: str = Field(min_length=3, max_length=200)
+    expires: AwareDatetime | datetime.date
+    seed: int = Field(default=1, ge=0, lt=2**63)
+    requires: Mapping[str, str] = Field(default_factory=dict, description="package = version range that each site must have, for example torch = '>=2.4'")
+    cohort: Cohort
+    model: Model
+    training: Training = Training()
+    method: Method = Method()
+    sites: Sites = Sites()
+    evaluation: Evaluation = Evaluation()
+    privacy: Privacy = Privacy()
+
+    def __init__(self, **fields: Any) -> None:
+        """Raises BadStudy with every fault of form at once."""
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise BadStudy(faults_of(error)) from None
+
+    @property
+    def expires_at(self) -> float:
+        """The moment, in seconds since 1970 UTC; a day counts to its end."""
+        if isinstance(self.expires, datetime.datetime):
+            return self.expires.timestamp()
+        return datetime.datetime.combine(self.expires, datetime.time.max, datetime.UTC).timestamp()
+
+
+def read_study(path: Path) -> Study:
+    """The study in a TOML file.
+
+    Raises BadStudy with all faults.
+    """
+    try:
+        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadStudy([Fault(str(path), "there is no such file", "give the path of a study.toml")]) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadStudy([Fault(path.name, f"not TOML: {error}", "correct the line; https://toml.io has the syntax")]) from None
+    return Study(**fields)
+
+
+_REMEDIES = {
+    "missing": "add it",
+    "extra_forbidden": "remove it, or look for the right spelling in docs/study-file.md",
+    "string_pattern_mismatch": "use lower-case letters, digits and '-'",
+    "literal_error": "use one of the listed values",
+}
+
+
+def faults_of(error: ValidationError) -> list[Fault]:
+    """Every fault that pydantic found, with its place in the document."""
+    faults = []
+    for found in error.errors(include_url=False, include_context=False, include_input=False):
+        place = ".".join(f"[{part + 1}]" if isinstance(part, int) else str(part) for part in found["loc"]).replace(".[", "[")
+        problem = {"missing": "is missing", "extra_forbidden": "is not a field of a study"}.get(found["type"], found["msg"])
+        problem = problem.removeprefix("Value error, ")
+        faults.append(Fault(place or "study", problem, _REMEDIES.get(found["type"], "correct the value")))
+    return faults

@@ -1,0 +1,96 @@
+"""What a coordinator asks of a site, and what comes back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+SITE_ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+
+
+def _site_id(text: str) -> str:
+    if not SITE_ID.fullmatch(text):
+        raise ValueError("a site's name has lower-case letters, digits and '-', at most 63 characters")
+    return text
+
+
+SiteId: TypeAlias = Annotated[str, AfterValidator(_site_id)]
+Digest: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256, hexadecimal")]
+
+
+class Document(BaseModel):
+    """A versioned message: frozen, nothing unknown in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class BlobRef(Document):
+    """Bytes by their content: SHA-256 and length."""
+
+    sha256: Digest
+    size: int = Field(ge=0)
+
+
+Stage: TypeAlias = Literal["preflight", "moments", "train", "final"]
+"""What a study goes through: the data contract, the federated standardisation, the method's rounds, the evaluation of the last model."""
+
+
+class Task(Document):
+    """One thing for one site to do in one round. Asking again with the same id and attempt changes nothing."""
+
+    id: str = Field(min_length=1, max_length=128, description="unique in the study; the same for the same round, attempt and site")
+    study: str = Field(description="digest of the approved study")
+    site: SiteId
+    stage: Stage
+    round_number: int = Field(ge=0, description="counts from 1 within the stage")
+    attempt: int = Field(ge=1, default=1)
+    inputs: Mapping[str, BlobRef] = Field(default_factory=dict, description="what the algorithm broadcasts: one blob per named tree")
+
+
+class Answer(Document):
+    """The site did it: one blob per named sum, or the checks of a preflight."""
+
+    kind: Literal["answer"] = "answer"
+    task: str
+    attempt: int
+    site: SiteId
+    sums: Mapping[str, BlobRef] = Field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
+
+
+class Check(Document):
+    """One line of a site's preflight."""
+
+    name: str
+    passed: bool
+    blocking: bool = True
+    finding: str = Field(description="one sentence; disclosure-controlled, never a value of a patient")
+
+
+class Refusal(Document):
+    """The site will not: a normal outcome, with a reason a person can read."""
+
+    kind: Literal["refusal"] = "refusal"
+    task: str
+    attempt: int
+    site: SiteId
+    code: str
+    reason: str
+
+
+class Failure(Document):
+    """The site could not: a code and that code's own sentence, never an exception's text."""
+
+    kind: Literal["failure"] = "failure"
+    task: str
+    attempt: int
+    site: SiteId
+    code: str
+    reason: str
+
+
+Reply: TypeAlias = Annotated[Answer | Refusal | Failure, Field(discriminator="kind")]
+Answer.model_rebuild()

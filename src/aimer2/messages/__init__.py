@@ -1,0 +1,1 @@
+"""Versioned documents and codecs: bytes and types, never sockets."""
