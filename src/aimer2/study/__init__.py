@@ -1,0 +1,1 @@
+"""The life of a study: checked, conducted by the coordinator, performed by the sites."""

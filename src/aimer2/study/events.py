@@ -1,0 +1,119 @@
+"""What happens in a study, as one stream: log, audit, progress bar, metrics and live view all read this."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Field, TypeAdapter
+
+from aimer2.core.task import BlobRef, Check, Document, SiteId, Stage
+
+
+class FigureDocument(Document):
+    """A measured figure with its 95 % interval; no value where it is undefined, and the note says why."""
+
+    name: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int
+    note: str = ""
+
+
+class Absence(Document):
+    """A site that was asked and has no part in a round."""
+
+    site: SiteId
+    outcome: Literal["refused", "failed", "late"]
+    code: str = ""
+    reason: str = ""
+
+
+class StudyStarted(Document):
+    kind: Literal["study-started"] = "study-started"
+    time: float
+    sites: tuple[SiteId, ...]
+    resumed: bool = False
+
+
+class StageStarted(Document):
+    kind: Literal["stage-started"] = "stage-started"
+    time: float
+    stage: Stage
+    rounds: int
+
+
+class RoundStarted(Document):
+    kind: Literal["round-started"] = "round-started"
+    time: float
+    stage: Stage
+    round_number: int
+    rounds: int
+    attempt: int = 1
+    sites: tuple[SiteId, ...]
+
+
+class ReplyReceived(Document):
+    kind: Literal["reply-received"] = "reply-received"
+    time: float
+    stage: Stage
+    round_number: int
+    site: SiteId
+    outcome: Literal["answer", "refusal", "failure"]
+    code: str = ""
+    reason: str = ""
+    checks: tuple[Check, ...] = ()
+    seconds: float
+
+
+class RoundStalled(Document):
+    """The deadline has passed and too few have answered: the study waits, loses nothing, and says for whom."""
+
+    kind: Literal["round-stalled"] = "round-stalled"
+    time: float
+    stage: Stage
+    round_number: int
+    answered: tuple[SiteId, ...]
+    waiting_for: tuple[SiteId, ...]
+    needed: int
+
+
+class RoundFinished(Document):
+    kind: Literal["round-finished"] = "round-finished"
+    time: float
+    stage: Stage
+    round_number: int
+    rounds: int
+    attempt: int = 1
+    seconds: float
+    took_part: tuple[SiteId, ...]
+    absent: tuple[Absence, ...] = ()
+    figures: tuple[FigureDocument, ...] = Field(default=(), description="pooled over the sites; of the model that this round received")
+    bytes_received: int = 0
+    model: BlobRef | None = None
+
+
+class StudyPaused(Document):
+    kind: Literal["study-paused"] = "study-paused"
+    time: float
+    reason: str
+
+
+class StudyStopped(Document):
+    kind: Literal["study-stopped"] = "study-stopped"
+    time: float
+    reason: str
+
+
+class StudyFinished(Document):
+    kind: Literal["study-finished"] = "study-finished"
+    time: float
+    result: Mapping[str, Any]
+
+
+Event: TypeAlias = Annotated[
+    StudyStarted | StageStarted | RoundStarted | ReplyReceived | RoundStalled | RoundFinished | StudyPaused | StudyStopped | StudyFinished,
+    Field(discriminator="kind"),
+]
+EVENT: TypeAdapter[Event] = TypeAdapter(Event)
