@@ -1,0 +1,264 @@
+"""The metrics a study can name: what a site sums for them, and what the pooled sums say.
+
+    sums = measure("binary", scores, targets, loss_sum, ["auc", "brier"])       # at each site, on its held-out records
+    pooled = {key: sum(site[key] for site in sites) for key in sums}            # addition is all that happens on the way
+    report = figures("binary", pooled, ["auc", "brier"])                        # at the coordinator, or at a site on its own sums
+
+Leaves the site: ``count`` int64 (1,) and ``loss`` float64 (1,) always, and of the following those that a named metric rests on:
+
+=============  ==========================================================  ==========================================
+key            what                                                        type and shape
+=============  ==========================================================  ==========================================
+binned_scores  negatives and positives per bin; per class against the rest  int64 (2, 1024); several classes (K, 2, 1024)
+confusion      records by true (row) and called (column) class             int64 (K, K)
+calibration    count, sum of p, sum of y in ten bins                       float64 (3, 10)
+brier          sum and sum of squares of (p - y)^2                         float64 (2,)
+log_loss       sum and sum of squares of -ln p(true class)                 float64 (2,)
+errors         sum of e, |e|, e^2                                          float64 (3,)
+targets        sum of y - c, (y - c)^2                                     float64 (2,)
+=============  ==========================================================  ==========================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import isfinite
+from typing import Any, Literal, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aimer2.core.errors import BadData, BadInput, BadUpdate
+from aimer2.metrics import binned_scores, calibration, confusion, regression
+from aimer2.metrics.intervals import NOTHING, Estimate, estimate, undefined
+
+Task = Literal["binary", "multiclass", "regression"]
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+Sums = Mapping[str, Array]
+
+PROBABILITY_TOLERANCE = 1e-6  # float32 arithmetic may end a little outside [0, 1]
+TOTAL_TOLERANCE = 1e-2  # and a row of half-precision probabilities a little beside 1
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One metric of a model: value and 95 % interval, and the n records it rests on.
+
+    ``value`` None means undefined, and ``note`` says why. ``low`` and ``high`` None: no interval. The interval speaks of sampling alone;
+    noise added for privacy is not in it.
+    """
+
+    name: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    note: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    """One entry of the sums: how a site makes it of (scores, targets, centre), and its shape, with None for the number of classes."""
+
+    make: Callable[[Floats, Array, float], Array]
+    shape: tuple[int | None, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Metric:
+    """One metric: its line, the leaves it rests on, and the function that reads it from those leaves, in that order."""
+
+    line: str
+    keys: tuple[str, ...]
+    read: Callable[..., Estimate]
+
+
+def _mean_learner_loss(loss: Floats, count: Array) -> Estimate:
+    n = float(count[0])
+    return estimate(float(loss[0]) / n, None, n, "no interval") if n > 0 else undefined(NOTHING)
+
+
+def _per_record(read: Callable[..., Estimate]) -> Callable[..., Estimate]:
+    """Reads a figure whose last argument is the number of records from the leaf ``count``."""
+    return lambda *leaves: read(*leaves[:-1], float(leaves[-1][0]))
+
+
+_LOSS = _Metric("mean over the records of the loss that the learner minimises", ("loss", "count"), _mean_learner_loss)
+_AUC = "chance that a record of the class scores higher than another (area under the ROC curve)"
+_PRECISION = "mean precision over the positives' scores (area under the precision-recall curve)"
+
+_LEAVES: Mapping[Task, Mapping[str, _Leaf]] = {
+    "binary": {
+        "binned_scores": _Leaf(lambda s, t, c: binned_scores.histogram(s, t == 1), (2, binned_scores.BINS)),
+        "confusion": _Leaf(lambda s, t, c: confusion.binary(s, t), (2, 2)),
+        "calibration": _Leaf(lambda s, t, c: calibration.bins(s, t), (3, calibration.BINS)),
+        "brier": _Leaf(lambda s, t, c: calibration.brier_sums(s, t), (2,)),
+        "log_loss": _Leaf(lambda s, t, c: calibration.log_loss_sums(s, t), (2,)),
+    },
+    "multiclass": {
+        "binned_scores": _Leaf(lambda s, t, c: binned_scores.one_against_rest(s, t), (None, 2, binned_scores.BINS)),
+        "confusion": _Leaf(lambda s, t, c: confusion.multiclass(s, t), (None, None)),
+        "calibration": _Leaf(lambda s, t, c: calibration.called_bins(s, t), (3, calibration.BINS)),
+        "brier": _Leaf(lambda s, t, c: calibration.brier_sums(s, t), (2,)),
+        "log_loss": _Leaf(lambda s, t, c: calibration.log_loss_sums(s, t), (2,)),
+    },
+    "regression": {
+        "errors": _Leaf(lambda s, t, c: regression.error_sums(s, t), (3,)),
+        "targets": _Leaf(lambda s, t, c: regression.target_sums(t, c), (2,)),
+    },
+}
+
+_METRICS: Mapping[Task, Mapping[str, _Metric]] = {
+    "binary": {
+        "auc": _Metric(_AUC, ("binned_scores",), binned_scores.auc),
+        "average_precision": _Metric(_PRECISION, ("binned_scores",), binned_scores.average_precision),
+        "accuracy": _Metric("share of records called right at threshold 0.5", ("confusion",), confusion.accuracy),
+        "sensitivity": _Metric("share of the positives called positive at threshold 0.5", ("confusion",), confusion.sensitivity),
+        "specificity": _Metric("share of the negatives called negative at threshold 0.5", ("confusion",), confusion.specificity),
+        "ppv": _Metric("share of those called positive at threshold 0.5 that are", ("confusion",), confusion.ppv),
+        "npv": _Metric("share of those called negative at threshold 0.5 that are", ("confusion",), confusion.npv),
+        "balanced_accuracy": _Metric("mean of sensitivity and specificity", ("confusion",), confusion.balanced_accuracy),
+        "f1": _Metric("harmonic mean of sensitivity and positive predictive value", ("confusion",), confusion.f1),
+        "brier": _Metric("mean squared distance of probability from outcome", ("brier", "count"), _per_record(calibration.mean_loss)),
+        "log_loss": _Metric("mean of -ln of the outcome's probability", ("log_loss", "count"), _per_record(calibration.mean_loss)),
+        "calibration_error": _Metric(
+            "mean distance of predicted from observed frequency over ten bins", ("calibration",), calibration.expected_error
+        ),
+        "calibration_in_the_large": _Metric("observed minus mean predicted frequency", ("calibration", "brier"), calibration.in_the_large),
+        "loss": _LOSS,
+    },
+    "multiclass": {
+        "auc": _Metric(
+            f"{_AUC}, mean over the classes", ("binned_scores",), partial(binned_scores.macro, binned_scores.auc, binned_scores.auc_range)
+        ),
+        "average_precision": _Metric(
+            f"{_PRECISION}, mean over the classes",
+            ("binned_scores",),
+            partial(binned_scores.macro, binned_scores.average_precision, binned_scores.average_precision_range),
+        ),
+        "accuracy": _Metric("share of records whose class is called right", ("confusion",), confusion.accuracy),
+        "balanced_accuracy": _Metric("share called right, mean over the classes", ("confusion",), confusion.balanced_accuracy),
+        "sensitivity": _Metric("the same as balanced_accuracy", ("confusion",), confusion.balanced_accuracy),
+        "specificity": _Metric("specificity, mean over the classes", ("confusion",), partial(confusion.macro, confusion.specificity)),
+        "ppv": _Metric("positive predictive value, mean over the classes", ("confusion",), partial(confusion.macro, confusion.ppv)),
+        "npv": _Metric("negative predictive value, mean over the classes", ("confusion",), partial(confusion.macro, confusion.npv)),
+        "f1": _Metric("F1, mean over the classes", ("confusion",), partial(confusion.macro, confusion.f1)),
+        "brier": _Metric("squared distance summed over classes (0 to 2), mean", ("brier", "count"), _per_record(calibration.mean_loss)),
+        "log_loss": _Metric("mean of -ln of the true class's probability", ("log_loss", "count"), _per_record(calibration.mean_loss)),
+        "calibration_error": _Metric(
+            "mean distance of the called class's probability from how often it is right, over ten bins",
+            ("calibration",),
+            calibration.expected_error,
+        ),
+        "loss": _LOSS,
+    },
+    "regression": {
+        "mse": _Metric("mean squared error", ("errors", "count"), _per_record(regression.mse)),
+        "rmse": _Metric("root of the mean squared error, in the target's unit", ("errors", "count"), _per_record(regression.rmse)),
+        "mae": _Metric("mean absolute error, in the target's unit", ("errors", "count"), _per_record(regression.mae)),
+        "mean_error": _Metric("mean of prediction minus target, in its unit", ("errors", "count"), _per_record(regression.mean_error)),
+        "r2": _Metric("share of the targets' variance explained", ("errors", "targets", "count"), _per_record(regression.r2)),
+        "loss": _LOSS,
+    },
+}
+
+
+def measure(task: Task, scores: Array, targets: Array, loss_sum: float, names: Sequence[str], *, centre: float = 0.0) -> dict[str, Array]:
+    """The sums over these records that the named metrics need; no records at all give sums of zero.
+
+    ``scores``: binary (n,) the probability of class 1; multiclass (n, K) probabilities; regression (n,) predictions. ``targets`` (n,):
+    class numbers from 0, or numbers. ``loss_sum``: the learner's own loss summed over the records. ``centre``: for regression a public
+    number near the targets' mean, the same at every site (see `aimer2.metrics.regression`).
+
+    Raises BadInput for a name the task does not have, BadUpdate for scores of a wrong shape, not finite or no probabilities, BadData for
+    targets that do not fit the task. The sentences name no value.
+    """
+    _refuse_unknown(task, names)
+    scores, targets = _checked(task, scores, targets)
+    if not isfinite(loss_sum):
+        raise BadUpdate("The loss is not finite.")
+    sums: dict[str, Array] = {"count": np.array([len(targets)], dtype=np.int64), "loss": np.array([loss_sum], dtype=np.float64)}
+    for key, leaf in _LEAVES[task].items():
+        if any(key in _METRICS[task][name].keys for name in names):
+            with np.errstate(over="ignore", invalid="ignore"):
+                sums[key] = leaf.make(scores, targets, centre)
+            if not np.isfinite(sums[key]).all():
+                raise BadUpdate(f"The sums '{key}' are too large for a number of 64 bits.")
+    return sums
+
+
+def figures(task: Task, sums: Sums, names: Sequence[str]) -> list[Figure]:
+    """The named metrics in the order named, from one site's sums or from pooled ones.
+
+    Raises BadInput for a name the task does not have, BadUpdate where the sums lack a leaf or it is of a wrong shape or not finite.
+    """
+    _refuse_unknown(task, names)
+    found = []
+    for name in names:
+        metric = _METRICS[task][name]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            read = metric.read(*(_leaf(task, sums, key) for key in metric.keys))
+        if read.value is not None and not isfinite(read.value):
+            read = undefined("the sums hold too much noise", read.n)
+        found.append(Figure(name, read.value, read.low, read.high, read.n, read.note))
+    return found
+
+
+def available(task: Task) -> Mapping[str, str]:
+    """The metrics of a task: name and one line."""
+    return {name: metric.line for name, metric in _METRICS[task].items()}
+
+
+def validate(task: Task, names: Sequence[str]) -> list[str]:
+    """Those of the names that the task does not have."""
+    return [name for name in names if name not in _METRICS[task]]
+
+
+def _refuse_unknown(task: Task, names: Sequence[str]) -> None:
+    if unknown := validate(task, names):
+        raise BadInput(f"No such metric for a {task} task: {', '.join(unknown)}. There are: {', '.join(_METRICS[task])}.")
+
+
+def _checked(task: Task, scores: Array, targets: Array) -> tuple[Floats, Array]:
+    if scores.dtype.kind not in "fiub" or targets.dtype.kind not in "fiub":
+        raise BadUpdate("Scores and targets are arrays of numbers.")
+    scores = scores.astype(np.float64)
+    if targets.ndim != 1 or scores.ndim != (2 if task == "multiclass" else 1) or len(scores) != len(targets):
+        raise BadUpdate(f"Scores and targets do not have the shapes of a {task} task.")
+    if not np.isfinite(scores).all():
+        raise BadUpdate("Scores are not finite.")
+    if not np.isfinite(targets).all():
+        raise BadData("Targets are not finite.")
+    if task == "regression":
+        return scores, targets.astype(np.float64)
+    classes = 2 if task == "binary" else scores.shape[1]
+    if classes < 2:
+        raise BadUpdate("A multiclass task has scores for two classes or more.")
+    if not np.isin(targets, np.arange(classes)).all():
+        raise BadData(f"Targets are not class numbers 0 to {classes - 1}.")
+    clipped = np.clip(scores, 0.0, 1.0)
+    if (np.abs(scores - clipped) > PROBABILITY_TOLERANCE).any():
+        raise BadUpdate("Scores are not probabilities between 0 and 1.")
+    if task == "multiclass" and (np.abs(clipped.sum(axis=1) - 1) > TOTAL_TOLERANCE).any():
+        raise BadUpdate("The probabilities of the classes do not add up to 1.")
+    return clipped, targets.astype(np.int64)
+
+
+def _leaf(task: Task, sums: Sums, key: str) -> Array:
+    if key not in sums:
+        raise BadUpdate(f"The sums lack '{key}'.")
+    leaf = sums[key]
+    shape = _LEAVES[task][key].shape if key in _LEAVES[task] else (1,)
+    free = {size for size, fixed in zip(leaf.shape, shape, strict=False) if fixed is None}
+    fits = leaf.ndim == len(shape) and all(fixed in (None, size) for size, fixed in zip(leaf.shape, shape, strict=True))
+    if not fits or len(free) > 1 or 0 in free:
+        raise BadUpdate(f"The sums '{key}' have a wrong shape.")
+    if not np.isfinite(leaf).all():
+        raise BadUpdate(f"The sums '{key}' are not finite.")
+    return leaf
