@@ -108,7 +108,7 @@ class Summed:
 
 def read(array: Array, start: int, stop: int) -> NumpyArray:
     """A flat slice of any leaf; of a numpy array it may be a view."""
-    if isinstance(array, np.ndarray):
+    if isinstance(array, np.ndarray | np.generic):
         return array.reshape(-1)[start:stop]
     return array.read(start, stop)
 
@@ -126,8 +126,8 @@ def slices(array: Array, length: int = SLICE) -> Iterator[NumpyArray]:
 
 def load(array: Array) -> NumpyArray:
     """Any leaf as a numpy array in memory."""
-    if isinstance(array, np.ndarray):
-        return array
+    if isinstance(array, np.ndarray | np.generic):
+        return np.asarray(array)
     whole = np.empty(size(array), array.dtype)
     for number, part in enumerate(slices(array)):
         whole[number * SLICE : number * SLICE + len(part)] = part
@@ -151,7 +151,7 @@ def map(function: Callable[..., Any], *trees: Tree) -> dict[str, Any]:
 
 def _apply(function: Callable[..., Any], operands: Sequence[Any]) -> Any:
     if all(isinstance(operand, np.ndarray) for operand in operands):
-        return function(*operands)
+        return np.asarray(function(*operands))
     return Mapped(function, operands)
 
 
@@ -165,8 +165,8 @@ def _add(operands: Sequence[Any]) -> Any:
     if len(operands) == 1:
         return operands[0]
     if all(isinstance(operand, np.ndarray) for operand in operands):
-        total = operands[0] + operands[1]
-        for operand in operands[2:]:
+        total = np.array(operands[0])
+        for operand in operands[1:]:
             total += operand
         return total
     return Summed(operands)
