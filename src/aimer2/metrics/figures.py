@@ -6,17 +6,17 @@
 
 Leaves the site: ``count`` int64 (1,) and ``loss`` float64 (1,) always, and of the following those that a named metric rests on:
 
-=============  ==========================================================  ==========================================
-key            what                                                        type and shape
-=============  ==========================================================  ==========================================
-binned_scores  negatives and positives per bin; per class against the rest  int64 (2, 1024); several classes (K, 2, 1024)
-confusion      records by true (row) and called (column) class             int64 (K, K)
-calibration    count, sum of p, sum of y in ten bins                       float64 (3, 10)
-brier          sum and sum of squares of (p - y)^2                         float64 (2,)
-log_loss       sum and sum of squares of -ln p(true class)                 float64 (2,)
-errors         sum of e, |e|, e^2                                          float64 (3,)
-targets        sum of y - c, (y - c)^2                                     float64 (2,)
-=============  ==========================================================  ==========================================
+=============  ========================================================  ========================================
+key            what                                                      type and shape
+=============  ========================================================  ========================================
+binned_scores  negatives and positives per bin (class against the rest)  int64 (2, 1024); multiclass (K, 2, 1024)
+confusion      records by true (row) and called (column) class           int64 (K, K)
+calibration    count, sum of p, sum of y in ten bins                     float64 (3, 10)
+brier          sum and sum of squares of (p - y)^2                       float64 (2,)
+log_loss       sum and sum of squares of -ln p(true class)               float64 (2,)
+errors         sum of e, |e|, e^2 with e = prediction - target           float64 (3,)
+targets        sum of y - c, (y - c)^2                                   float64 (2,)
+=============  ========================================================  ========================================
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ def _refuse_unknown(task: Task, names: Sequence[str]) -> None:
 
 def _checked(task: Task, scores: Array, targets: Array) -> tuple[Floats, Array]:
     if scores.dtype.kind not in "fiub" or targets.dtype.kind not in "fiub":
-        raise BadUpdate("Scores and targets are arrays of numbers.")
+        raise BadUpdate("Scores and targets must be arrays of numbers.")
     scores = scores.astype(np.float64)
     if targets.ndim != 1 or scores.ndim != (2 if task == "multiclass" else 1) or len(scores) != len(targets):
         raise BadUpdate(f"Scores and targets do not have the shapes of a {task} task.")
