@@ -1,0 +1,1 @@
+"""Where a hospital's data come from: each source becomes one table, and each refresh of it one hashed snapshot."""

@@ -1,0 +1,41 @@
+"""Sources by the name of their kind, loaded when asked for: a site without Parquet files needs no pyarrow."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias, get_args
+
+from pydantic import ValidationError
+
+from aimer2.connectors.connector import Connector, Source
+from aimer2.connectors.mapping import DataMapping, faults_of
+from aimer2.core.errors import BadInput, NotAvailable
+
+SourceKind: TypeAlias = Literal["csv", "parquet"]
+
+_CLASSES: Mapping[SourceKind, str] = {"csv": "Csv", "parquet": "Parquet"}
+
+
+def make_connector(
+    kind: SourceKind, settings: Mapping[str, Any], mapping: DataMapping, *, split_key: bytes, opted_out: frozenset[str] = frozenset()
+) -> Connector:
+    """The connector to a source of this kind (`csv`, `parquet`) with the settings of its class, for example ``{"path": "heart.csv"}``.
+
+    Raises NotAvailable where the kind is unknown or its library is not installed, BadInput where a setting is wrong.
+    """
+    return Connector(_source(kind, settings), mapping, split_key, opted_out)
+
+
+def _source(kind: SourceKind, settings: Mapping[str, Any]) -> Source:
+    if kind not in _CLASSES:
+        raise NotAvailable(f"There is no source of kind {kind!r}; there are {', '.join(get_args(SourceKind))}.")
+    try:
+        module = importlib.import_module(f"aimer2.connectors.{kind}")
+    except ModuleNotFoundError:
+        raise NotAvailable(f"Sources of kind {kind!r} need an extra.", remedy=f"Run `pip install 'aimer2[{kind}]'`.") from None
+    try:
+        source: Source = getattr(module, _CLASSES[kind]).model_validate(settings)
+    except ValidationError as error:
+        raise BadInput(f"The {kind} source has faults:\n{faults_of(error)}") from None
+    return source
