@@ -93,10 +93,12 @@ status = dict(line.split(":\\t") for line in Path("/proc/self/status").read_text
 say(ptrace=raw("ptrace", 0, 0, 0, 0), unshare=raw("unshare", 0x10000000), clone=raw("clone", 0x10000011, 0, 0, 0, 0),
     mount=raw("mount", 0, 0, 0, 0, 0), keyctl=raw("keyctl", 0, -3, 0), userfaultfd=raw("userfaultfd", 1),
     clone3=raw("clone3", 0, 0), undying=raw("prctl", 1, 0), dumpable=raw("prctl", 4, 1), limits=raw("prlimit64", os.getppid(), 7, 0, 0),
-    future=attempt(kernel.syscall, 470), seccomp=status["Seccomp"], privileges=status["NoNewPrivs"], capable=int(status["CapPrm"], 16))
+    future=attempt(kernel.syscall, 470), seccomp=status["Seccomp"], privileges=status["NoNewPrivs"], capable=int(status["CapPrm"], 16),
+    dumps=kernel.syscall(syscalls.NUMBERS["prctl"][column], 3))
 """
     tried = answers(body, "read=python_trees()")
     assert tried.pop("clone3") == tried.pop("future") == "ENOSYS"
+    assert tried.pop("dumps") == 0
     assert (tried.pop("seccomp"), tried.pop("privileges"), tried.pop("capable")) == ("2", "1", 0)
     assert set(tried.values()) == {"EPERM"}
 
@@ -221,7 +223,7 @@ def test_another_user_is_put_on_top(tmp_path: Path) -> None:
     secret.write_text("x")
     secret.chmod(0o600)
     body = f"say(secret=attempt(open, {str(secret)!r}), back=attempt(os.setuid, 0), groups=os.getgroups(), **asdict(enforced))"
-    tried = answers(body, f"read=(Path({str(tmp_path)!r}),), uid=65534, namespaces=True")
+    tried = answers(body, f"read=(Path({str(tmp_path)!r}),), uid=65534, namespaces=True", before="os.setgroups([0, 5])")
     assert (tried["user"], tried["own_user"], tried["groups"]) == (65534, True, [])
     assert (tried["secret"], tried["back"]) == ("EACCES", "EPERM")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -96,6 +97,10 @@ def test_a_killed_agent_takes_its_worker_along(confinement: str) -> None:
         agent.kill()
         agent.wait()
         # The worker holds the other end of this pipe: its end is the pipe's end.
+        ended, _, _ = select.select([said], [], [], 10)
+        if not ended:
+            os.kill(worker, signal.SIGKILL)
+        assert ended
         assert said.read() == ""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from aimer2.core import errors
 from aimer2.site.sandbox import python_trees
 
 
@@ -16,7 +17,8 @@ def covered(path: str) -> bool:
 
 
 def test_interpreter_and_packages_are_covered() -> None:
-    for needed in (sys.executable, sysconfig.get_paths()["stdlib"], sysconfig.get_paths()["purelib"], pytest.__file__, __import__("aimer2").__file__):
+    paths = sysconfig.get_paths()
+    for needed in (sys.executable, paths["stdlib"], paths["purelib"], pytest.__file__, errors.__file__):
         assert covered(needed), needed
 
 
