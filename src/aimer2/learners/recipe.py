@@ -1,0 +1,47 @@
+"""What a learner needs of a study: how to train, what for, on which features, what to measure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from aimer2.core.dataset import Dataset
+from aimer2.core.errors import BadData
+from aimer2.core.study import Study, Target, Training
+from aimer2.learners import schedules
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The study's choices, in one hand."""
+
+    training: Training
+    target: Target
+    rounds: int
+    feature_shape: tuple[int, ...]
+    metrics: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, study: Study, feature_shape: tuple[int, ...]) -> Recipe:
+        return cls(study.training, study.cohort.target, study.method.rounds, feature_shape, study.metrics)
+
+    @property
+    def score_shape(self) -> tuple[int, ...]:
+        """Shape of the prediction of one row."""
+        return (self.target.classes,) if self.target.kind == "multiclass" else ()
+
+    def learning_rate(self, round_number: int) -> float:
+        return self.training.learning_rate * schedules.factor(self.training.schedule, round_number, self.rounds)
+
+    def check(self, data: Dataset) -> None:
+        """Raises BadData where features or targets are not what the model was built for."""
+        if tuple(data.feature_shape) != self.feature_shape:
+            raise BadData(f"The features have shape {tuple(data.feature_shape)}; the model was built for {self.feature_shape}.")
+        targets = np.asarray(data.targets)
+        if targets.ndim != 1 or targets.dtype.kind not in "fiub" or not np.isfinite(targets).all():
+            raise BadData("Targets are one finite number per row.")
+        if self.target.kind != "regression" and not np.isin(targets, np.arange(self.target.classes)).all():
+            raise BadData(f"Targets are class numbers from 0 to {self.target.classes - 1}.")

@@ -1,0 +1,98 @@
+"""The ready-made models by framework and name. Listing them and checking their options loads no framework."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+from pydantic import ValidationError
+
+from aimer2.core.errors import BadModel, Fault
+from aimer2.core.study import faults_of
+from aimer2.core.task import Document
+from aimer2.models.options import CnnOptions, LinearOptions, MlpOptions
+
+_TARGETS = {1: "regression", 2: "binary"}
+_ANY = ("binary", "multiclass", "regression")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Architecture:
+    """One model: its line, where its builder is, what may be set, for which targets it is."""
+
+    line: str
+    module: str
+    builder: str
+    options: type[Document]
+    targets: tuple[str, ...]
+
+
+_MODELS: Mapping[str, Mapping[str, _Architecture]] = {
+    "numpy": {
+        "linear": _Architecture("linear regression, float64", "linear", "build_linear", LinearOptions, ("regression",)),
+        "logistic": _Architecture("logistic regression, float64", "linear", "build_logistic", LinearOptions, ("binary",)),
+        "multinomial": _Architecture("multinomial regression, float64", "linear", "build_multinomial", LinearOptions, ("multiclass",)),
+    },
+    "torch": {
+        "linear": _Architecture("linear regression", "single_layer", "build", LinearOptions, ("regression",)),
+        "logistic": _Architecture("logistic or multinomial regression", "single_layer", "build", LinearOptions, ("binary", "multiclass")),
+        "mlp": _Architecture("multilayer perceptron for tables", "mlp", "build", MlpOptions, _ANY),
+        "cnn": _Architecture("small convolutional network for images", "cnn", "build", CnnOptions, _ANY),
+    },
+}
+
+
+def available(framework: str) -> Mapping[str, str]:
+    """The models of a framework: name and one line."""
+    return {name: architecture.line for name, architecture in _MODELS.get(framework, {}).items()}
+
+
+def options(framework: str, name: str) -> type[Document]:
+    """The document of a model's options.
+
+    Raises BadModel for a name the framework does not have.
+    """
+    return _find(framework, name).options
+
+
+def faults(framework: str, name: str, classes: int, chosen: Mapping[str, Any]) -> list[Fault]:
+    """All that is wrong with this choice; ``classes`` 1 means a regression. Empty: `build` will take it, if the features fit."""
+    if name not in available(framework):
+        return [Fault("model.name", f"{framework} has no model '{name}'", f"use one of {', '.join(available(framework))}, or `code`")]
+    architecture = _find(framework, name)
+    found = []
+    target = _TARGETS.get(classes, "multiclass")
+    if target not in architecture.targets:
+        fitting = [other for other, entry in _MODELS[framework].items() if target in entry.targets]
+        found.append(Fault("model.name", f"'{name}' is not for a {target} target", f"use one of {', '.join(fitting)}"))
+    try:
+        architecture.options(**chosen)
+    except ValidationError as error:
+        valid = f"valid are {', '.join(architecture.options.model_fields)}"
+        for fault in faults_of(error):
+            unknown = fault.place not in architecture.options.model_fields and "." not in fault.place and "[" not in fault.place
+            found.append(Fault(f"model.options.{fault.place}", "no such option" if unknown else fault.problem, valid if unknown else fault.remedy))
+    return found
+
+
+def build(framework: str, name: str, feature_shape: tuple[int, ...], classes: int, chosen: Mapping[str, Any]) -> Any:
+    """The named model for features of this shape: a torch ``nn.Module`` with one output for a binary target or a regression and one per
+    class otherwise, or a numpy model (`aimer2.learners.numpy.Model`).
+
+    Raises BadModel where the name, an option or the features do not fit.
+    """
+    if found := faults(framework, name, classes, chosen):
+        raise BadModel("; ".join(str(fault) for fault in found))
+    architecture = _find(framework, name)
+    builder = getattr(importlib.import_module(f"aimer2.models.{architecture.module}"), architecture.builder)
+    return builder(feature_shape, classes if classes > 2 else 1, architecture.options(**chosen))
+
+
+def _find(framework: str, name: str) -> _Architecture:
+    try:
+        return _MODELS[framework][name]
+    except KeyError:
+        raise BadModel(f"{framework} has no model '{name}': there are {', '.join(available(framework)) or 'none'}.") from None

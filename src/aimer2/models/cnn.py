@@ -1,0 +1,52 @@
+"""A small convolutional network for images.
+
+Group normalisation (Wu & He 2018) instead of batch normalisation: it keeps no running means, which differ between hospitals (Hsieh et
+al. 2020, "The Non-IID Data Quagmire of Decentralized Machine Learning", section 5).
+"""
+
+from __future__ import annotations
+
+from math import gcd
+from typing import final
+
+from torch import Tensor, nn
+
+from aimer2.core.errors import BadModel
+from aimer2.models.options import CnnOptions
+
+GROUPS = 8
+
+
+@final
+class Cnn(nn.Module):
+    """Blocks of 3×3 convolution, group normalisation, ReLU and 2×2 maximum; then the mean over the image and one linear layer."""
+
+    def __init__(self, inputs: int, outputs: int, options: CnnOptions) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = []
+        for channels in options.channels:
+            blocks += [
+                nn.Conv2d(inputs, channels, 3, padding=1, bias=False),
+                nn.GroupNorm(gcd(GROUPS, channels), channels),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ]
+            inputs = channels
+        self.blocks = nn.Sequential(*blocks)
+        self.dropout = nn.Dropout(options.dropout)
+        self.head = nn.Linear(inputs, outputs)
+
+    def forward(self, images: Tensor) -> Tensor:
+        # a plain mean: adaptive pooling has no deterministic backward pass on a GPU
+        pooled = self.blocks(images).mean(dim=(2, 3))
+        scores: Tensor = self.head(self.dropout(pooled))
+        return scores
+
+
+def build(feature_shape: tuple[int, ...], outputs: int, options: CnnOptions) -> nn.Module:
+    """Raises BadModel where the features are not images or these are too small for so many blocks."""
+    if len(feature_shape) != 3:
+        raise BadModel(f"A cnn is for images (channels, height, width); the features have shape {feature_shape}.")
+    if min(feature_shape[1:]) < 2 ** len(options.channels):
+        raise BadModel(f"Images of {feature_shape[1]}×{feature_shape[2]} cannot be halved {len(options.channels)} times: set fewer `channels`.")
+    return Cnn(feature_shape[0], outputs, options)

@@ -1,0 +1,31 @@
+"""What a study may set of a ready-made model; readable without any framework."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, final
+
+from pydantic import Field
+
+from aimer2.core.task import Document
+
+Width = Annotated[int, Field(ge=1, le=65_536)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+@final
+class LinearOptions(Document):
+    intercept: bool = True
+
+
+@final
+class MlpOptions(Document):
+    hidden: tuple[Width, ...] = Field(default=(64, 32), description="width of each hidden layer; empty: a linear model")
+    activation: Literal["relu", "gelu", "tanh"] = "relu"
+    dropout: Share = Field(default=0.0, description="share of hidden values set to zero while training")
+    batch_norm: bool = Field(default=False, description="normalise by the batch; its running means differ between sites")
+
+
+@final
+class CnnOptions(Document):
+    channels: tuple[Width, ...] = Field(default=(16, 32, 64), min_length=1, description="of each block; a block halves height and width")
+    dropout: Share = Field(default=0.0, description="share of values set to zero before the last layer while training")
