@@ -1,4 +1,8 @@
-"""Blobs in a folder: one file each, under its SHA-256; what is being received lies beside them until its last byte has been checked."""
+"""Blobs in a folder: one file each, under its SHA-256; what is being received lies beside them until its last byte has been checked.
+
+Small blobs share one SQLite file: making a file costs a third of a millisecond, ten times what a row costs, and a round of a small model is
+nothing but small blobs.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,19 @@ import mmap
 import os
 import re
 import secrets
+import sqlite3
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+from aimer2.blobs.memory import MemoryBlob
 from aimer2.core.errors import BadInput, Conflict, NotFound, OutOfResources, Tampered
 from aimer2.core.protocols import Blob, BlobWriter
 from aimer2.core.task import BlobRef
+
+SMALL_BYTES = 64 * 1024
+"""Up to this size a blob is a row."""
 
 _PIECE = 1 << 20
 _NAME = re.compile(r"[0-9a-f]{64}")
@@ -41,16 +51,20 @@ class FolderStore:
         self.folder = folder
         self._incoming = folder / "incoming"
         self._incoming.mkdir(parents=True, exist_ok=True)
+        self._local = threading.local()
 
     def create(self) -> BlobWriter:
-        return _FileWriter(self, self._incoming / secrets.token_hex(16))
+        return _FolderWriter(self)
 
     def open(self, ref: BlobRef) -> Blob:
         return self.find(ref.sha256)
 
-    def find(self, sha256: str) -> FileBlob:
+    def find(self, sha256: str) -> Blob:
         """The blob of this name, whatever its length. Raises NotFound."""
         path = self.path(sha256)
+        row = self._small.execute("SELECT data FROM small WHERE sha256 = ?", (sha256,)).fetchone()
+        if row is not None:
+            return MemoryBlob(BlobRef(sha256=sha256, size=len(row[0])), row[0])
         try:
             size = path.stat().st_size
         except FileNotFoundError:
@@ -58,10 +72,41 @@ class FolderStore:
         return FileBlob(BlobRef(sha256=sha256, size=size), path)
 
     def __contains__(self, ref: BlobRef) -> bool:
-        return self.path(ref.sha256).exists()
+        try:
+            self.find(ref.sha256)
+        except NotFound:
+            return False
+        return True
 
     def delete(self, ref: BlobRef) -> None:
+        with self._small as small:
+            small.execute("DELETE FROM small WHERE sha256 = ?", (ref.sha256,))
         self.path(ref.sha256).unlink(missing_ok=True)
+
+    def put(self, *blobs: bytes) -> list[BlobRef]:
+        """Stores blobs that are in memory; the small ones in one transaction."""
+        refs = [BlobRef(sha256=hashlib.sha256(data).hexdigest(), size=len(data)) for data in blobs]
+        rows = [(ref.sha256, data) for ref, data in zip(refs, blobs, strict=True) if ref.size <= SMALL_BYTES]
+        with _disk_errors(), self._small as small:
+            small.executemany("INSERT OR IGNORE INTO small VALUES (?, ?)", rows)
+        for data in blobs:
+            if len(data) > SMALL_BYTES:
+                writer = self.create()
+                writer.write(data)
+                writer.commit()
+        return refs
+
+    @property
+    def _small(self) -> sqlite3.Connection:
+        """One connection per thread: SQLite serialises writers itself."""
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = sqlite3.connect(self.folder / "small.sqlite", timeout=30)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("CREATE TABLE IF NOT EXISTS small (sha256 TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID")
+            self._local.connection = connection
+        return connection
 
     def path(self, sha256: str) -> Path:
         if not _NAME.fullmatch(sha256):
@@ -84,31 +129,43 @@ class FolderStore:
 
 
 @final
-class _FileWriter:
-    def __init__(self, store: FolderStore, path: Path) -> None:
+class _FolderWriter:
+    """Gathers in memory up to the small size, then goes to a file."""
+
+    def __init__(self, store: FolderStore) -> None:
         self._store = store
-        self._path = path
+        self._small: bytearray | None = bytearray()
+        self._path = store.folder / "incoming" / secrets.token_hex(16)
+        self._file = -1
         self._hash = hashlib.sha256()
         self._size = 0
-        with _disk_errors():
-            self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - closed by commit or abandon
 
     def write(self, data: bytes | memoryview) -> None:
-        self._hash.update(data)
         self._size += len(data)
+        if self._small is not None:
+            self._small += data
+            if self._size <= SMALL_BYTES:
+                return
+            data, self._small = memoryview(bytes(self._small)), None
+            with _disk_errors():
+                self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        self._hash.update(data)
         with _disk_errors():
-            _write_all(self._file.fileno(), data)
+            _write_all(self._file, data)
 
     def commit(self) -> BlobRef:
-        self._file.close()
+        if self._small is not None:
+            return self._store.put(bytes(self._small))[0]
+        os.close(self._file)
         ref = BlobRef(sha256=self._hash.hexdigest(), size=self._size)
         with _disk_errors():
             self._store.adopt(self._path, ref.sha256)
         return ref
 
     def abandon(self) -> None:
-        self._file.close()
-        self._path.unlink(missing_ok=True)
+        if self._file >= 0:
+            os.close(self._file)
+            self._path.unlink(missing_ok=True)
 
 
 @final
@@ -172,7 +229,7 @@ def _write_all(file: int, data: bytes | memoryview) -> None:
         view = view[os.write(file, view) :]
 
 
-class _disk_errors:  # noqa: N801 - reads as a statement
+class _disk_errors:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:

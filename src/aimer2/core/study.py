@@ -206,6 +206,11 @@ class Study(Document):
             raise BadStudy(faults_of(error)) from None
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics it names, or the usual ones for its kind of target."""
+        return self.evaluation.metrics or _USUAL_METRICS[self.cohort.target.kind]
+
+    @property
     def expires_at(self) -> float:
         """The moment, in seconds since 1970 UTC; a day counts to its end."""
         if isinstance(self.expires, datetime.datetime):
@@ -226,6 +231,12 @@ def read_study(path: Path) -> Study:
         raise BadStudy([Fault(path.name, f"not TOML: {error}", "correct the line; https://toml.io has the syntax")]) from None
     return Study(**fields)
 
+
+_USUAL_METRICS = {
+    "binary": ("auc", "sensitivity", "specificity", "accuracy"),
+    "multiclass": ("accuracy", "balanced_accuracy"),
+    "regression": ("rmse", "mae", "r2"),
+}
 
 _REMEDIES = {
     "missing": "add it",

@@ -90,6 +90,7 @@ class RoundFinished(Document):
     took_part: tuple[SiteId, ...]
     absent: tuple[Absence, ...] = ()
     figures: tuple[FigureDocument, ...] = Field(default=(), description="pooled over the sites; of the model that this round received")
+    released: Mapping[SiteId, tuple[FigureDocument, ...]] = Field(default_factory=dict, description="each site's own, where the study releases them")
     bytes_received: int = 0
     model: BlobRef | None = None
 

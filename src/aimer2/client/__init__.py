@@ -1,0 +1,1 @@
+"""The researcher's side: simulate a study here, or submit it and watch."""

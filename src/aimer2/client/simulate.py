@@ -1,0 +1,149 @@
+"""A study in one process, with no network: the same encode → perform → decode path as between hospitals, and the same bits."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from aimer2.algorithms import catalogue
+from aimer2.blobs.memory import MemoryStore
+from aimer2.connectors.frame import from_frame
+from aimer2.connectors.table import Table
+from aimer2.core import tree
+from aimer2.core.clock import SystemClock
+from aimer2.core.dataset import Dataset, Samples
+from aimer2.core.errors import AimerError, BadData
+from aimer2.core.random import stream
+from aimer2.core.study import Study
+from aimer2.core.task import BlobRef, SiteId
+from aimer2.engines.in_process import InProcess
+from aimer2.learners.catalogue import make_learner
+from aimer2.messages.package import digest
+from aimer2.messages.tensors import read_tree
+from aimer2.study.check import refuse_faults
+from aimer2.study.checkpoint import Remembered
+from aimer2.study.conduct import conduct
+from aimer2.study.events import Event, FigureDocument, RoundFinished, StudyFinished
+from aimer2.study.pack import pack
+from aimer2.study.perform import Participant, Performs, open_performer
+
+SiteData: TypeAlias = pd.DataFrame | Table | Dataset
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """What a simulated study gave."""
+
+    model: Mapping[str, npt.NDArray[Any]]
+    result: Mapping[str, Any]
+    events: Sequence[Event]
+
+    @property
+    def figures(self) -> Sequence[FigureDocument]:
+        """The last model's figures, pooled over all sites' held-out patients."""
+        measured = [event.figures for event in self.events if isinstance(event, RoundFinished) and event.figures]
+        return measured[-1] if measured else ()
+
+
+def simulate(
+    study: Study,
+    sites: Mapping[SiteId, SiteData],
+    *,
+    folder: Path = Path(),
+    patient: str | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    order: Sequence[SiteId] | None = None,
+) -> Simulation:
+    """Runs the study over these sites' data in this process.
+
+    A site's data are a DataFrame (``patient`` names the column of patient ids; without it each row is a patient), a Table, or any Dataset whose
+    rows are ready for the model. ``folder`` holds the study's code. ``order`` permutes the order in which sites answer; it changes no bit.
+
+    Raises BadStudy with all faults; AimerError where the study could not go on, with the reason.
+    """
+    work = _simulate(study, sites, folder, patient, on_event, order)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as beside_the_notebook:
+        return beside_the_notebook.submit(asyncio.run, work).result()
+
+
+async def _simulate(
+    study: Study,
+    sites: Mapping[SiteId, SiteData],
+    folder: Path,
+    patient: str | None,
+    on_event: Callable[[Event], None] | None,
+    order: Sequence[SiteId] | None,
+) -> Simulation:
+    clock = SystemClock()
+    study = _for_these(study, sites)
+    refuse_faults(study, folder, clock)
+    blobs, past = MemoryStore(), Remembered()
+    files = {} if study.model.code is None else {study.model.code: folder / study.model.code}
+    package = pack(study, folder, dict.fromkeys(sites, ""), blobs, feature_shape=_feature_shape(sites))
+    performers = {site: _performer(study, site, data, files, patient) for site, data in sites.items()}
+    engine = InProcess(performers, blobs, order=order)
+    async for event in conduct(package, digest(package), engine, blobs, past, clock=clock):
+        past.past.append(event)
+        if on_event is not None:
+            on_event(event)
+    last = past.past[-1]
+    if not isinstance(last, StudyFinished):
+        raise AimerError(f"The study could not go on: {getattr(last, 'reason', '')}", remedy="See the reasons that the sites gave.")
+    final = read_tree(blobs.open(BlobRef(**last.result["model"])))
+    return Simulation({name: tree.load(leaf) for name, leaf in final.items()}, last.result, tuple(past.past))
+
+
+def _for_these(study: Study, sites: Mapping[SiteId, SiteData]) -> Study:
+    """The study asked of these sites; rows that are ready need no preparation."""
+    asked = study.sites.model_copy(update={"names": tuple(sorted(sites))})
+    if _feature_shape(sites) is None:
+        return study.model_copy(update={"sites": asked})
+    ready = study.cohort.model_copy(update={"standardise": "none", "missing": "refuse"})
+    return study.model_copy(update={"sites": asked, "cohort": ready})
+
+
+def _feature_shape(sites: Mapping[SiteId, SiteData]) -> tuple[int, ...] | None:
+    """The shape of ready rows; None where the study's cohort says it."""
+    shapes = {data.feature_shape for data in sites.values() if not isinstance(data, pd.DataFrame | Table)}
+    if len(shapes) > 1:
+        raise BadData("The sites' rows differ in the shape of their features.")
+    return next(iter(shapes), None)
+
+
+def _performer(study: Study, site: SiteId, data: SiteData, files: Mapping[str, Path], patient: str | None) -> Performs:
+    if isinstance(data, pd.DataFrame):
+        data = from_frame(data, split_key=hashlib.sha256(site.encode()).digest(), patient=patient)
+    if isinstance(data, Table):
+        return open_performer(study, data, site=site, files=files)
+    return _ready(study, site, data, files)
+
+
+def _ready(study: Study, site: SiteId, data: Dataset, files: Mapping[str, Path]) -> Participant:
+    """A site whose rows need no preparation; each row counts as a patient."""
+    rows = np.arange(len(data))
+    held = stream(study.seed, "held-out", site).random(len(data)) < study.evaluation.held_out
+    train, held_out = (Samples(*data.batch(rows[part])) for part in (~held, held))
+    return Participant(
+        site=site,
+        algorithm=catalogue.make(study.method.name, study.method.rounds, study.method.parameters),
+        learner=make_learner(study, feature_shape=data.feature_shape, files=files),
+        data=train,
+        held_out=held_out if study.evaluation.held_out > 0 else None,
+        steps=study.training.steps(len(train)),
+        batch_size=study.training.batch_size,
+        seed=study.seed,
+    )

@@ -1,0 +1,1 @@
+"""Ways to carry tasks to sites and replies back."""

@@ -1,0 +1,56 @@
+"""All sites in this process: the simulator. Every message is encoded and decoded, so nothing works only here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import final
+
+from aimer2.core import tree
+from aimer2.core.errors import AimerError, BadUpdate
+from aimer2.core.protocols import BlobStore
+from aimer2.core.task import Answer, BlobRef, Failure, Reply, SiteId, Task
+from aimer2.core.tree import Tree
+from aimer2.messages.tensors import read_tree
+from aimer2.study.checkpoint import store
+from aimer2.study.perform import Performs
+
+
+@final
+class InProcess:
+    """Performs each task at once. ``order`` may permute the sites, to show that the order of arrival changes no bit."""
+
+    def __init__(self, sites: Mapping[SiteId, Performs], blobs: BlobStore, *, order: Sequence[SiteId] | None = None) -> None:
+        self._sites = dict(sites)
+        self._blobs = blobs
+        self._order = list(order) if order is not None else sorted(sites)
+        self._memory: dict[SiteId, dict[str, Tree]] = {site: {} for site in sites}
+
+    async def sites(self) -> Sequence[SiteId]:
+        return sorted(self._sites)
+
+    async def ask(self, tasks: Mapping[SiteId, Task]) -> AsyncIterator[Reply]:
+        for site in self._order:
+            if site in tasks:
+                yield self._perform(Task.model_validate_json(tasks[site].model_dump_json()))
+                await asyncio.sleep(0)
+
+    async def withdraw(self, tasks: Sequence[Task]) -> None:
+        """Nothing is under way here."""
+
+    def _perform(self, task: Task) -> Reply:
+        memory = dict(self._memory[task.site])
+        try:
+            received = {name: read_tree(self._blobs.open(ref)) for name, ref in task.inputs.items()}
+            performed = self._sites[task.site].perform(task, received, memory)
+            sums = {name: self._send(sent) for name, sent in performed.sums.items()}
+        except AimerError as error:
+            return Failure(task=task.id, attempt=task.attempt, site=task.site, code=error.code, reason=error.sentence)
+        self._memory[task.site] = memory
+        answer = Answer(task=task.id, attempt=task.attempt, site=task.site, sums=sums, checks=performed.checks)
+        return Answer.model_validate_json(answer.model_dump_json())
+
+    def _send(self, sent: Tree) -> BlobRef:
+        if not tree.is_finite(sent):
+            raise BadUpdate("The update has values that are not finite.")
+        return store(sent, self._blobs)

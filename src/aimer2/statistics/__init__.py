@@ -1,0 +1,1 @@
+"""Federated statistics: one method per file, under the same protocol as training."""

@@ -1,0 +1,91 @@
+"""All faults of a study before any site is asked: what it names must exist, and what it promises must be possible."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from aimer2.algorithms import catalogue
+from aimer2.core.clock import Clock
+from aimer2.core.errors import BadStudy, Fault
+from aimer2.core.study import Study
+from aimer2.learners.catalogue import faults as learner_faults
+from aimer2.metrics import figures
+
+
+def check(study: Study, folder: Path, clock: Clock) -> list[Fault]:
+    """Every fault of a study whose form is right (`Study` has told the faults of form); ``folder`` holds its code. Empty: it can be submitted."""
+    return [
+        *_terms(study, clock),
+        *_method(study),
+        *learner_faults(study),
+        *_metrics(study),
+        *_sites(study),
+        *_code(study, folder),
+    ]
+
+
+def refuse_faults(study: Study, folder: Path, clock: Clock) -> None:
+    """Raises BadStudy with all faults, if there are any."""
+    if faults := check(study, folder, clock):
+        raise BadStudy(faults)
+
+
+def _terms(study: Study, clock: Clock) -> list[Fault]:
+    found = []
+    if study.expires_at < clock.now():
+        found.append(Fault("expires", "lies in the past", "give a later day"))
+    if study.privacy.secure_aggregation:
+        found.append(Fault("privacy.secure_aggregation", "is not available in this version", "leave it out, and tell the sites so in `purpose`"))
+    if study.privacy.differential_privacy is not None:
+        found.append(Fault("privacy.differential_privacy", "is not available in this version", "leave it out, and tell the sites so in `purpose`"))
+    return found
+
+
+def _method(study: Study) -> list[Fault]:
+    try:
+        catalogue.make(study.method.name, study.method.rounds, study.method.parameters)
+    except BadStudy as error:
+        return list(error.faults)
+    return []
+
+
+def _metrics(study: Study) -> list[Fault]:
+    kind = study.cohort.target.kind
+    unknown = figures.validate(kind, study.evaluation.metrics)
+    found = [
+        Fault("evaluation.metrics", f"{name!r} is no metric of a {kind} target", f"use some of: {', '.join(figures.available(kind))}")
+        for name in unknown
+    ]
+    if study.evaluation.held_out == 0 and (study.evaluation.metrics or study.evaluation.release_per_site):
+        found.append(Fault("evaluation.held_out", "is 0, so nothing can be measured", "hold out a part, for example 0.2"))
+    return found
+
+
+def _sites(study: Study) -> list[Fault]:
+    sites = study.sites
+    found = []
+    double = sorted({name for name in sites.names if sites.names.count(name) > 1})
+    if double:
+        found.append(Fault("sites.names", f"named twice: {', '.join(double)}", "name each once"))
+    if sites.names and sites.minimum > len(sites.names):
+        found.append(Fault("sites.minimum", f"is {sites.minimum}, but {len(sites.names)} sites are named", "lower it or name more sites"))
+    if sites.quorum is not None and sites.names and sites.quorum > len(sites.names):
+        found.append(Fault("sites.quorum", f"is {sites.quorum}, but {len(sites.names)} sites are named", "lower it or name more sites"))
+    return found
+
+
+def _code(study: Study, folder: Path) -> list[Fault]:
+    """The code is read, not run: it runs only where it is confined."""
+    if study.model.code is None:
+        return []
+    place = f"model.code ({study.model.code})"
+    try:
+        module = ast.parse((folder / study.model.code).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return [Fault(place, "is not beside the study", "put the file there")]
+    except (SyntaxError, ValueError):
+        return [Fault(place, "is not Python that can be parsed", "correct the file")]
+    if not any(isinstance(node, ast.FunctionDef) and node.name == "build" for node in module.body):
+        return [Fault(place, "has no function `build`", "define `def build(features, classes, **options)`")]
+    return []

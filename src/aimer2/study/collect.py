@@ -1,0 +1,137 @@
+"""One round's replies: who answered, who would not, who could not, who was late."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import final
+
+from aimer2.core.clock import Clock
+from aimer2.core.errors import AimerError, BadUpdate
+from aimer2.core.protocols import BlobStore, Engine
+from aimer2.core.task import Answer, Failure, Reply, SiteId, Task
+from aimer2.core.update import Update
+from aimer2.messages.tensors import read_tree
+from aimer2.study.events import Absence, Event, ReplyReceived, RoundStalled
+
+
+@final
+@dataclass(slots=True)
+class Collected:
+    """What came back so far."""
+
+    asked: tuple[SiteId, ...]
+    answers: dict[SiteId, Answer] = field(default_factory=dict)
+    updates: dict[SiteId, Update] = field(default_factory=dict)
+    absent: dict[SiteId, Absence] = field(default_factory=dict)
+
+    @property
+    def silent(self) -> tuple[SiteId, ...]:
+        return tuple(site for site in self.asked if site not in self.answers and site not in self.absent)
+
+    @property
+    def in_order(self) -> list[Update]:
+        """Updates in the order of the sites, whatever the order in which they came."""
+        return [self.updates[site] for site in sorted(self.updates)]
+
+    def absences(self) -> tuple[Absence, ...]:
+        late = {site: Absence(site=site, outcome="late", reason="no answer by the deadline") for site in self.silent}
+        return tuple(sorted([*self.absent.values(), *late.values()], key=lambda absence: absence.site))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How many answers a round needs, and how long it waits for the others."""
+
+    needed: int
+    deadline_seconds: float
+
+
+async def collect(
+    engine: Engine, tasks: Mapping[SiteId, Task], collected: Collected, patience: Patience, blobs: BlobStore, clock: Clock
+) -> AsyncIterator[Event]:
+    """Fills ``collected`` until every site has replied, or the deadline has passed and enough have answered.
+
+    After the deadline with too few answers it says so once and keeps waiting: what sites have computed is not thrown away.
+    """
+    began = clock.monotonic()
+    replies = engine.ask(tasks)
+    waiting = asyncio.ensure_future(anext(replies, None))
+    stalled = False
+    first = next(iter(tasks.values()))
+    try:
+        while collected.silent and possible(collected, patience):
+            left = began + patience.deadline_seconds - clock.monotonic()
+            if left <= 0 and len(collected.answers) >= patience.needed:
+                break
+            done, _ = await asyncio.wait({waiting}, timeout=left if left > 0 else None)
+            if not done:
+                if len(collected.answers) < patience.needed and not stalled:
+                    stalled = True
+                    yield RoundStalled(
+                        time=clock.now(),
+                        stage=first.stage,
+                        round_number=first.round_number,
+                        answered=tuple(sorted(collected.answers)),
+                        waiting_for=collected.silent,
+                        needed=patience.needed,
+                    )
+                continue
+            reply = waiting.result()
+            if reply is None:
+                break
+            waiting = asyncio.ensure_future(anext(replies, None))
+            yield _take(reply, collected, blobs, first, clock, began)
+    finally:
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+    drop_odd_ones(collected)
+
+
+def possible(collected: Collected, patience: Patience) -> bool:
+    """Whether enough answers can still come."""
+    return len(collected.answers) + len(collected.silent) >= patience.needed
+
+
+def _take(reply: Reply, collected: Collected, blobs: BlobStore, task: Task, clock: Clock, began: float) -> ReplyReceived:
+    if isinstance(reply, Answer):
+        try:
+            collected.updates[reply.site] = Update({name: read_tree(blobs.open(ref), lazy=True) for name, ref in reply.sums.items()})
+            collected.answers[reply.site] = reply
+        except AimerError as error:
+            reply = Failure(task=reply.task, attempt=reply.attempt, site=reply.site, code=error.code, reason=error.sentence)
+    if not isinstance(reply, Answer):
+        outcome = "failed" if isinstance(reply, Failure) else "refused"
+        collected.absent[reply.site] = Absence(site=reply.site, outcome=outcome, code=reply.code, reason=reply.reason)
+    return ReplyReceived(
+        time=clock.now(),
+        stage=task.stage,
+        round_number=task.round_number,
+        site=reply.site,
+        outcome=reply.kind,
+        code="" if isinstance(reply, Answer) else reply.code,
+        reason="" if isinstance(reply, Answer) else reply.reason,
+        checks=reply.checks if isinstance(reply, Answer) else (),
+        seconds=clock.monotonic() - began,
+    )
+
+
+def drop_odd_ones(collected: Collected) -> None:
+    """Sites whose update has not the shapes that most have count as failed: one odd site must not stop the others."""
+    forms = {site: _form(update) for site, update in collected.updates.items()}
+    if len(set(forms.values())) <= 1:
+        return
+    common, _ = Counter(forms[site] for site in sorted(forms)).most_common(1)[0]
+    for site in [site for site, form in forms.items() if form != common]:
+        del collected.updates[site], collected.answers[site]
+        reason = "its update has other names or shapes than the other sites'"
+        collected.absent[site] = Absence(site=site, outcome="failed", code=BadUpdate.code, reason=reason)
+
+
+def _form(update: Update) -> tuple[tuple[str, str, tuple[int, ...], str], ...]:
+    return tuple(
+        (name, leaf, tuple(array.shape), array.dtype.name) for name in sorted(update.sums) for leaf, array in sorted(update.sums[name].items())
+    )

@@ -1,0 +1,299 @@
+"""The one loop of every study: ask the sites, add what comes back, step, remember, again.
+
+Training, statistics and evaluation are the same loop over different algorithms. It holds no transport (the engine does), no storage (blobs and
+checkpoints do) and no method; it can be killed at any instant and goes on from its last checkpoint with the same bits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, final
+
+import numpy as np
+
+from aimer2.algorithms import catalogue
+from aimer2.algorithms.aggregators.weighted_mean import WeightedMean
+from aimer2.core import tree
+from aimer2.core.clock import Clock
+from aimer2.core.errors import AimerError, BadUpdate
+from aimer2.core.protocols import Aggregator, Algorithm, BlobStore, Engine
+from aimer2.core.study import Study
+from aimer2.core.task import BlobRef, SiteId, Stage, Task
+from aimer2.core.tree import Tree
+from aimer2.core.update import Update
+from aimer2.messages.package import Package
+from aimer2.statistics.moments import Moments
+from aimer2.study.checkpoint import Checkpoints, StoredTree, blobs_of, load_state, save_state, store
+from aimer2.study.cohort import design_width
+from aimer2.study.collect import Collected, Patience, collect
+from aimer2.study.evaluation import pooled
+from aimer2.study.events import Absence, Event, FigureDocument, RoundFinished, RoundStarted, StageStarted, StudyFinished, StudyPaused, StudyStarted
+from aimer2.study.result import build_result
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One stage: an algorithm and what it starts from."""
+
+    stage: Stage
+    algorithm: Algorithm[Any]
+    rounds: int
+    initial: Tree
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that the loop needs to know of a study."""
+
+    key: str
+    digest: str
+    study: Study
+    parts: tuple[Part, ...]
+    aggregator: Aggregator
+    keep: frozenset[str]
+
+    @property
+    def patience(self) -> Patience:
+        return Patience(self.study.sites.needed, self.study.sites.deadline_seconds)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where the loop stands: the last finished round of a part. Becomes the checkpoint."""
+
+    part: int = 0
+    round_number: int = 0
+    attempt: int = 1
+    paused: bool = False
+    state: Mapping[str, Any] = field(default_factory=dict)
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What finished stages left, as blobs: ``moments``, ``model``."""
+    excluded: Mapping[SiteId, str] = field(default_factory=dict)
+    last: Mapping[str, Any] | None = None
+    """The event of the last finished round: it happened with the checkpoint, so it can be told again if nobody heard it."""
+
+    def document(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def plan_of(package: Package, digest: str, blobs: BlobStore) -> Plan:
+    """The stages of a study: the data contract, the common standardisation where it is federated, the method, the last evaluation."""
+    study = package.study
+    initial = StoredTree(package.initial, blobs)
+    method = catalogue.make(study.method.name, study.method.rounds, study.method.parameters)
+    empty = {name: np.zeros(design_width(study.cohort)) for name in ("count", "mean", "deviation")}
+    parts = [Part("preflight", Moments(), 1, {})]
+    if study.cohort.standardise == "federated" or (study.cohort.standardise == "none" and study.cohort.missing == "mean"):
+        parts.append(Part("moments", Moments(), 2, empty))
+    parts.append(Part("train", method, study.method.rounds, initial))
+    if study.evaluation.held_out > 0:
+        parts.append(Part("final", method, 1, initial))
+    return Plan(digest[:16], digest, study, tuple(parts), WeightedMean(study.sites.block), frozenset({package.initial.sha256}))
+
+
+async def conduct(
+    package: Package, digest: str, engine: Engine, blobs: BlobStore, checkpoints: Checkpoints, *, clock: Clock
+) -> AsyncIterator[Event]:
+    """Conducts the study to its end, from its checkpoint where there is one; the last event is StudyFinished or StudyPaused.
+
+    A pause (too few sites can answer, or their sum is not finite) loses nothing: conducting again asks the same round anew.
+    """
+    plan = plan_of(package, digest, blobs)
+    loop = _Loop(plan, engine, blobs, checkpoints, clock)
+    saved = await checkpoints.load()
+    position = Position(**saved) if saved else Position()
+    if position.paused:
+        position = replace(position, paused=False, attempt=position.attempt + 1, excluded={})
+    for event in await _untold(position, checkpoints):
+        yield event
+    yield StudyStarted(time=clock.now(), sites=tuple(sorted(await engine.sites())), resumed=saved is not None)
+    try:
+        while position.part < len(plan.parts):
+            async for event in loop.run_part(position):
+                yield event
+            position = loop.position
+    except _Pause as pause:
+        await checkpoints.save(replace(loop.position, paused=True).document())
+        yield StudyPaused(time=clock.now(), reason=str(pause))
+        return
+    final = BlobRef(**position.models["model"])
+    yield StudyFinished(time=clock.now(), result=build_result(package, digest, final, await checkpoints.events()))
+
+
+async def _untold(position: Position, checkpoints: Checkpoints) -> list[Event]:
+    """The last round's event, where the process died between keeping its outcome and telling it."""
+    if position.last is None:
+        return []
+    event = RoundFinished(**position.last)
+    return [] if event in await checkpoints.events() else [event]
+
+
+class _Pause(Exception):
+    """The study cannot go on now; the text says why."""
+
+
+@final
+class _Loop:
+    def __init__(self, plan: Plan, engine: Engine, blobs: BlobStore, checkpoints: Checkpoints, clock: Clock) -> None:
+        self._plan = plan
+        self._engine = engine
+        self._blobs = blobs
+        self._checkpoints = checkpoints
+        self._clock = clock
+        self.position = Position()
+
+    async def run_part(self, position: Position) -> AsyncIterator[Event]:
+        """All rounds of the part at which ``position`` stands."""
+        self.position = position
+        part = self._plan.parts[position.part]
+        if position.round_number == 0:
+            yield StageStarted(time=self._clock.now(), stage=part.stage, rounds=part.rounds)
+        state = self._state(part)
+        while self.position.round_number < part.rounds and not (part.stage == "train" and part.algorithm.finished(state)):
+            async for event in self._round(part, state):
+                yield event
+            state = self._state(part)
+        await self._finish(part, state)
+
+    def _state(self, part: Part) -> Any:
+        start = part.initial
+        if part.stage == "final":
+            start = StoredTree(BlobRef(**self.position.models["model"]), self._blobs)
+        state = part.algorithm.init(start)
+        return load_state(type(state), self.position.state, self._blobs) if self.position.state else state
+
+    async def _round(self, part: Part, state: Any) -> AsyncIterator[Event]:
+        number, began = self.position.round_number + 1, self._clock.monotonic()
+        present = [site for site in sorted(await self._engine.sites()) if site not in self.position.excluded]
+        selected = tuple(part.algorithm.select(state, present))
+        patience = self._patience(part, selected)
+        if len(selected) < patience.needed:
+            raise _Pause(self._too_few(f"{len(selected)} sites can be asked, {patience.needed} are needed", ()))
+        tasks = await asyncio.to_thread(self._tasks, part, state, number, selected)
+        yield RoundStarted(
+            time=self._clock.now(), stage=part.stage, round_number=number, rounds=part.rounds, attempt=self.position.attempt, sites=selected
+        )
+        collected = Collected(selected)
+        async for event in collect(self._engine, tasks, collected, patience, self._blobs, self._clock):
+            yield event
+        await self._engine.withdraw([tasks[site] for site in collected.silent])
+        if len(collected.answers) < self._plan.patience.needed:
+            found = f"{len(collected.answers)} sites answered, {self._plan.patience.needed} are needed"
+            raise _Pause(self._too_few(found, collected.absences()))
+        yield await self._step(part, state, number, collected, began)
+
+    def _patience(self, part: Part, selected: tuple[SiteId, ...]) -> Patience:
+        """Of the data contract every answer is wanted; a round of a method that asks fewer sites needs no more than it asks."""
+        whole = self._plan.patience
+        return Patience(min(whole.needed, len(selected)) if part.stage == "train" and selected else whole.needed, whole.deadline_seconds)
+
+    def _too_few(self, found: str, absent: tuple[Absence, ...]) -> str:
+        reasons = [f"{a.site}: {a.reason or a.outcome}" for a in absent]
+        reasons += [f"{site}: {why}" for site, why in self.position.excluded.items() if all(a.site != site for a in absent)]
+        return f"{found}. " + "; ".join(reasons)
+
+    def _tasks(self, part: Part, state: Any, number: int, selected: tuple[SiteId, ...]) -> dict[SiteId, Task]:
+        inputs: dict[str, BlobRef] = {}
+        if part.stage != "preflight":
+            inputs = {name: store(leaves, self._blobs) for name, leaves in part.algorithm.broadcast(state).items()}
+        if part.stage in ("train", "final") and "moments" in self.position.models:
+            inputs["moments"] = BlobRef(**self.position.models["moments"])
+        return {
+            site: Task(
+                id=f"{self._plan.key}-{part.stage}-{number}-{site}",
+                study=self._plan.digest,
+                site=site,
+                stage=part.stage,
+                round_number=number,
+                attempt=self.position.attempt,
+                inputs=inputs,
+            )
+            for site in selected
+        }
+
+    async def _step(self, part: Part, state: Any, number: int, collected: Collected, began: float) -> Event:
+        advanced, model = self.position.state, None
+        figures: tuple[FigureDocument, ...] = ()
+        if part.stage == "preflight":
+            self._exclude(collected)
+        else:
+            total = self._plan.aggregator(collected.in_order)
+            try:
+                advanced, model = await asyncio.to_thread(self._advance, part, state, total)
+            except AimerError as error:
+                raise _Pause(f"The sites' sum cannot be used: {error.sentence}") from None
+            figures = pooled(self._plan.study, total.sums)
+        previous = self.position
+        event = RoundFinished(
+            time=self._clock.now(),
+            stage=part.stage,
+            round_number=number,
+            rounds=part.rounds,
+            attempt=previous.attempt,
+            seconds=self._clock.monotonic() - began,
+            took_part=tuple(sorted(collected.answers)),
+            absent=collected.absences(),
+            figures=figures,
+            released=self._released(part, collected),
+            bytes_received=sum(ref.size for answer in collected.answers.values() for ref in answer.sums.values()),
+            model=model,
+        )
+        self.position = replace(previous, round_number=number, attempt=1, state=advanced, last=event.model_dump(mode="json"))
+        await self._checkpoints.save(self.position.document())
+        self._forget(previous, collected)
+        return event
+
+    def _advance(self, part: Part, state: Any, total: Update) -> tuple[dict[str, Any], BlobRef | None]:
+        if part.stage == "final":
+            return save_state(state, self._blobs), None
+        sums = {name: tree.map(_finite, leaves) for name, leaves in total.sums.items() if name != "metrics"}
+        moved = part.algorithm.update(state, Update(sums))
+        document = save_state(moved, self._blobs)
+        model = document.get("model") if part.stage == "train" else None
+        return document, BlobRef(**model) if model else None
+
+    def _released(self, part: Part, collected: Collected) -> dict[SiteId, Any]:
+        """Each site's own figures, once, at the end, and only where the approved study says so."""
+        if part.stage != "final" or not self._plan.study.evaluation.release_per_site:
+            return {}
+        return {site: pooled(self._plan.study, update.sums) for site, update in sorted(collected.updates.items())}
+
+    def _exclude(self, collected: Collected) -> None:
+        excluded = dict(self.position.excluded)
+        for site, answer in collected.answers.items():
+            failed = [check for check in answer.checks if check.blocking and not check.passed]
+            if failed:
+                excluded[site] = "; ".join(check.finding for check in failed)
+        for absence in collected.absent.values():
+            excluded[absence.site] = absence.reason or absence.outcome
+        self.position = replace(self.position, excluded=excluded)
+
+    def _forget(self, previous: Position, collected: Collected | None = None) -> None:
+        """Deletes updates that are in the model now and the state before it: a study of a thousand rounds needs the room of one."""
+        kept = self._plan.keep | blobs_of(self.position.state) | blobs_of(self.position.models)
+        old = {BlobRef(**value) for value in previous.state.values() if isinstance(value, Mapping)}
+        if collected is not None:
+            old |= {ref for answer in collected.answers.values() for ref in answer.sums.values()}
+        for ref in old:
+            if ref.sha256 not in kept:
+                self._blobs.delete(ref)
+
+    async def _finish(self, part: Part, state: Any) -> None:
+        models = dict(self.position.models)
+        if part.stage in ("moments", "train"):
+            models["moments" if part.stage == "moments" else "model"] = store(part.algorithm.model(state), self._blobs).model_dump()
+        previous = self.position
+        self.position = replace(previous, part=previous.part + 1, round_number=0, state={}, models=models)
+        await self._checkpoints.save(self.position.document())
+        self._forget(previous)
+
+
+def _finite(values: Any) -> Any:
+    if not np.isfinite(values).all():
+        raise BadUpdate("it has values that are not finite.")
+    return values

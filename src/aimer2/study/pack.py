@@ -1,0 +1,44 @@
+"""From a study and the code beside it to the package that is submitted: its untrained weights, its code, whom it asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from aimer2.algorithms import catalogue
+from aimer2.core.protocols import BlobStore, Learner
+from aimer2.core.random import stream
+from aimer2.core.study import Study
+from aimer2.core.task import SiteId
+from aimer2.learners.catalogue import make_learner
+from aimer2.messages.package import Package
+from aimer2.study.checkpoint import store
+from aimer2.study.cohort import design_width
+
+
+def pack(
+    study: Study, folder: Path, roster: Mapping[SiteId, str], blobs: BlobStore, *, feature_shape: tuple[int, ...] | None = None
+) -> Package:
+    """Builds the model once, here, so that the coordinator builds none; ``feature_shape`` for rows that are no table.
+
+    Raises BadModel where the model cannot be built.
+    """
+    files = {} if study.model.code is None else {study.model.code: folder / study.model.code}
+    learner = make_learner(study, feature_shape=feature_shape or (design_width(study.cohort),), files=files, device="cpu")
+    initialise(learner, study)
+    stored = {}
+    for name, path in files.items():
+        writer = blobs.create()
+        writer.write(path.read_bytes())
+        stored[name] = writer.commit()
+    initial = store({name: np.asarray(leaf) for name, leaf in learner.parameters().items()}, blobs)
+    return Package(
+        study=study, method_version=catalogue.version(study.method.name), files=stored, initial=initial, roster=dict(sorted(roster.items()))
+    )
+
+
+def initialise(learner: Learner, study: Study) -> None:
+    """Untrained weights from the study's seed."""
+    learner.initialise(stream(study.seed, "initial"))

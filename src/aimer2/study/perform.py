@@ -1,0 +1,160 @@
+"""A site's part of a study: the mirror of `conduct`. The same lines run in the simulator and in the confined worker of a hospital."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, final
+
+from aimer2.algorithms import catalogue
+from aimer2.connectors.table import Table
+from aimer2.core import tree
+from aimer2.core.dataset import Dataset, Samples
+from aimer2.core.errors import BadData
+from aimer2.core.protocols import Algorithm, Learner, Local
+from aimer2.core.random import stream
+from aimer2.core.study import Study
+from aimer2.core.task import Check, SiteId, Task
+from aimer2.core.tree import Tree
+from aimer2.learners.catalogue import make_learner
+from aimer2.metrics.figures import Figure, figures
+from aimer2.statistics.moments import Moments
+from aimer2.study import cohort, preflight
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Performed:
+    """What a task gave: sums to send, checks of a preflight, the site's own figures (they stay)."""
+
+    sums: Mapping[str, Tree]
+    checks: tuple[Check, ...] = ()
+    figures: tuple[Figure, ...] = ()
+
+
+class Performs(Protocol):
+    """Anything that can do a site's tasks."""
+
+    def perform(self, task: Task, received: Mapping[str, Tree], memory: MutableMapping[str, Tree]) -> Performed: ...
+
+
+@final
+@dataclass(slots=True, kw_only=True)
+class Participant:
+    """A site's half of one algorithm: rows, learner, and how long it trains. What the loop without a study file is driven with."""
+
+    site: SiteId
+    algorithm: Algorithm[Any]
+    learner: Learner
+    data: Dataset
+    held_out: Dataset | None = None
+    steps: int = 1
+    batch_size: int | None = None
+    seed: int = 1
+
+    def perform(self, task: Task, received: Mapping[str, Tree], memory: MutableMapping[str, Tree]) -> Performed:
+        """First measures the received model on the held-out rows, then trains; the last task only measures."""
+        if task.stage == "preflight":
+            return Performed({})
+        sums: dict[str, Tree] = {}
+        measured = self._evaluate(received)
+        if task.stage != "final":
+            sums.update(self.algorithm.local(received, self._local(task, memory)).sums)
+        if measured is not None:
+            sums["metrics"] = measured
+        return Performed(sums)
+
+    def _evaluate(self, received: Mapping[str, Tree]) -> Tree | None:
+        if self.held_out is None or "model" not in received:
+            return None
+        self.learner.load(received["model"])
+        return self.learner.evaluate(self.held_out)
+
+    def _local(self, task: Task, memory: MutableMapping[str, Tree]) -> Local:
+        return Local(
+            data=self.data,
+            learner=self.learner,
+            memory=memory,
+            rng=stream(self.seed, "local", task.stage, task.round_number, self.site),
+            round_number=task.round_number,
+            steps=self.steps,
+            batch_size=self.batch_size,
+        )
+
+
+@final
+class Performer:
+    """A site in a study: data contract, federated standardisation, training, evaluation; warm between tasks, nothing kept that a restart needs."""
+
+    def __init__(self, study: Study, table: Table, *, site: SiteId, files: Mapping[str, Path]) -> None:
+        self._study = study
+        self._table = table
+        self._site = site
+        self._files = files
+        self._parts: tuple[cohort.Design, cohort.Design] | None = None
+        self._learner: Learner | None = None
+        self._participant: tuple[bytes, Participant] | None = None
+        self._environment = preflight.probe(Path.cwd())
+
+    def perform(self, task: Task, received: Mapping[str, Tree], memory: MutableMapping[str, Tree]) -> Performed:
+        """Raises AimerError of the kind that the site reports; its sentence may be shown, it holds no value of a patient."""
+        if task.stage == "preflight":
+            return Performed({}, checks=preflight.checks(self._study, self._table, self._environment))
+        if task.stage == "moments":
+            return self._moments(task, received, memory)
+        performed = self._trained_by(received).perform(task, received, memory)
+        metrics = performed.sums.get("metrics")
+        if metrics is None:
+            return performed
+        shown = figures(self._study.cohort.target.kind, metrics, self._study.metrics)
+        return Performed(performed.sums, figures=tuple(shown))
+
+    def _designs(self) -> tuple[cohort.Design, cohort.Design]:
+        """Training and held-out rows, as the cohort defines them."""
+        if self._parts is None:
+            whole = cohort.design(self._study.cohort, self._table)
+            self._parts = cohort.split(whole, self._study.evaluation.held_out)
+        return self._parts
+
+    def _moments(self, task: Task, received: Mapping[str, Tree], memory: MutableMapping[str, Tree]) -> Performed:
+        train, _ = self._designs()
+        rows = Samples(train.features, train.targets)
+        statistician = Participant(site=self._site, algorithm=Moments(), learner=self._made_learner(rows), data=rows, seed=self._study.seed)
+        return statistician.perform(task, received, memory)
+
+    def _made_learner(self, rows: Dataset) -> Learner:
+        if self._learner is None:
+            self._learner = make_learner(self._study, feature_shape=rows.feature_shape, files=self._files)
+        return self._learner
+
+    def _trained_by(self, received: Mapping[str, Tree]) -> Participant:
+        """The participant on rows prepared with the received moments; made once, kept warm."""
+        given = received.get("moments")
+        key = b"" if given is None else b"".join(tree.load(given[name]).tobytes() for name in sorted(given))
+        if self._participant is None or self._participant[0] != key:
+            self._participant = (key, self._prepare(given))
+        return self._participant[1]
+
+    def _prepare(self, given: Tree | None) -> Participant:
+        study = self._study
+        train, held_out = self._designs()
+        moments = cohort.own_moments(train) if given is None else cohort.Moments(*(tree.load(given[n]) for n in ("count", "mean", "deviation")))
+        rows = cohort.complete(train, study.cohort, moments)
+        if len(rows) == 0:
+            raise BadData("No row is left to train on after the held-out patients and the rule for missing values.")
+        held = cohort.complete(held_out, study.cohort, moments) if study.evaluation.held_out > 0 else None
+        return Participant(
+            site=self._site,
+            algorithm=catalogue.make(study.method.name, study.method.rounds, study.method.parameters),
+            learner=self._made_learner(rows),
+            data=rows,
+            held_out=held,
+            steps=study.training.steps(len(rows)),
+            batch_size=study.training.batch_size,
+            seed=study.seed,
+        )
+
+
+def open_performer(study: Study, table: Table, *, site: SiteId, files: Mapping[str, Path]) -> Performer:
+    return Performer(study, table, site=site, files=files)

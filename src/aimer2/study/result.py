@@ -1,0 +1,77 @@
+"""The record that a study ends with: who took part in which round, who did not and why, the figures, the lineage of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aimer2.core.clock import rfc3339
+from aimer2.core.task import BlobRef, SiteId
+from aimer2.messages.package import Package
+from aimer2.study.events import Event, RoundFinished, StudyStarted
+
+
+def build_result(package: Package, digest: str, model: BlobRef, events: Sequence[Event]) -> dict[str, Any]:
+    """The document that the coordinator signs; it holds sums over sites and what sites released, nothing of a single patient."""
+    study = package.study
+    rounds = [event for event in events if isinstance(event, RoundFinished)]
+    started = next((event.time for event in events if isinstance(event, StudyStarted)), None)
+    measured = [event for event in rounds if event.figures]
+    last = measured[-1] if measured else None
+    return {
+        "format": 1,
+        "study": digest,
+        "name": study.name,
+        "question": study.question,
+        "principal_investigator": study.principal_investigator,
+        "ethics": study.ethics,
+        "method": study.method.model_dump(mode="json") | {"version": package.method_version},
+        "started": None if started is None else rfc3339(started),
+        "finished": rfc3339(rounds[-1].time) if rounds else None,
+        "sites": _participation(package, rounds),
+        "rounds": [_round(event) for event in rounds],
+        "figures": [] if last is None else [figure.model_dump() for figure in last.figures],
+        "released": {site: [f.model_dump() for f in figures] for event in rounds for site, figures in event.released.items()},
+        "privacy": {
+            "secure_aggregation": False,
+            "differential_privacy": None,
+            "statement": "The coordinator saw each site's update in the clear; no formal privacy guarantee holds for the model.",
+        },
+        "lineage": {
+            "initial": package.initial.sha256,
+            "code": {name: ref.sha256 for name, ref in package.files.items()},
+            "models": [event.model.sha256 for event in rounds if event.model is not None],
+        },
+        "model": model.model_dump(),
+    }
+
+
+def _participation(package: Package, rounds: Sequence[RoundFinished]) -> dict[SiteId, Mapping[str, Any]]:
+    """Every site that was asked: in how many training rounds it took part, and each of its absences with the reason."""
+    training = [event for event in rounds if event.stage == "train"]
+    return {
+        site: {
+            "rounds": sum(site in event.took_part for event in training),
+            "absences": [
+                {"stage": event.stage, "round": event.round_number, "outcome": absence.outcome, "code": absence.code, "reason": absence.reason}
+                for event in rounds
+                for absence in event.absent
+                if absence.site == site
+            ],
+        }
+        for site in sorted(package.roster)
+    }
+
+
+def _round(event: RoundFinished) -> dict[str, Any]:
+    return {
+        "stage": event.stage,
+        "round": event.round_number,
+        "attempt": event.attempt,
+        "seconds": round(event.seconds, 4),
+        "took_part": list(event.took_part),
+        "absent": [absence.model_dump() for absence in event.absent],
+        "figures": [figure.model_dump() for figure in event.figures],
+        "bytes_received": event.bytes_received,
+        "model": None if event.model is None else event.model.sha256,
+    }
