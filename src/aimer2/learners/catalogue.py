@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,18 +52,10 @@ def faults(study: Study) -> list[Fault]:
     return found
 
 
-def make_learner(
-    study: Study,
-    *,
-    feature_shape: tuple[int, ...],
-    files: Mapping[str, Path],
-    device: str | None = None,
-    metrics: Sequence[str] | None = None,
-) -> Learner:
+def make_learner(study: Study, *, feature_shape: tuple[int, ...], files: Mapping[str, Path], device: str | None = None) -> Learner:
     """The study's model, ready to train on features of this shape; its weights are untrained and the same at every call.
 
     ``files``: the code beside the study by name. ``device``: None takes a GPU where there is one.
-    ``metrics``: what `evaluate` sums for; None: those that the study names.
 
     Raises BadStudy for what `faults` finds, BadModel where the model does not fit or its code fails, NotAvailable where the framework or
     the device is missing.
@@ -79,8 +71,7 @@ def make_learner(
         remedy = f"Install it: pip install 'aimer2[{framework.library}]'"
         raise NotAvailable(f"This study needs {framework.library}, which is not installed here.", remedy=remedy) from None
     make = getattr(module, framework.learner)
-    names = study.evaluation.metrics if metrics is None else tuple(metrics)
-    recipe = Recipe(study.training, study.cohort.target, study.method.rounds, feature_shape, names)
+    recipe = Recipe.of(study, feature_shape)
     if study.model.code is None:
         made: Learner = make(_named(study, feature_shape), recipe, device)
         return made

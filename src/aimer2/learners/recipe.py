@@ -12,6 +12,9 @@ from aimer2.core.errors import BadData
 from aimer2.core.study import Study, Target, Training
 from aimer2.learners import schedules
 
+WITH_MOMENTUM = ("sgd", "rmsprop")
+"""The optimisers that take a momentum; the others have their own memory of gradients."""
+
 
 @final
 @dataclass(frozen=True, slots=True)
