@@ -1,0 +1,240 @@
+"""From a site's table to what a model sees: the study's columns in its order, the held-out patients, missing cells, standardisation.
+
+Every sentence raised here names columns as the study names them and counts patients, fewer than ten never exactly; none quotes a cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+
+from aimer2.connectors.table import MINIMUM_CELL, Column, Kind, Table, coarse, count_patients
+from aimer2.core.dataset import Samples
+from aimer2.core.errors import BadData
+from aimer2.core.study import Cohort, Feature, Target
+
+Rows = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Design:
+    """The study's view of a table: one row per row with a target, one column per number and per category level but the first.
+
+    ``features`` float64 ``(n, p)``, NaN where missing (a missing category: in all its levels); ``numeric`` ``(p,)`` says which columns are
+    numbers; ``targets`` int64 classes or float64 values ``(n,)``; ``dropped`` counts the rows without a target.
+    """
+
+    names: tuple[str, ...]
+    numeric: Rows
+    features: Floats
+    targets: npt.NDArray[Any]
+    patient: npt.NDArray[np.uint64]
+    dropped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def at(self, rows: Rows) -> Design:
+        return Design(self.names, self.numeric, self.features[rows], self.targets[rows], self.patient[rows], self.dropped)
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Moments:
+    """Of each design column over the cells that are not missing: how many, mean, standard deviation (n - 1), each float64 ``(p,)``."""
+
+    count: Floats
+    mean: Floats
+    deviation: Floats
+
+
+def design_names(cohort: Cohort) -> tuple[str, ...]:
+    """What the model sees, in order: `age`, and of a category each level but the first, `sex = male`. Known without any data."""
+    return tuple(name for feature in cohort.features for name in _names(feature))
+
+
+def design_width(cohort: Cohort) -> int:
+    return len(design_names(cohort))
+
+
+def design(cohort: Cohort, table: Table) -> Design:
+    """The columns that the study asks for.
+
+    Raises BadData where a column is not there, has another kind or unit, a category the study does not list, or a value out of range.
+    """
+    blocks = []
+    for feature in cohort.features:
+        column = find(table, feature.name)
+        check_kind(feature, column)
+        check_unit(feature, column)
+        check_categories(feature, column, table.patient)
+        check_range(feature, column, table.patient)
+        blocks.append(_block(feature, column))
+    column = find(table, cohort.target.name)
+    check_kind(cohort.target, column)
+    check_unit(cohort.target, column)
+    check_categories(cohort.target, column, table.patient)
+    known = ~column.missing
+    return Design(
+        names=design_names(cohort),
+        numeric=np.array([feature.kind == "number" for feature in cohort.features for _ in _names(feature)], bool),
+        features=np.hstack(blocks)[known],
+        targets=_targets(cohort.target, column)[known],
+        patient=table.patient[known],
+        dropped=int((~known).sum()),
+    )
+
+
+def split(whole: Design, fraction: float) -> tuple[Design, Design]:
+    """Training and held-out rows, by patient: one whose mixed pseudonym is below ``fraction`` of the range is held out, with all rows.
+
+    The side depends on the pseudonym alone (an HMAC under the site's key), so it is the same in every study of the data set, and new
+    patients move nobody. A larger fraction holds out all that a smaller one does.
+    """
+    held_out = _mixed(whole.patient) < np.uint64(int(fraction * 2**64))
+    return whole.at(~held_out), whole.at(held_out)
+
+
+def own_moments(whole: Design) -> Moments:
+    """Over the rows of this design alone, as `aimer2.statistics.moments` has them over all sites. Without a value: mean 0, deviation 0."""
+    there = ~np.isnan(whole.features)
+    count = there.sum(axis=0).astype(np.float64)
+    mean = np.where(there, whole.features, 0.0).sum(axis=0) / np.maximum(count, 1)
+    squares = np.where(there, whole.features - mean, 0.0) ** 2
+    return Moments(count, mean, np.sqrt(squares.sum(axis=0) / np.maximum(count - 1, 1)))
+
+
+def complete(whole: Design, cohort: Cohort, moments: Moments) -> Samples:
+    """Samples without a missing cell, numbers standardised: ``(x - mean) / deviation``, a deviation of 0 counting as 1.
+
+    The study's rule for missing features: `refuse` raises BadData; `drop` leaves the row out; `mean` puts the mean of ``moments``, `zero` the
+    raw number 0 (before standardising), and under both a missing category is 0 in all its levels.
+    """
+    features, targets = whole.features.copy(), whole.targets
+    missing = np.isnan(features)
+    if cohort.missing == "refuse":
+        check_complete(cohort, whole)
+    elif cohort.missing == "drop":
+        rows = ~missing.any(axis=1)
+        features, targets = features[rows], targets[rows]
+    else:
+        put = np.where(whole.numeric, moments.mean, 0.0) if cohort.missing == "mean" else np.zeros(features.shape[1])
+        features = np.where(missing, put, features)
+    if cohort.standardise != "none":
+        divisor = np.where(moments.deviation == 0, 1.0, moments.deviation)
+        features = np.where(whole.numeric, (features - moments.mean) / divisor, features)
+    return Samples(np.ascontiguousarray(features), targets)
+
+
+def find(table: Table, name: str) -> Column:
+    if name not in table.columns:
+        raise BadData(f"There is no column {name!r}.")
+    return table.columns[name]
+
+
+def check_kind(asked: Feature | Target, column: Column) -> None:
+    kind = _kind(asked, column)
+    if column.kind != kind:
+        raise BadData(f"Column {asked.name!r} is a {column.kind}, the study asks for a {kind}.")
+
+
+def check_unit(asked: Feature | Target, column: Column) -> None:
+    if asked.unit is not None and column.unit != asked.unit:
+        has = "has no declared unit" if column.unit is None else f"is in {column.unit}"
+        raise BadData(f"Column {asked.name!r} {has}, the study asks for {asked.unit}.")
+
+
+def check_categories(asked: Feature | Target, column: Column, patient: npt.NDArray[np.uint64]) -> None:
+    """Also that a binary target without categories is 0 or 1."""
+    if column.kind == "category":
+        levels = _levels(asked)
+        strange = [code for code, level in enumerate(column.categories) if level not in levels]
+        check_none(np.isin(column.values, strange), patient, asked.name, "has a category that the study does not list, for {}")
+    elif asked.kind == "binary":
+        strange_rows = ~np.isin(column.values, (0.0, 1.0)) & ~column.missing
+        check_none(strange_rows, patient, asked.name, "is to be 0 or 1, but is something else for {}")
+
+
+def check_range(feature: Feature, column: Column, patient: npt.NDArray[np.uint64]) -> None:
+    low = -np.inf if feature.minimum is None else feature.minimum
+    high = np.inf if feature.maximum is None else feature.maximum
+    outside = (column.values < low) | (column.values > high)
+    check_none(outside, patient, feature.name, f"is out of the study's range from {low:g} to {high:g} for {{}}")
+
+
+def check_complete(cohort: Cohort, whole: Design) -> None:
+    """Raises BadData naming the features in which a cell is missing."""
+    missing = np.isnan(whole.features)
+    if missing.any():
+        sources = [feature.name for feature in cohort.features for _ in _names(feature)]
+        faults = dict.fromkeys(sources[number] for number in np.flatnonzero(missing.any(axis=0)))
+        patients = about(whole.patient[missing.any(axis=1)])
+        raise BadData(f"Missing in {', '.join(map(repr, faults))}, for {patients}; the study refuses missing features.")
+
+
+def check_none(rows: Rows, patient: npt.NDArray[np.uint64], name: str, problem: str) -> None:
+    """Raises BadData where there is such a row; ``{}`` in the problem becomes about how many patients."""
+    if rows.any():
+        raise BadData(f"Column {name!r} " + problem.format(about(patient[rows])) + ".")
+
+
+def about(patient: npt.NDArray[np.uint64]) -> str:
+    """How many patients, as it may be told outside the site."""
+    rounded = coarse(count_patients(patient))
+    return f"fewer than {MINIMUM_CELL} patients" if rounded is None else f"about {rounded} patients"
+
+
+def _names(feature: Feature) -> list[str]:
+    return [f"{feature.name} = {level}" for level in feature.categories[1:]] if feature.kind == "category" else [feature.name]
+
+
+def _kind(asked: Feature | Target, column: Column) -> Kind:
+    if isinstance(asked, Feature):
+        return asked.kind
+    if asked.kind == "binary" and not asked.categories:
+        return column.kind
+    return "category" if asked.categories else "number"
+
+
+def _levels(asked: Feature | Target) -> Sequence[str]:
+    return asked.categories or ("0", "1")
+
+
+def _codes(asked: Feature | Target, column: Column) -> npt.NDArray[np.int64]:
+    """Codes in the study's order of categories; -1 where missing."""
+    levels = _levels(asked)
+    order = [levels.index(level) if level in levels else -1 for level in column.categories]
+    # The last entry is where the table's own -1 leads.
+    codes: npt.NDArray[np.int64] = np.array([*order, -1], np.int64)[column.values]
+    return codes
+
+
+def _block(feature: Feature, column: Column) -> Floats:
+    if feature.kind == "number":
+        return np.array(column.values, np.float64).reshape(-1, 1)
+    codes = _codes(feature, column)
+    levels: Floats = (codes[:, None] == np.arange(1, len(feature.categories))).astype(np.float64)
+    levels[codes == -1] = np.nan
+    return levels
+
+
+def _targets(target: Target, column: Column) -> npt.NDArray[Any]:
+    if column.kind == "category":
+        return _codes(target, column)
+    if target.kind == "regression":
+        return column.values.astype(np.float64)
+    return np.where(column.missing, 0.0, column.values).astype(np.int64)
+
+
+def _mixed(patient: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection that makes any pseudonyms uniform."""
+    mixed = patient.astype(np.uint64)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))

@@ -1,0 +1,162 @@
+"""The data contract, checked before the first round: every fault of a site's data and machine in one answer.
+
+Leaves the site: the checks. Their sentences name the study's columns and terms, the declared units and the versions installed; patients are
+counted to the nearest five, fewer than ten never exactly, and no cell is quoted.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from aimer2.connectors.table import Table, count_patients
+from aimer2.core.errors import BadData
+from aimer2.core.study import Cohort, Feature, Study, Target
+from aimer2.core.task import Check
+from aimer2.study import cohort as cohorts
+
+DISK_BYTES = 1 << 30
+"""Free disk that a study needs: models, updates and the worker's files."""
+
+MEMORY_BYTES = 1 << 29
+"""Free memory that a study needs besides its rows: the interpreter, the framework and a small model."""
+
+COPIES = 4
+"""So often the rows lie in memory at the worst moment: as table, as design, prepared, and as the framework has them."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What this machine offers: versions by canonical package name (and `python`), free bytes; None where it cannot be told."""
+
+    packages: Mapping[str, str]
+    disk_free: int
+    memory_available: int | None
+
+
+def probe(path: Path) -> Environment:
+    """The facts of this process's machine; ``path`` lies on the disk that will be used."""
+    packages: dict[str, str] = {canonicalize_name(found.name): found.version for found in distributions()}
+    return Environment({**packages, "python": platform.python_version()}, shutil.disk_usage(path).free, _memory())
+
+
+def checks(study: Study, table: Table, environment: Environment) -> tuple[Check, ...]:
+    """Every check in one go. Those that count rows (missing, patients, classes, held-out) are there only where the columns are right."""
+    contract = tuple(_columns(study.cohort, table))
+    rows = tuple(_rows(study, table)) if all(check.passed for check in contract) else ()
+    return (*contract, *rows, *_machine(study, len(table), environment))
+
+
+def _columns(cohort: Cohort, table: Table) -> Iterator[Check]:
+    asked: tuple[Feature | Target, ...] = (*cohort.features, cohort.target)
+    there = [(wanted, table.columns[wanted.name]) for wanted in asked if wanted.name in table.columns]
+    fitting = [(wanted, column) for wanted, column in there if _fault(cohorts.check_kind, wanted, column) is None]
+    numbers = [(wanted, column) for wanted, column in fitting if isinstance(wanted, Feature) and wanted.kind == "number"]
+    yield _check("columns", f"All {len(asked)} columns are there.", [_fault(cohorts.find, table, wanted.name) for wanted in asked])
+    yield _check("kinds", "Every column is of the kind asked for.", [_fault(cohorts.check_kind, *pair) for pair in there])
+    yield _check("units", "Every unit is the one asked for.", [_fault(cohorts.check_unit, *pair) for pair in there])
+    strange = [_fault(cohorts.check_categories, *pair, table.patient) for pair in fitting]
+    yield _check("categories", "No category is unknown to the study.", strange)
+    yield _check("ranges", "Every number is in its range.", [_fault(cohorts.check_range, *pair, table.patient) for pair in numbers])
+
+
+def _rows(study: Study, table: Table) -> Iterator[Check]:
+    cohort = study.cohort
+    whole = cohorts.design(cohort, table)
+    incomplete = np.asarray(np.isnan(whole.features).any(axis=1))
+    yield _missing(cohort, whole, incomplete, table)
+    usable = whole.at(~incomplete) if cohort.missing == "drop" else whole
+    enough = count_patients(usable.patient) >= cohort.minimum_patients
+    counted = "There are at least" if enough else "There are fewer usable patients than"
+    yield Check(name="patients", passed=enough, finding=f"{counted} the {cohort.minimum_patients} patients that the study asks for.")
+    train, held_out = cohorts.split(usable, study.evaluation.held_out)
+    yield Check(
+        name="training", passed=len(train) > 0, finding="There are patients to train on." if len(train) else "No patient is left to train on."
+    )
+    if study.evaluation.held_out > 0:
+        finding = "There are held-out patients." if len(held_out) else "No patient is held out: the site adds nothing to the evaluation."
+        yield Check(name="held-out", passed=len(held_out) > 0, blocking=False, finding=finding)
+    if cohort.target.kind != "regression":
+        passed = len(np.unique(train.targets)) == cohort.target.classes
+        finding = "Every class occurs." if passed else "Not every class of the target occurs among the patients to train on."
+        yield Check(name="classes", passed=passed, blocking=False, finding=finding)
+
+
+def _missing(cohort: Cohort, whole: cohorts.Design, incomplete: cohorts.Rows, table: Table) -> Check:
+    if cohort.missing == "refuse" and incomplete.any():
+        return _check("missing", "", [_fault(cohorts.check_complete, cohort, whole)])
+    what = {"refuse": "No feature is missing", "drop": "Rows left out for a missing feature:"}.get(cohort.missing, "Missing features filled in:")
+    patients = "" if cohort.missing == "refuse" else f" {cohorts.about(whole.patient[incomplete])}"
+    without_target = table.patient[table.columns[cohort.target.name].missing]
+    return Check(name="missing", passed=True, finding=f"{what}{patients}; without a target: {cohorts.about(without_target)}.")
+
+
+def _machine(study: Study, rows: int, environment: Environment) -> Iterator[Check]:
+    packages = environment.packages
+    yield _check("packages", "Every package is in its range.", [_outdated(name, text, packages) for name, text in study.requires.items()])
+    framework = study.model.framework
+    found = framework in packages
+    yield Check(name="framework", passed=found, finding=f"{framework} {packages[framework]}." if found else f"{framework} is not installed.")
+    yield _room("disk", DISK_BYTES, environment.disk_free)
+    needed = MEMORY_BYTES + COPIES * 8 * rows * cohorts.design_width(study.cohort)
+    if environment.memory_available is not None:
+        yield _room("memory", needed, environment.memory_available)
+
+
+def _outdated(name: str, wanted: str, packages: Mapping[str, str]) -> str | None:
+    version = packages.get(canonicalize_name(name))
+    if version is None:
+        return f"{name} is not installed."
+    try:
+        fits = SpecifierSet(wanted).contains(Version(version), prereleases=True)
+    except (InvalidSpecifier, InvalidVersion):
+        return f"Whether {name} {version} is {wanted!r} cannot be told."
+    return None if fits else f"{name} is {version}, the study asks for {wanted}."
+
+
+def _room(name: str, needed: int, free: int) -> Check:
+    passed = free >= needed
+    # What is free is the hospital's affair; what the study needs is not.
+    return Check(name=name, passed=passed, finding=f"{'Enough' if passed else 'Not enough'} {name}: the study needs {_gigabytes(needed)} free.")
+
+
+def _gigabytes(count: int) -> str:
+    """To a tenth above, so that it tells the number of rows but coarsely."""
+    return f"{np.ceil(count / (1 << 30) * 10) / 10:.1f} GiB"
+
+
+def _check(name: str, passed: str, faults: Iterable[str | None]) -> Check:
+    found = list(dict.fromkeys(fault for fault in faults if fault is not None))
+    return Check(name=name, passed=not found, finding=" ".join(found) or passed)
+
+
+def _fault(check: Callable[..., object], *arguments: Any) -> str | None:
+    try:
+        check(*arguments)
+    except BadData as error:
+        return error.sentence
+    return None
+
+
+def _memory() -> int | None:
+    """Bytes that a process can still have: what Linux says is available, not more than this control group may use."""
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+        available = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return None
+    try:
+        return min(available, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    except (OSError, ValueError):
+        return available
