@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, final
+from typing import Any, TypeAlias, TypeVar, final
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from aimer2.core import tree
 from aimer2.core.clock import SystemClock
 from aimer2.core.dataset import Dataset, Samples
 from aimer2.core.errors import AimerError, BadData
+from aimer2.core.protocols import Algorithm, Learner
 from aimer2.core.random import stream
 from aimer2.core.study import Study
 from aimer2.core.task import BlobRef, SiteId
@@ -31,8 +32,9 @@ from aimer2.messages.package import digest
 from aimer2.messages.tensors import read_tree
 from aimer2.study.check import refuse_faults
 from aimer2.study.checkpoint import Remembered
-from aimer2.study.conduct import conduct
-from aimer2.study.events import Event, FigureDocument, RoundFinished, StudyFinished
+from aimer2.study.collect import Patience
+from aimer2.study.conduct import Loop, Part, Plan, conduct
+from aimer2.study.events import Event, FigureDocument, RoundFinished, StudyFinished, StudyPaused
 from aimer2.study.pack import pack
 from aimer2.study.perform import Participant, Performs, open_performer
 
@@ -71,13 +73,68 @@ def simulate(
 
     Raises BadStudy with all faults; AimerError where the study could not go on, with the reason.
     """
-    work = _simulate(study, sites, folder, patient, on_event, order)
+    return _run(_simulate(study, sites, folder, patient, on_event, order))
+
+
+def federate(
+    algorithm: Algorithm[Any],
+    sites: Mapping[SiteId, tuple[Learner, Dataset]],
+    *,
+    rounds: int,
+    steps: int = 1,
+    batch_size: int | None = None,
+    seed: int = 1,
+    on_event: Callable[[Event], None] | None = None,
+) -> Mapping[str, npt.NDArray[Any]]:
+    """The loop without a study file: any algorithm over any learners and rows; starts from the first site's weights, returns the final model.
+
+    Raises AimerError where a site fails, with its reason.
+    """
+    performers = {
+        site: Participant(site=site, algorithm=algorithm, learner=learner, data=data, steps=steps, batch_size=batch_size, seed=seed)
+        for site, (learner, data) in sites.items()
+    }
+    first, _ = sites[min(sites)]
+    plan = Plan(
+        digest=hashlib.sha256(repr((algorithm, sorted(sites), steps, batch_size, seed)).encode()).hexdigest(),
+        parts=(Part("train", algorithm, rounds, first.parameters()),),
+        patience=Patience(len(sites), 3600.0),
+    )
+    return _run(_federate(plan, performers, on_event))
+
+
+Outcome = TypeVar("Outcome")
+
+
+def _run(work: Coroutine[Any, Any, Outcome]) -> Outcome:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
     with ThreadPoolExecutor(1) as beside_the_notebook:
         return beside_the_notebook.submit(asyncio.run, work).result()
+
+
+async def _federate(plan: Plan, sites: Mapping[SiteId, Performs], on_event: Callable[[Event], None] | None) -> Mapping[str, npt.NDArray[Any]]:
+    blobs, past = MemoryStore(), Remembered()
+    loop = Loop(plan, InProcess(sites, blobs), blobs, past, SystemClock())
+    await _listen(loop.run(), past, on_event)
+    assert loop.model is not None
+    return _arrays(blobs, loop.model)
+
+
+async def _listen(events: AsyncIterator[Event], past: Remembered, on_event: Callable[[Event], None] | None) -> None:
+    """Raises AimerError where the study could not go on."""
+    async for event in events:
+        past.past.append(event)
+        if on_event is not None:
+            on_event(event)
+        if isinstance(event, StudyPaused):
+            raise AimerError(f"The study could not go on: {event.reason}", remedy="See the reasons that the sites gave.")
+
+
+def _arrays(blobs: MemoryStore, model: BlobRef) -> Mapping[str, npt.NDArray[Any]]:
+    return {name: tree.load(leaf) for name, leaf in read_tree(blobs.open(model)).items()}
 
 
 async def _simulate(
@@ -96,15 +153,10 @@ async def _simulate(
     package = pack(study, folder, dict.fromkeys(sites, ""), blobs, feature_shape=_feature_shape(sites))
     performers = {site: _performer(study, site, data, files, patient) for site, data in sites.items()}
     engine = InProcess(performers, blobs, order=order)
-    async for event in conduct(package, digest(package), engine, blobs, past, clock=clock):
-        past.past.append(event)
-        if on_event is not None:
-            on_event(event)
+    await _listen(conduct(package, digest(package), engine, blobs, past, clock=clock), past, on_event)
     last = past.past[-1]
-    if not isinstance(last, StudyFinished):
-        raise AimerError(f"The study could not go on: {getattr(last, 'reason', '')}", remedy="See the reasons that the sites gave.")
-    final = read_tree(blobs.open(BlobRef(**last.result["model"])))
-    return Simulation({name: tree.load(leaf) for name, leaf in final.items()}, last.result, tuple(past.past))
+    assert isinstance(last, StudyFinished)
+    return Simulation(_arrays(blobs, BlobRef(**last.result["model"])), last.result, tuple(past.past))
 
 
 def _for_these(study: Study, sites: Mapping[SiteId, SiteData]) -> Study:

@@ -189,7 +189,7 @@ class Study(Document):
     principal_investigator: str = Field(min_length=3, max_length=200)
     expires: AwareDatetime | datetime.date
     seed: int = Field(default=1, ge=0, lt=2**63)
-    requires: Mapping[str, str] = Field(default_factory=dict, description="package = version range that each site must have, for example torch = '>=2.4'")
+    requires: Mapping[str, str] = Field(default_factory=dict, description="package = the versions each site must have: torch = '>=2.4'")
     cohort: Cohort
     model: Model
     training: Training = Training()

@@ -3,7 +3,8 @@
 Two rounds, because the one-pass formula Σx² − (Σx)²/n loses every digit where the mean is large against the spread (Chan, Golub, LeVeque
 1983): the first adds up counts and sums, the second the squared distances from the common mean. Missing values are left out.
 
-Leaves the site: ``count`` = number of values per column; ``sum`` = their sum per column in round 1, of their squared distances from the mean in round 2.
+Leaves the site: ``count`` = number of values per column; ``sum`` = per column their sum in round 1, in round 2 that of their squared
+distances from the mean.
 """
 
 from __future__ import annotations

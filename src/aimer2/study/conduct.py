@@ -7,8 +7,9 @@ checkpoints do) and no method; it can be killed at any instant and goes on from 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, final
 
 import numpy as np
@@ -19,7 +20,6 @@ from aimer2.core import tree
 from aimer2.core.clock import Clock
 from aimer2.core.errors import AimerError, BadUpdate
 from aimer2.core.protocols import Aggregator, Algorithm, BlobStore, Engine
-from aimer2.core.study import Study
 from aimer2.core.task import BlobRef, SiteId, Stage, Task
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update
@@ -45,20 +45,19 @@ class Part:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """All that the loop needs to know of a study."""
+    """All that the loop needs to know."""
 
-    key: str
     digest: str
-    study: Study
     parts: tuple[Part, ...]
-    aggregator: Aggregator
-    keep: frozenset[str]
-
-    @property
-    def patience(self) -> Patience:
-        return Patience(self.study.sites.needed, self.study.sites.deadline_seconds)
+    patience: Patience
+    aggregator: Aggregator = field(default_factory=WeightedMean)
+    figures: Callable[[Mapping[str, Tree]], tuple[FigureDocument, ...]] = lambda _: ()
+    """Pooled sums to figures."""
+    release_per_site: bool = False
+    keep: frozenset[str] = frozenset()
+    """Blobs that outlive their round."""
 
 
 @final
@@ -93,7 +92,15 @@ def plan_of(package: Package, digest: str, blobs: BlobStore) -> Plan:
     parts.append(Part("train", method, study.method.rounds, initial))
     if study.evaluation.held_out > 0:
         parts.append(Part("final", method, 1, initial))
-    return Plan(digest[:16], digest, study, tuple(parts), WeightedMean(study.sites.block), frozenset({package.initial.sha256}))
+    return Plan(
+        digest=digest,
+        parts=tuple(parts),
+        patience=Patience(study.sites.needed, study.sites.deadline_seconds),
+        aggregator=WeightedMean(study.sites.block),
+        figures=partial(pooled, study),
+        release_per_site=study.evaluation.release_per_site,
+        keep=frozenset({package.initial.sha256}),
+    )
 
 
 async def conduct(
@@ -101,28 +108,14 @@ async def conduct(
 ) -> AsyncIterator[Event]:
     """Conducts the study to its end, from its checkpoint where there is one; the last event is StudyFinished or StudyPaused.
 
-    A pause (too few sites can answer, or their sum is not finite) loses nothing: conducting again asks the same round anew.
+    A pause (too few sites can answer, or their sum is not finite) loses nothing: conducting again asks the same round anew. Whoever listens
+    keeps each event before it asks for the next: the result is made of the kept ones.
     """
-    plan = plan_of(package, digest, blobs)
-    loop = _Loop(plan, engine, blobs, checkpoints, clock)
-    saved = await checkpoints.load()
-    position = Position(**saved) if saved else Position()
-    if position.paused:
-        position = replace(position, paused=False, attempt=position.attempt + 1, excluded={})
-    for event in await _untold(position, checkpoints):
+    loop = Loop(plan_of(package, digest, blobs), engine, blobs, checkpoints, clock)
+    async for event in loop.run():
         yield event
-    yield StudyStarted(time=clock.now(), sites=tuple(sorted(await engine.sites())), resumed=saved is not None)
-    try:
-        while position.part < len(plan.parts):
-            async for event in loop.run_part(position):
-                yield event
-            position = loop.position
-    except _Pause as pause:
-        await checkpoints.save(replace(loop.position, paused=True).document())
-        yield StudyPaused(time=clock.now(), reason=str(pause))
-        return
-    final = BlobRef(**position.models["model"])
-    yield StudyFinished(time=clock.now(), result=build_result(package, digest, final, await checkpoints.events()))
+    if loop.model is not None:
+        yield StudyFinished(time=clock.now(), result=build_result(package, digest, loop.model, await checkpoints.events()))
 
 
 async def _untold(position: Position, checkpoints: Checkpoints) -> list[Event]:
@@ -138,7 +131,9 @@ class _Pause(Exception):
 
 
 @final
-class _Loop:
+class Loop:
+    """Conducts a plan; ``model`` is the final model once it has run to its end."""
+
     def __init__(self, plan: Plan, engine: Engine, blobs: BlobStore, checkpoints: Checkpoints, clock: Clock) -> None:
         self._plan = plan
         self._engine = engine
@@ -146,12 +141,30 @@ class _Loop:
         self._checkpoints = checkpoints
         self._clock = clock
         self.position = Position()
+        self.model: BlobRef | None = None
 
-    async def run_part(self, position: Position) -> AsyncIterator[Event]:
-        """All rounds of the part at which ``position`` stands."""
-        self.position = position
-        part = self._plan.parts[position.part]
-        if position.round_number == 0:
+    async def run(self) -> AsyncIterator[Event]:
+        """All parts that are left, from the checkpoint where there is one."""
+        saved = await self._checkpoints.load()
+        self.position = Position(**saved) if saved else Position()
+        if self.position.paused:
+            self.position = replace(self.position, paused=False, attempt=self.position.attempt + 1, excluded={})
+        for event in await _untold(self.position, self._checkpoints):
+            yield event
+        yield StudyStarted(time=self._clock.now(), sites=tuple(sorted(await self._engine.sites())), resumed=saved is not None)
+        try:
+            while self.position.part < len(self._plan.parts):
+                async for event in self._run_part():
+                    yield event
+        except _Pause as pause:
+            await self._checkpoints.save(replace(self.position, paused=True).document())
+            yield StudyPaused(time=self._clock.now(), reason=str(pause))
+            return
+        self.model = BlobRef(**self.position.models["model"])
+
+    async def _run_part(self) -> AsyncIterator[Event]:
+        part = self._plan.parts[self.position.part]
+        if self.position.round_number == 0:
             yield StageStarted(time=self._clock.now(), stage=part.stage, rounds=part.rounds)
         state = self._state(part)
         while self.position.round_number < part.rounds and not (part.stage == "train" and part.algorithm.finished(state)):
@@ -205,7 +218,7 @@ class _Loop:
             inputs["moments"] = BlobRef(**self.position.models["moments"])
         return {
             site: Task(
-                id=f"{self._plan.key}-{part.stage}-{number}-{site}",
+                id=f"{self._plan.digest[:16]}-{part.stage}-{number}-{site}",
                 study=self._plan.digest,
                 site=site,
                 stage=part.stage,
@@ -227,7 +240,7 @@ class _Loop:
                 advanced, model = await asyncio.to_thread(self._advance, part, state, total)
             except AimerError as error:
                 raise _Pause(f"The sites' sum cannot be used: {error.sentence}") from None
-            figures = pooled(self._plan.study, total.sums)
+            figures = self._plan.figures(total.sums)
         previous = self.position
         event = RoundFinished(
             time=self._clock.now(),
@@ -259,9 +272,9 @@ class _Loop:
 
     def _released(self, part: Part, collected: Collected) -> dict[SiteId, Any]:
         """Each site's own figures, once, at the end, and only where the approved study says so."""
-        if part.stage != "final" or not self._plan.study.evaluation.release_per_site:
+        if part.stage != "final" or not self._plan.release_per_site:
             return {}
-        return {site: pooled(self._plan.study, update.sums) for site, update in sorted(collected.updates.items())}
+        return {site: self._plan.figures(update.sums) for site, update in sorted(collected.updates.items())}
 
     def _exclude(self, collected: Collected) -> None:
         excluded = dict(self.position.excluded)

@@ -10,6 +10,7 @@ from aimer2.core.tree import Tree
 from aimer2.metrics.figures import Figure, figures
 from aimer2.study.events import FigureDocument
 
+
 def pooled(study: Study, sums: Mapping[str, Tree]) -> tuple[FigureDocument, ...]:
     """Figures of the model that a round received, over all sites' held-out patients; none where nothing was held out."""
     if "metrics" not in sums:
