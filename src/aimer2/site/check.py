@@ -1,0 +1,118 @@
+"""What comes out of a worker is checked by the agent before it may leave: exactly the expected names, shapes and types, every number finite.
+
+What is stored is written anew from the checked arrays, so nothing but them leaves: no spare byte, no order of names, no odd header.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias, final
+
+import numpy as np
+
+from aimer2.algorithms import catalogue
+from aimer2.core.errors import BadUpdate, OutOfResources
+from aimer2.core.protocols import Blob, BlobStore
+from aimer2.core.study import Study
+from aimer2.core.task import BlobRef, Stage
+from aimer2.core.tree import Array, NumpyArray, read
+from aimer2.messages.tensors import read_tree, write_tree
+from aimer2.site.memory_files import OpenFile, require_sealed
+
+Layout: TypeAlias = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Name → (type, shape)."""
+
+SMALL_SUMS = 1 << 20
+"""Bytes that sums other than a model's may have beyond the size of what was received: counts, metrics, moments."""
+
+_MIRRORS = {"difference": "model"}
+_NAME = re.compile(r"``([a-z_]+)``")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What the sums of a task must look like. ``names`` None: any; a sum without a layout is held to ``free_bytes``, all such together."""
+
+    names: frozenset[str] | None
+    layouts: Mapping[str, Layout]
+    free_bytes: int
+
+
+def expect(study: Study, stage: Stage, received: Mapping[str, Blob]) -> Expectation:
+    """Sums that mirror something received ("difference" the model, "control" the control) must have its names, shapes and types."""
+    layouts = {name: layout_of(read_tree(blob)) for name, blob in received.items()}
+    layouts |= {sum_name: layouts[source] for sum_name, source in _MIRRORS.items() if source in layouts}
+    room = SMALL_SUMS + sum(blob.ref.size for blob in received.values())
+    return Expectation(_names(study, stage), layouts, room)
+
+
+def _names(study: Study, stage: Stage) -> frozenset[str] | None:
+    if stage == "preflight":
+        return frozenset()
+    if stage == "moments":
+        return None
+    if stage == "final":
+        return frozenset({"metrics"})
+    named = frozenset(name for line in catalogue.leaves(study.method.name) for name in _NAME.findall(line)[:1])
+    return named | {"metrics"} if named else None
+
+
+def layout_of(tree: Mapping[str, Any]) -> Layout:
+    return {name: (leaf.dtype.name, tuple(leaf.shape)) for name, leaf in tree.items()}
+
+
+def admit(file: int, name: str, expected: Layout | None, room: int, store: BlobStore) -> BlobRef:
+    """Stores one checked sum, in one pass over its bytes.
+
+    Raises BadUpdate, OutOfResources where it is larger than ``room`` bytes.
+    """
+    require_sealed(file)
+    blob = OpenFile(file)
+    if len(blob.view()) > room:
+        raise OutOfResources("A sum is larger than the site allows.")
+    tree = _read(blob, name)
+    if expected is not None and layout_of(tree) != expected:
+        raise BadUpdate(f"The sum '{name}' does not have the names, shapes and types of what the site received.")
+    writer = store.create()
+    try:
+        write_tree({leaf_name: _Finite(leaf) for leaf_name, leaf in tree.items()}, writer)
+    except BaseException:
+        writer.abandon()
+        raise
+    return writer.commit()
+
+
+def _read(blob: OpenFile, name: str) -> dict[str, Array]:
+    try:
+        return read_tree(blob)
+    # A hostile header may hold depths, lengths and numbers that no reader expects.
+    except (BadUpdate, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError):
+        raise BadUpdate(f"The sum '{name}' is not a tensor blob.") from None
+
+
+@final
+class _Finite:
+    """An array whose numbers are checked while they are read."""
+
+    __slots__ = ("_array", "dtype", "shape")
+
+    def __init__(self, array: Array) -> None:
+        self._array = array
+        self.dtype: np.dtype[Any] = array.dtype
+        self.shape: tuple[int, ...] = array.shape
+
+    def read(self, start: int, stop: int) -> NumpyArray:
+        part = read(self._array, start, stop)
+        if part.dtype.kind == "f" and not np.isfinite(part).all():
+            raise BadUpdate("An update has a number that is not finite.")
+        return part
+
+
+def check_names(names: Iterable[str], expectation: Expectation) -> None:
+    """Raises BadUpdate where a sum was made that the method does not state."""
+    extra = set() if expectation.names is None else set(names) - expectation.names
+    if extra:
+        raise BadUpdate("The worker made a sum that the method does not state.")

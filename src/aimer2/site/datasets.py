@@ -1,0 +1,163 @@
+"""The hospital's data sets: made known once, then refreshed from their source into read-only snapshots. Nothing here leaves the site."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from pydantic import Field
+
+from aimer2.audit.entries import Json
+from aimer2.audit.kinds import Kind
+from aimer2.audit.log import AuditLog
+from aimer2.connectors.catalogue import SourceKind, make_connector
+from aimer2.connectors.connector import Connector, read_opt_out
+from aimer2.connectors.mapping import Cells, DataMapping, read_mapping
+from aimer2.connectors.table import DataDescription, describe, describe_locally, load_table
+from aimer2.core.clock import Clock
+from aimer2.core.errors import BadInput, Conflict, NotFound
+from aimer2.core.study import NAME
+from aimer2.core.task import Document
+from aimer2.site import snapshots
+from aimer2.site.folder import SiteFolder
+from aimer2.site.settings import Retention, read_toml
+from aimer2.site.snapshots import SnapshotRecord
+
+MOST_CATEGORIES = 50
+
+
+class DatasetSettings(Document):
+    """`dataset.toml`: where the data come from. `mapping.toml` beside it says what they mean."""
+
+    name: str = Field(pattern=NAME)
+    kind: SourceKind
+    source: Mapping[str, Any]
+    opt_out: Path | None = Field(default=None, description="text file with the ids of patients who do not take part, one a line")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Datasets:
+    """The data sets of one site; ``by`` is who does it, for the audit log."""
+
+    folder: SiteFolder
+    audit: AuditLog
+    clock: Clock
+    retention: Retention
+    by: str
+
+    def add(self, settings: DatasetSettings, mapping: str) -> None:
+        """Makes a data set known; ``mapping`` is the text of its mapping file. Raises Conflict where the name is taken."""
+        place = self.folder.dataset(settings.name)
+        if place.exists():
+            raise Conflict(f"There is a data set '{settings.name}' already.", remedy="Choose another name, or edit its files.")
+        (place / "snapshots").mkdir(parents=True, mode=0o700)
+        try:
+            (place / "mapping.toml").write_text(mapping, encoding="utf-8")
+            read_mapping(place / "mapping.toml")
+            # Written last: a data set is there when this file is.
+            (place / "dataset.toml").write_text(_settings_text(settings), encoding="utf-8")
+        except BaseException:
+            shutil.rmtree(place)
+            raise
+        self.audit.append(Kind.DATASET_ADDED, actor=self.by, details={"dataset": settings.name, "kind": settings.kind})
+
+    def refresh(self, name: str) -> SnapshotRecord:
+        """Reads the source anew, without those who opted out, and erases snapshots past their retention."""
+        connector = self._connector(name)
+        now = datetime.fromtimestamp(self.clock.now(), UTC)
+        path = self.folder.dataset(name) / "snapshots" / now.strftime("%Y%m%dT%H%M%S.%fZ")
+        made = connector.refresh(path, clock=self.clock)
+        record = SnapshotRecord(
+            path=made.path, sha256=made.sha256, rows=made.rows, patients=made.patients, created=made.created, opted_out=made.opted_out
+        )
+        details: dict[str, Json] = {"dataset": name, "sha256": made.sha256, "rows": made.rows, "patients": made.patients, "opted_out": made.opted_out}
+        self.audit.append(Kind.SNAPSHOT_MADE, actor=self.by, details=details)
+        snapshots.record_file(path).write_text(record.model_dump_json(indent=1), encoding="utf-8")
+        for gone in snapshots.erase_old(self.folder, name, self.retention, self.clock.now()):
+            self.audit.append(Kind.SNAPSHOT_REMOVED, actor=self.by, details={"dataset": name, "sha256": gone.sha256})
+        return record
+
+    def describe(self, name: str) -> DataDescription:
+        """For the site's own eyes."""
+        return describe_locally(self._table(name))
+
+    def publish(self, name: str) -> DataDescription:
+        """The disclosure-controlled description, recorded as seen by the person who published it."""
+        description = describe(self._table(name))
+        self.audit.append(Kind.DATASET_PUBLISHED, actor=self.by, details={"dataset": name, "columns": len(description.columns)})
+        return description
+
+    def settings(self, name: str) -> DatasetSettings:
+        path = self.folder.dataset(name) / "dataset.toml"
+        if not path.is_file():
+            known = ", ".join(snapshots.names(self.folder)) or "none"
+            raise NotFound(f"There is no data set '{name}'; there is: {known}.")
+        return read_toml(path, DatasetSettings)
+
+    def _connector(self, name: str) -> Connector:
+        settings = self.settings(name)
+        mapping = read_mapping(self.folder.dataset(name) / "mapping.toml")
+        opted_out = read_opt_out(settings.opt_out) if settings.opt_out else frozenset[str]()
+        key = bytes.fromhex(self.folder.split_key.read_text(encoding="ascii"))
+        return make_connector(settings.kind, settings.source, mapping, split_key=key, opted_out=opted_out)
+
+    def _table(self, name: str) -> Any:
+        record = snapshots.current(self.folder, name, self.retention, self.clock.now())
+        return load_table(record.path, verify=False, sha256=record.sha256)
+
+
+def suggest_mapping(path: Path, patient: str | None) -> str:
+    """A mapping for a CSV file as far as the file itself tells it: numbers, and categories of at most 50 different values.
+
+    To be read and completed (units, codes that mean missing) by somebody who knows the data. Raises BadInput.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            header = [name.strip() for name in next(csv.reader(file), [])]
+    except (OSError, UnicodeDecodeError):
+        raise BadInput(f"{path} cannot be read as a CSV file in UTF-8.") from None
+    if patient is not None and patient not in header:
+        raise BadInput(f"The file has no column '{patient}'.")
+    columns = [name for name in header if name != patient]
+    probe = DataMapping.model_validate({"columns": {name: {} for name in columns}})
+    cells = make_connector("csv", {"path": path}, probe, split_key=bytes(16)).source.cells(columns)
+    lines = ["# Suggested from the file. Add units (UCUM), and what means missing."]
+    if patient is not None:
+        lines.append(f"patient = {json.dumps(patient)}")
+    for name in columns:
+        lines += _suggest_column(name, cells[name])
+    return "\n".join(lines) + "\n"
+
+
+def _suggest_column(name: str, cells: Cells) -> list[str]:
+    values = sorted({str(cell).strip() for cell in cells} - {""})
+    title = ["", f"[columns.{json.dumps(name)}]"]
+    if all(_is_number(value) for value in values):
+        return [*title, 'kind = "number"']
+    if len(values) > MOST_CATEGORIES:
+        return ["", f"# left out: {name} has {len(values)} different values that are no numbers"]
+    return [*title, 'kind = "category"', f"categories = {json.dumps(values, ensure_ascii=False)}"]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False
+
+
+def _settings_text(settings: DatasetSettings) -> str:
+    # JSON's strings and numbers are TOML's as well.
+    document = settings.model_dump(mode="json", exclude_none=True)
+    source = document.pop("source")
+    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in document.items()]
+    lines += ["", "[source]", *(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in source.items())]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,84 @@
+"""Decisions of the hospital about a study: by a named person, signed with the site's key, in the audit log before they take effect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, final
+
+from aimer2.audit.kinds import Kind
+from aimer2.audit.log import AuditLog
+from aimer2.core.clock import Clock
+from aimer2.core.errors import BadInput, Conflict, NotFound
+from aimer2.identity.documents import sign_document
+from aimer2.identity.keys import SigningKey
+from aimer2.messages.package import Package
+from aimer2.messages.wire import Decision
+from aimer2.site import snapshots
+from aimer2.site.folder import SiteFolder
+from aimer2.site.store import KnownStudy, Store
+
+_KINDS = {"approve": Kind.STUDY_APPROVED, "refuse": Kind.STUDY_REFUSED, "withdraw": Kind.STUDY_WITHDRAWN}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """Taken by the command line or the running agent alike; sent to the coordinator by the agent."""
+
+    site: str
+    folder: SiteFolder
+    key: SigningKey
+    store: Store
+    audit: AuditLog
+    clock: Clock
+
+    def find(self, prefix: str) -> KnownStudy:
+        """The study whose digest begins so. Raises NotFound, BadInput where several do."""
+        found = [study for study in self.store.studies() if study.digest.startswith(prefix)] if prefix else []
+        if not found:
+            raise NotFound(f"No study here has a digest that begins with '{prefix}'.", remedy="`aimer2 site requests` lists them.")
+        if len(found) > 1:
+            raise BadInput(f"{len(found)} studies begin with '{prefix}'; give more of the digest.")
+        return found[0]
+
+    def approve(self, prefix: str, *, by: str, until: float | None = None, dataset: str | None = None) -> Decision:
+        """Raises Conflict where the study or the approval has expired, NotFound where the data set is not known here."""
+        study = self.find(prefix)
+        package = self._package(study)
+        name = dataset or package.study.cohort.dataset
+        if name not in snapshots.names(self.folder):
+            raise NotFound(f"There is no data set '{name}' here.", remedy="Add it with `aimer2 site dataset add`, or name one with --dataset.")
+        end = min(package.study.expires_at, package.study.expires_at if until is None else until)
+        if end <= self.clock.now():
+            raise Conflict("The study, or the approval as you date it, has expired.")
+        return self._take(study.digest, "approve", by=by, dataset=name, until=until)
+
+    def refuse(self, prefix: str, *, by: str, reason: str) -> Decision:
+        return self._take(self.find(prefix).digest, "refuse", by=by, reason=reason)
+
+    def withdraw(self, prefix: str, *, by: str, reason: str = "") -> Decision:
+        return self._take(self.find(prefix).digest, "withdraw", by=by, reason=reason)
+
+    def _package(self, study: KnownStudy) -> Package:
+        if study.package is None:
+            raise NotFound("The study has not been fetched from the coordinator yet.", remedy="Let the agent run: `aimer2 site run`.")
+        return study.package
+
+    def _take(
+        self,
+        digest: str,
+        decision: Literal["approve", "refuse", "withdraw"],
+        *,
+        by: str,
+        dataset: str = "",
+        until: float | None = None,
+        reason: str = "",
+    ) -> Decision:
+        if len(by.strip()) < 2:
+            raise BadInput("A decision names the person who takes it.", remedy="Give the name with --by.")
+        taken = Decision(
+            study=digest, site=self.site, decision=decision, by=by, dataset=dataset, until=until, reason=reason, time=self.clock.now()
+        )
+        self.audit.append(_KINDS[decision], actor=by, study=digest, details={"dataset": dataset, "until": until, "reason": reason[:1000]})
+        self.store.decide(taken, sign_document(taken.model_dump_json().encode(), self.key, kind="decision"))
+        return taken

@@ -1,0 +1,99 @@
+"""What a person at the hospital reads before deciding about a study."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from aimer2.algorithms import catalogue
+from aimer2.core.clock import rfc3339
+from aimer2.core.errors import BadStudy
+from aimer2.core.study import Study
+from aimer2.messages.package import Package
+
+
+def describe_request(package: Package, digest: str, code: Mapping[str, str] | None = None) -> list[str]:
+    """Question, who asks, what is read here, exactly what leaves, code in full, expiry, digest; ``code``: texts of the package's files."""
+    study = package.study
+    return [
+        f"Study            {study.name}",
+        f"Question         {study.question}",
+        f"Asked by         {study.principal_investigator}",
+        f"Purpose          {study.purpose}",
+        f"Ethics           {study.ethics}",
+        f"Expires          {rfc3339(study.expires_at)}",
+        f"Sites asked      {', '.join(sorted(package.roster))} (at least {study.sites.minimum} take part)",
+        "",
+        *_reads(study),
+        "",
+        *_runs(package),
+        "",
+        *_leaves(study),
+        "",
+        *_code(code or {}),
+        f"Digest           {digest}",
+    ]
+
+
+def _reads(study: Study) -> Iterator[str]:
+    cohort = study.cohort
+    yield f"Reads here       data set '{cohort.dataset}', at least {cohort.minimum_patients} patients, only these columns:"
+    for feature in cohort.features:
+        kind = feature.unit or ("number" if feature.kind == "number" else "one of " + ", ".join(feature.categories))
+        yield f"                 {feature.name} ({kind})"
+    yield f"                 {cohort.target.name} (what the model is to tell)"
+
+
+def _runs(package: Package) -> Iterator[str]:
+    study = package.study
+    yield f"Runs here        {study.method.name}, version {package.method_version}, {study.method.rounds} rounds: {_summary(study.method.name)}"
+    for name, value in sorted(study.method.parameters.items()):
+        yield f"                 {name} = {value}"
+    yield f"                 model {study.model.name or study.model.code} ({study.model.framework})"
+
+
+def _leaves(study: Study) -> Iterator[str]:
+    yield "Leaves the site  only these sums over all patients of the cohort, never a record:"
+    for line in what_leaves(study):
+        yield f"                 {line}"
+    yield f"                 {_protection(study)}"
+
+
+def what_leaves(study: Study) -> Sequence[str]:
+    lines = ["before the first round: whether the data meet the study's contract, as sentences with rounded counts"]
+    if study.cohort.standardise == "federated":
+        lines.append("once: of each numeric column how many, their sum and their sum of squares")
+    lines += [f"each round: {line}" for line in _method(study.method.name)]
+    if study.evaluation.held_out > 0:
+        named = f" for {', '.join(study.evaluation.metrics)}" if study.evaluation.metrics else ""
+        lines.append(f"each round: counts and sums of the model's evaluation on held-out patients{named}")
+    if study.evaluation.release_per_site:
+        lines.append("once, at the end: this site's own figures, under its name")
+    return lines
+
+
+def _method(name: str) -> Sequence[str]:
+    try:
+        return catalogue.leaves(name)
+    except BadStudy:
+        return (f"unknown: this installation does not have the method '{name}' and would refuse its tasks",)
+
+
+def _summary(name: str) -> str:
+    try:
+        return catalogue.summary(name)
+    except BadStudy:
+        return "this installation does not have it"
+
+
+def _protection(study: Study) -> str:
+    privacy = study.privacy
+    secure = "nobody sees this site's sums alone (secure aggregation)" if privacy.secure_aggregation else "the coordinator sees this site's sums"
+    noise = "with differential privacy" if privacy.differential_privacy is not None else "without differential privacy"
+    return f"{secure}; {noise}"
+
+
+def _code(code: Mapping[str, str]) -> Iterator[str]:
+    for name, text in sorted(code.items()):
+        yield f"Code brought along: {name}. It runs in the confined worker and sees the cohort's rows."
+        yield from (f"  {number:4} | {line}" for number, line in enumerate(text.splitlines(), 1))
+        yield ""

@@ -1,0 +1,241 @@
+"""The agent's side of its workers: one confined process per study, started when it is needed, kept warm, ended when idle or told to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, final
+
+from aimer2.core.errors import AimerError, NotAvailable, OutOfResources, catalogue
+from aimer2.site.line import AsyncLine
+from aimer2.site.sandbox import python_trees
+from aimer2.site.settings import Protection, WorkerSettings
+
+_WARM_BYTES = 1 << 30
+
+
+@final
+class WorkerDied(Exception):
+    """The process ended before it answered, by this signal (0: it left by itself)."""
+
+    def __init__(self, by: int) -> None:
+        super().__init__(by)
+        self.signal = by
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a worker is given of a study: ``folder/files`` to read, ``folder/scratch`` to write, the snapshot, and what it may use."""
+
+    site: str
+    folder: Path
+    snapshot: Path
+    sha256: str
+    cpu_seconds: int
+    settings: WorkerSettings
+
+
+@final
+class Worker:
+    """One confined process, alive over the rounds of a study."""
+
+    def __init__(self, process: asyncio.subprocess.Process, line: AsyncLine, opening: Opening) -> None:
+        self._process = process
+        self._line = line
+        self.opening = opening
+        self.enforced: Mapping[str, Any] = {}
+
+    @classmethod
+    async def start(cls, opening: Opening) -> Worker:
+        """Raises NotAvailable where a required protection is not in force, WorkerDied, and what the study's opening raised."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        _fresh_folder(opening.folder / "scratch")
+        arguments = (sys.executable, "-I", "-B", "-m", "aimer2.site.worker", str(theirs.fileno()), str(os.getpid()))
+        with theirs, _open_log(opening.folder / "worker.log") as log:
+            process = await asyncio.create_subprocess_exec(
+                *arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(theirs.fileno(),),
+                env=_environment(opening),
+                cwd=opening.folder / "scratch",
+                start_new_session=True,
+            )
+        worker = cls(process, AsyncLine(ours), opening)
+        try:
+            await worker._open()
+        except BaseException:
+            await worker.end()
+            raise
+        return worker
+
+    async def _open(self) -> None:
+        reply, _ = await self.ask(_confinement(self.opening))
+        self.enforced = reply.get("enforced", {})
+        missing = [name for name in self.opening.settings.require if not in_force(self.enforced, name)]
+        if missing:
+            raise NotAvailable(
+                f"This machine does not put into force: {', '.join(missing)}.",
+                remedy="`aimer2 site doctor` says what to do; `worker.require` in site.toml says what is asked for.",
+            )
+        files = str(self.opening.folder / "files")
+        where = {"site": self.opening.site, "files": files, "snapshot": str(self.opening.snapshot), "sha256": self.opening.sha256}
+        await self.ask(where)
+
+    async def ask(self, document: dict[str, Any], files: list[int] | None = None) -> tuple[dict[str, Any], list[int]]:
+        """Raises WorkerDied, or the error whose code the worker reports (with the class's own sentence: its text is not to be trusted)."""
+        try:
+            reply, made = await self._line.ask(document, files)
+        except EOFError:
+            raise WorkerDied(max(0, -await self._process.wait())) from None
+        if "failed" in reply:
+            for file in made:
+                os.close(file)
+            raise failed(str(reply["failed"]))
+        return reply, made
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Spent so far, as the kernel counts; 0 once it has ended."""
+        try:
+            fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def kill(self) -> None:
+        """At once, with all that it started; a task in it gets WorkerDied."""
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    async def end(self) -> None:
+        self.kill()
+        await self._process.wait()
+        self._line.close()
+
+
+@final
+class Workers:
+    """The warm workers by study."""
+
+    def __init__(self) -> None:
+        self._warm: dict[str, Worker] = {}
+        self._idle: dict[str, asyncio.TimerHandle] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+
+    def warm(self, study: str) -> Worker | None:
+        return self._warm.get(study)
+
+    async def take(self, study: str, opening: Opening) -> Worker:
+        """The study's worker: the warm one, or a new one where there is none or the snapshot has changed."""
+        if (timer := self._idle.pop(study, None)) is not None:
+            timer.cancel()
+        worker = self._warm.get(study)
+        if worker is not None and worker.opening.snapshot == opening.snapshot:
+            return worker
+        await self.end(study)
+        self._warm[study] = await Worker.start(opening)
+        return self._warm[study]
+
+    def rest(self, study: str) -> None:
+        """Its task is done; it ends when none comes for a while."""
+        worker = self._warm.get(study)
+        if worker is not None:
+            self._idle[study] = asyncio.get_running_loop().call_later(worker.opening.settings.idle_seconds, self._end_idle, study)
+
+    def _end_idle(self, study: str) -> None:
+        task = asyncio.get_running_loop().create_task(self.end(study))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def end(self, study: str) -> None:
+        if (timer := self._idle.pop(study, None)) is not None:
+            timer.cancel()
+        worker = self._warm.pop(study, None)
+        if worker is not None:
+            await worker.end()
+
+    async def close(self) -> None:
+        for study in list(self._warm):
+            await self.end(study)
+
+
+def in_force(enforced: Mapping[str, Any], protection: Protection) -> bool:
+    """Whether what a worker reported after `confine` has this protection."""
+    found: dict[Protection, bool] = {
+        "network": enforced.get("network", "none") != "none",
+        "files": bool(enforced.get("files")),
+        "namespace": enforced.get("network") == "seccomp+namespace",
+        "capabilities": bool(enforced.get("no_capabilities")),
+    }
+    return found[protection]
+
+
+def failed(code: str) -> AimerError:
+    """The error of a code that came from a worker, with the class's own sentence."""
+    kind = catalogue().get(code, AimerError)
+    error = kind.__new__(kind)
+    # BadStudy takes faults; here there is nothing but the code.
+    AimerError.__init__(error)
+    return error
+
+
+def of_death(death: WorkerDied) -> AimerError:
+    """What the end of a worker means: the kernel's limits end it by these signals."""
+    if death.signal in (signal.SIGXCPU, signal.SIGKILL, signal.SIGXFSZ):
+        return OutOfResources("The worker was ended by a limit of this machine.")
+    return AimerError("The worker ended before it had answered.")
+
+
+def _confinement(opening: Opening) -> dict[str, Any]:
+    settings = opening.settings
+    read = (*python_trees(), opening.snapshot, opening.folder / "files")
+    return {
+        "read": [str(path) for path in read],
+        "write": [str(path) for path in (opening.folder / "scratch", *settings.devices)],
+        "memory_bytes": settings.memory_mib << 20,
+        "cpu_seconds": opening.cpu_seconds,
+        "file_bytes": settings.disk_mib << 20,
+        "processes": 1,
+        "namespaces": True,
+    }
+
+
+def _environment(opening: Opening) -> dict[str, str]:
+    threads = str(opening.settings.threads)
+    scratch = str(opening.folder / "scratch")
+    return {
+        "PATH": os.defpath,
+        "LANG": "C.UTF-8",
+        "HOME": scratch,
+        "TMPDIR": scratch,
+        **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), threads),
+        # Large arrays are taken from and given back to the process's own warm pages, not to the kernel, which would clear them each time.
+        "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TRIM_THRESHOLD_": str(_WARM_BYTES),
+        "MALLOC_TOP_PAD_": str(64 << 20),
+    }
+
+
+def _fresh_folder(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+
+
+def _open_log(path: Path) -> BinaryIO:
+    return open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "ab")
