@@ -107,12 +107,9 @@ Outcome = TypeVar("Outcome")
 
 
 def _run(work: Coroutine[Any, Any, Outcome]) -> Outcome:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    with ThreadPoolExecutor(1) as beside_the_notebook:
-        return beside_the_notebook.submit(asyncio.run, work).result()
+    """Runs it to its end, also from a notebook, whose own loop is running."""
+    with ThreadPoolExecutor(1) as beside:
+        return beside.submit(asyncio.run, work).result()
 
 
 async def _federate(plan: Plan, sites: Mapping[SiteId, Performs], on_event: Callable[[Event], None] | None) -> Mapping[str, npt.NDArray[Any]]:

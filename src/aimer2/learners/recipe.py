@@ -44,7 +44,10 @@ class Recipe:
         if tuple(data.feature_shape) != self.feature_shape:
             raise BadData(f"The features have shape {tuple(data.feature_shape)}; the model was built for {self.feature_shape}.")
         targets = np.asarray(data.targets)
-        if targets.ndim != 1 or targets.dtype.kind not in "fiub" or not np.isfinite(targets).all():
+        whole = targets.dtype.kind in "iub"
+        if targets.ndim != 1 or not (whole or (targets.dtype.kind == "f" and np.isfinite(targets).all())):
             raise BadData("Targets are one finite number per row.")
-        if self.target.kind != "regression" and not np.isin(targets, np.arange(self.target.classes)).all():
+        if self.target.kind == "regression" or not targets.size:
+            return
+        if targets.min() < 0 or targets.max() >= self.target.classes or not (whole or (targets == np.floor(targets)).all()):
             raise BadData(f"Targets are class numbers from 0 to {self.target.classes - 1}.")

@@ -32,6 +32,10 @@ class Collected:
         return tuple(site for site in self.asked if site not in self.answers and site not in self.absent)
 
     @property
+    def replied(self) -> int:
+        return len(self.answers) + len(self.absent)
+
+    @property
     def in_order(self) -> list[Update]:
         """Updates in the order of the sites, whatever the order in which they came."""
         return [self.updates[site] for site in sorted(self.updates)]
@@ -63,7 +67,7 @@ async def collect(
     stalled = False
     first = next(iter(tasks.values()))
     try:
-        while collected.silent and possible(collected, patience):
+        while collected.replied < len(collected.asked) and possible(collected, patience):
             left = began + patience.deadline_seconds - clock.monotonic()
             if left <= 0 and len(collected.answers) >= patience.needed:
                 break
@@ -93,7 +97,7 @@ async def collect(
 
 def possible(collected: Collected, patience: Patience) -> bool:
     """Whether enough answers can still come."""
-    return len(collected.answers) + len(collected.silent) >= patience.needed
+    return len(collected.asked) - len(collected.absent) >= patience.needed
 
 
 def _take(reply: Reply, collected: Collected, blobs: BlobStore, task: Task, clock: Clock, began: float) -> ReplyReceived:
@@ -133,5 +137,5 @@ def drop_odd_ones(collected: Collected) -> None:
 
 def _form(update: Update) -> tuple[tuple[str, str, tuple[int, ...], str], ...]:
     return tuple(
-        (name, leaf, tuple(array.shape), array.dtype.name) for name in sorted(update.sums) for leaf, array in sorted(update.sums[name].items())
+        (name, leaf, tuple(array.shape), array.dtype.str) for name in sorted(update.sums) for leaf, array in sorted(update.sums[name].items())
     )

@@ -1,0 +1,37 @@
+"""`python -m benchmarks`: lists; `python -m benchmarks NAME [--json]`: runs one; `all` runs all."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+from benchmarks.rows import show
+
+BENCHMARKS = {
+    "round_small": ("benchmarks.rounds:small", "3 sites × 1,000 floats over TLS, real processes: a round"),
+    "round_large": ("benchmarks.rounds:large", "3 sites × 100 MB over TLS, real processes: a round, the coordinator's memory; and with 10 sites"),
+    "round_many": ("benchmarks.rounds:many", "10 sites × 4 MB over TLS, real processes: a round"),
+    "study_torch": ("benchmarks.study_torch:run", "submit to finished: 3 sites, 10 rounds, PyTorch MLP on real data, with process starts"),
+    "simulator": ("benchmarks.simulator:run", "100 virtual sites in one process, 1,000 floats: a round"),
+    "idle": ("benchmarks.idle:run", "200 sites waiting: processor, memory, time to wake them all"),
+    "help": ("benchmarks.help:run", "`aimer2 --help`"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("name", nargs="?", choices=[*BENCHMARKS, "all"])
+    parser.add_argument("--json", action="store_true", help="one JSON line per row")
+    given = parser.parse_args()
+    if given.name is None:
+        for name, (_, line) in BENCHMARKS.items():
+            print(f"{name:<14} {line}")
+        return
+    names = list(BENCHMARKS) if given.name == "all" else [given.name]
+    for name in names:
+        module, function = BENCHMARKS[name][0].split(":")
+        show(getattr(importlib.import_module(module), function)(), as_json=given.json)
+
+
+if __name__ == "__main__":
+    main()
