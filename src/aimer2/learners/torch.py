@@ -9,6 +9,7 @@ class, cross-entropy; regression → one output, mean squared error.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from math import isfinite, prod
 from typing import Any, final
@@ -115,7 +116,8 @@ class TorchLearner:
     ) -> float:
         """The correction gets the parameters themselves, detached: they change after it has returned. No steps: 0."""
         self._recipe.check(data)
-        torch.manual_seed(int(rng.integers(2**63)))
+        # off a copy, so that the batches are those of every other framework
+        torch.manual_seed(int(copy.deepcopy(rng).integers(2**63)))
         self._module.train()
         trained = {name: parameter for name, parameter in self._module.named_parameters() if parameter.requires_grad}
         optimiser = _optimiser(self._recipe.training, list(trained.values()), self._recipe.learning_rate(round_number))
