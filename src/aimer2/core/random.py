@@ -16,4 +16,4 @@ def stream(seed: int, *names: str | int) -> np.random.Generator:
     """The generator for these names: Philox 4x64 (Salmon et al. 2011) keyed by SHA-256 of the seed and the names."""
     spelled = "\x1f".join([str(seed), *(f"{type(name).__name__}:{name}" for name in names)])
     key = hashlib.sha256(spelled.encode()).digest()[:16]
-    return np.random.Generator(np.random.Philox(key=np.frombuffer(key, np.uint64)))
+    return np.random.Generator(np.random.Philox(key=np.frombuffer(key, "<u8")))

@@ -18,7 +18,15 @@ from aimer2.core.errors import BadStudy, Fault
 from aimer2.core.task import Document, SiteId
 
 NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
+CODE = r"^[A-Za-z0-9_-]+\.py$"
+METHOD = r"^[a-z][a-z0-9_]*$"
 Scalar = bool | int | float | str
+
+
+def _refuse_doubles(categories: tuple[str, ...]) -> None:
+    double = sorted({name for name in categories if categories.count(name) > 1})
+    if double:
+        raise ValueError(f"categories named twice: {', '.join(double)}")
 
 
 class Feature(Document):
@@ -35,6 +43,7 @@ class Feature(Document):
     def _consistent(self) -> Self:
         if self.kind == "category" and len(set(self.categories)) < 2:
             raise ValueError("a category needs `categories` with at least two different entries")
+        _refuse_doubles(self.categories)
         if self.kind == "number" and self.categories:
             raise ValueError("a number has no `categories`; set kind = 'category'")
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
@@ -58,6 +67,7 @@ class Target(Document):
             raise ValueError("a multiclass target needs at least three categories")
         if self.kind == "regression" and self.categories:
             raise ValueError("a regression target has no categories")
+        _refuse_doubles(self.categories)
         return self
 
     @property
@@ -96,7 +106,7 @@ class Model(Document):
 
     framework: Literal["torch", "numpy"] = "torch"
     name: str | None = Field(default=None, description="a model of `aimer2.models`")
-    code: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]+\.py$", description="a file beside the study with `build(features, classes)`")
+    code: str | None = Field(default=None, pattern=CODE, description="a file beside the study with `build(features, classes)`")
     options: Mapping[str, Scalar | tuple[Scalar, ...]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -136,7 +146,7 @@ class Training(Document):
 class Method(Document):
     """Which algorithm, with its hyper-parameters."""
 
-    name: str = Field(default="fedavg", pattern=r"^[a-z][a-z0-9_]*$")
+    name: str = Field(default="fedavg", pattern=METHOD)
     rounds: int = Field(default=10, ge=1, le=100_000)
     parameters: Mapping[str, Scalar] = Field(default_factory=dict)
 
@@ -225,7 +235,7 @@ def read_study(path: Path) -> Study:
     """
     try:
         fields = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise BadStudy([Fault(str(path), "there is no such file", "give the path of a study.toml")]) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadStudy([Fault(path.name, f"not TOML: {error}", "correct the line; https://toml.io has the syntax")]) from None
@@ -241,17 +251,37 @@ _USUAL_METRICS = {
 _REMEDIES = {
     "missing": "add it",
     "extra_forbidden": "remove it, or look for the right spelling in docs/study-file.md",
-    "string_pattern_mismatch": "use lower-case letters, digits and '-'",
     "literal_error": "use one of the listed values",
+    NAME: "use lower-case letters, digits and '-'",
+    METHOD: "use lower-case letters, digits and '_'",
+    CODE: "name a file beside the study, for example model.py",
 }
+
+_ALTERNATIVES = {
+    "datetime": ("is neither a date nor a moment with its time zone", "write 2030-06-30 or 2030-06-30T12:00:00Z"),
+    "date": ("is neither a date nor a moment with its time zone", "write 2030-06-30 or 2030-06-30T12:00:00Z"),
+    **dict.fromkeys(("bool", "int", "float", "str", "tuple"), ("is not a number, a text, true or false, nor a list of them", "correct the value")),
+}
+"""Where a value may be of several types, the type tried last in a fault's place: what to say once instead of once for each."""
 
 
 def faults_of(error: ValidationError) -> list[Fault]:
     """Every fault that pydantic found, with its place in the document."""
     faults = []
-    for found in error.errors(include_url=False, include_context=False, include_input=False):
-        place = ".".join(f"[{part + 1}]" if isinstance(part, int) else str(part) for part in found["loc"]).replace(".[", "[")
-        problem = {"missing": "is missing", "extra_forbidden": "is not a field of a study"}.get(found["type"], found["msg"])
-        problem = problem.removeprefix("Value error, ")
-        faults.append(Fault(place or "study", problem, _REMEDIES.get(found["type"], "correct the value")))
-    return faults
+    for found in error.errors(include_url=False, include_input=False):
+        location, tried = _place(found["loc"])
+        place = ".".join(f"[{part + 1}]" if isinstance(part, int) else part for part in location).replace(".[", "[")
+        kind = found.get("ctx", {}).get("pattern", found["type"])
+        problem = {"missing": "is missing", "extra_forbidden": "is not a field of a study"}.get(kind, found["msg"].removeprefix("Value error, "))
+        told = _ALTERNATIVES[tried] if tried else (problem, _REMEDIES.get(kind, "correct the value"))
+        faults.append(Fault(place or "study", *told))
+    return list(dict.fromkeys(faults))
+
+
+def _place(location: tuple[int | str, ...]) -> tuple[tuple[int | str, ...], str]:
+    """The place in the document, and the type that was tried there where there is a choice."""
+    for depth, part in enumerate(location[1:], 1):
+        name = str(part).partition("[")[0]
+        if name in _ALTERNATIVES:
+            return location[:depth], name
+    return location, ""

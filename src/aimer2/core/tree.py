@@ -7,6 +7,7 @@ arithmetic gives the same bits either way, so an algorithm is written once and a
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -41,30 +42,43 @@ Tree: TypeAlias = Mapping[str, Any]
 
 
 @final
-class FileArray:
-    """An array that lies in a file, C order, little endian."""
+class ArrayFile:
+    """A file of arrays: open as long as one of them lives, so that it may be unlinked meanwhile; one descriptor however many they are."""
 
-    __slots__ = ("_file", "_offset", "dtype", "shape")
+    __slots__ = ("_file",)
 
-    def __init__(self, path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - open as long as the array lives, so that the file may be unlinked meanwhile
-        self._offset = offset
-        self.shape = shape
-        self.dtype = dtype
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed with the last array
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
             self._file.close()
 
-    def read(self, start: int, stop: int) -> NumpyArray:
-        part = np.empty(stop - start, self.dtype)
+    def fill(self, part: NumpyArray, position: int) -> None:
+        """Reads as many bytes as the array holds."""
         view = part.view(np.uint8).data
-        position = self._offset + start * self.dtype.itemsize
         while view:
             got = os.preadv(self._file.fileno(), [view], position)
             if got == 0:
                 raise EOFError("the file is shorter than its header says")
             view, position = view[got:], position + got
+
+
+@final
+class FileArray:
+    """An array that lies in a file, C order, little endian."""
+
+    __slots__ = ("_file", "_offset", "dtype", "shape")
+
+    def __init__(self, file: ArrayFile, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self._file = file
+        self._offset = offset
+        self.shape = shape
+        self.dtype = dtype
+
+    def read(self, start: int, stop: int) -> NumpyArray:
+        part = np.empty(stop - start, self.dtype)
+        self._file.fill(part, self._offset + start * self.dtype.itemsize)
         return part
 
 
@@ -87,7 +101,7 @@ class Mapped:
 
 @final
 class Summed:
-    """The sum of arrays in the given order, not yet computed; holds one slice at a time whatever their number."""
+    """The sum of two or more arrays in the given order, not yet computed; holds two slices at a time whatever their number."""
 
     __slots__ = ("_operands", "dtype", "shape")
 
@@ -97,10 +111,9 @@ class Summed:
         self.dtype = operands[0].dtype
 
     def read(self, start: int, stop: int) -> NumpyArray:
-        first, *rest = self._operands
-        total = read(first, start, stop)
-        if isinstance(first, np.ndarray) and rest:
-            total = total.copy()
+        first, second, *rest = self._operands
+        # a new array: what was read may be a view of an operand
+        total: NumpyArray = read(first, start, stop) + read(second, start, stop)
         for operand in rest:
             total += read(operand, start, stop)
         return total
@@ -114,11 +127,14 @@ def read(array: Array, start: int, stop: int) -> NumpyArray:
 
 
 def size(array: Array) -> int:
-    return int(np.prod(array.shape, dtype=np.int64))
+    return math.prod(array.shape)
 
 
 def slices(array: Array, length: int = SLICE) -> Iterator[NumpyArray]:
     """The array as flat slices in order."""
+    if isinstance(array, np.ndarray | np.generic):
+        # once: an array that is not in C order is copied by this
+        array = array.reshape(-1)
     total = size(array)
     for start in range(0, total, length):
         yield read(array, start, min(start + length, total))
@@ -156,9 +172,16 @@ def _apply(function: Callable[..., Any], operands: Sequence[Any]) -> Any:
 
 
 def add(*trees: Tree) -> dict[str, Any]:
-    """The sum of trees in the given order."""
+    """The sum of trees in the given order.
+
+    Raises BadUpdate where names, shapes or types differ.
+    """
     check_alike(*trees)
-    return {name: _add([tree[name] for tree in trees]) for name in trees[0]}
+    first = trees[0]
+    for name, leaf in first.items():
+        if odd := [tree[name].dtype.name for tree in trees[1:] if tree[name].dtype != leaf.dtype]:
+            raise BadUpdate(f"{name} is {odd[0]} where {leaf.dtype.name} was expected.")
+    return {name: _add([tree[name] for tree in trees]) for name in first}
 
 
 def _add(operands: Sequence[Any]) -> Any:
@@ -173,14 +196,14 @@ def _add(operands: Sequence[Any]) -> Any:
 
 
 def check_alike(*trees: Tree) -> None:
-    """Raises BadUpdate unless all trees have the same names, shapes and types."""
+    """Raises BadUpdate unless all trees have the same names and shapes."""
     first = trees[0]
     for other in trees[1:]:
         if first.keys() != other.keys():
             odd = sorted(first.keys() ^ other.keys())[:3]
             raise BadUpdate(f"The trees differ in their names: {', '.join(odd)}.")
         for name, leaf in first.items():
-            if tuple(leaf.shape) != tuple(other[name].shape):
+            if leaf.shape != other[name].shape:
                 raise BadUpdate(f"{name} has shape {tuple(other[name].shape)} where {tuple(leaf.shape)} was expected.")
 
 

@@ -7,33 +7,39 @@ bytes of a tree are unique (names sorted, no padding choices), so equal trees ha
 from __future__ import annotations
 
 import json
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from aimer2.core.errors import BadUpdate
 from aimer2.core.protocols import Blob, BlobWriter
-from aimer2.core.tree import Array, FileArray, Tree, size, slices
+from aimer2.core.tree import Array, ArrayFile, FileArray, Tree, size, slices
 
 LAZY_BYTES = 1 << 20
-"""Leaves from this size on stay in their file when a tree is read lazily."""
+"""Blobs from this size on stay in their file when they are read lazily."""
 
-_CODES = {"float32": "F32", "float64": "F64", "int64": "I64"}
-_TYPES = {code: np.dtype(name).newbyteorder("<") for name, code in _CODES.items()}
+_TYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "I64": np.dtype("<i8")}
+_CODES = {(dtype.kind, dtype.itemsize): code for code, dtype in _TYPES.items()}
 _HEADER_LIMIT = 100 * 1024 * 1024
+_DIMENSIONS = 32
+_METADATA = "__metadata__"
+"""The layout's own entry. Blobs of ours have none: what travels is arrays."""
 
 
 def write_tree(tree: Tree, writer: BlobWriter) -> None:
     """Streams the tree into the writer.
 
-    Raises BadUpdate for a leaf that is not float32, float64 or int64.
+    Raises BadUpdate for a leaf that is not float32, float64 or int64, and for a name that no blob can have.
     """
     names = sorted(tree)
+    for name in names:
+        _check_name(name)
     header: dict[str, Any] = {}
     offset = 0
     for name in names:
         leaf = tree[name]
-        code = _CODES.get(leaf.dtype.name)
+        code = _CODES.get((leaf.dtype.kind, leaf.dtype.itemsize))
         if code is None:
             raise BadUpdate(f"{name} is {leaf.dtype.name}; only float32, float64 and int64 travel.")
         length = size(leaf) * leaf.dtype.itemsize
@@ -44,7 +50,7 @@ def write_tree(tree: Tree, writer: BlobWriter) -> None:
     writer.write(len(text).to_bytes(8, "little") + text)
     for name in names:
         for part in slices(tree[name], 1 << 18):
-            writer.write(np.ascontiguousarray(part, dtype=part.dtype.newbyteorder("<")).data.cast("B") if len(part) else b"")
+            writer.write(np.ascontiguousarray(part, dtype=_TYPES[header[name]["dtype"]]).data.cast("B") if len(part) else b"")
 
 
 def read_tree(blob: Blob, *, lazy: bool = False) -> dict[str, Array]:
@@ -56,7 +62,8 @@ def read_tree(blob: Blob, *, lazy: bool = False) -> dict[str, Array]:
         with open(blob.path, "rb") as file:
             start = _header_end(file.read(8), blob.ref.size)
             entries = _entries(file.read(start - 8), blob.ref.size - start)
-        return {name: FileArray(blob.path, start + low, shape, dtype) for name, (dtype, shape, low, _) in entries.items()}
+        arrays = ArrayFile(blob.path)
+        return {name: FileArray(arrays, start + low, shape, dtype) for name, (dtype, shape, low, _) in entries.items()}
     view = blob.view()
     start = _header_end(view[:8], len(view))
     entries = _entries(bytes(view[8:start]), len(view) - start)
@@ -74,19 +81,32 @@ def _header_end(first: bytes | memoryview, total: int) -> int:
 
 
 def _entries(text: bytes, room: int) -> dict[str, tuple[np.dtype[Any], tuple[int, ...], int, int]]:
+    entries: dict[str, tuple[np.dtype[Any], tuple[int, ...], int, int]] = {}
+    expected = 0
     try:
-        header = json.loads(text)
-        entries = {}
-        expected = 0
-        for name, entry in header.items():
-            dtype, shape = _TYPES[entry["dtype"]], tuple(int(length) for length in entry["shape"])
-            low, high = entry["data_offsets"]
-            if low != expected or min(shape, default=0) < 0 or high - low != int(np.prod(shape, dtype=object)) * dtype.itemsize:
+        for name, entry in json.loads(text).items():
+            _check_name(name)
+            dtype, shape, (low, high) = _TYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
+            if low != expected or high - low != _length(shape) * dtype.itemsize:
                 raise ValueError
             expected = high
-            entries[str(name)] = (dtype, shape, low, high)
-        if expected != room:
-            raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
-        raise BadUpdate("The bytes are not a tensor blob: header and data do not fit together.") from None
+            entries[name] = (dtype, shape, int(low), int(high))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, BadUpdate):
+        raise BadUpdate("The bytes are not a tensor blob: their header makes no sense.") from None
+    if expected != room:
+        raise BadUpdate("The bytes are not a tensor blob: header and data do not fit together.")
     return entries
+
+
+def _length(shape: tuple[Any, ...]) -> int:
+    """Number of elements. Raises ValueError for a shape that no array can have; one with no elements must fit as if it had some."""
+    if len(shape) > _DIMENSIONS or any(type(length) is not int or length < 0 for length in shape):
+        raise ValueError
+    if prod(max(length, 1) for length in shape) >= 1 << 59:
+        raise ValueError
+    return prod(shape)
+
+
+def _check_name(name: str) -> None:
+    if name == _METADATA or not name.isprintable():
+        raise BadUpdate(f"{name!r} is no name of an array.")

@@ -6,14 +6,13 @@ Small blobs ride along as attachments, so a round of a small model is one reques
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from pydantic import Field
 
-from aimer2.core.errors import AimerError, Fault, Tampered, catalogue
+from aimer2.core.errors import AimerError, BadStudy, Fault, Tampered, catalogue
 from aimer2.core.task import Digest, Document, Reply, SiteId
 
 ATTACHED_BYTES = 64 * 1024
@@ -173,8 +172,8 @@ def problem_of(error: AimerError) -> Problem:
 def error_of(problem: Problem) -> AimerError:
     """The same error on the other side of the wire."""
     kind = catalogue().get(problem.code, AimerError)
-    if problem.faults:
-        return kind([Fault(f.place, f.problem, f.remedy) for f in problem.faults])  # type: ignore[arg-type]
+    if issubclass(kind, BadStudy):
+        return kind([Fault(f.place, f.problem, f.remedy) for f in problem.faults])
     return kind(problem.detail, remedy=problem.remedy)
 
 
@@ -186,7 +185,7 @@ def detach(sha256: Digest, text: str) -> bytes:
     """Raises Tampered where the bytes do not have this name."""
     try:
         data = base64.b64decode(text, validate=True)
-    except binascii.Error:
+    except ValueError:  # binascii.Error is one
         raise Tampered("An attachment is not base64.") from None
     if hashlib.sha256(data).hexdigest() != sha256:
         raise Tampered("An attachment does not match its digest.")
