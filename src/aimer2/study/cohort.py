@@ -111,7 +111,7 @@ def own_moments(whole: Design) -> Moments:
 
 
 def complete(whole: Design, cohort: Cohort, moments: Moments) -> Samples:
-    """Samples without a missing cell, numbers standardised: ``(x - mean) / deviation``, a deviation of 0 counting as 1.
+    """Samples without a missing cell, numbers standardised: ``(x - mean) / deviation``, a constant column only shifted.
 
     The study's rule for missing features: `refuse` raises BadData; `drop` leaves the row out; `mean` puts the mean of ``moments``, `zero` the
     raw number 0 (before standardising), and under both a missing category is 0 in all its levels.
@@ -127,7 +127,9 @@ def complete(whole: Design, cohort: Cohort, moments: Moments) -> Samples:
         put = np.where(whole.numeric, moments.mean, 0.0) if cohort.missing == "mean" else np.zeros(features.shape[1])
         features = np.where(missing, put, features)
     if cohort.standardise != "none":
-        divisor = np.where(moments.deviation == 0, 1.0, moments.deviation)
+        # Of a constant column rounding may leave a deviation; divided by it, the rounding would become the signal.
+        rounding = moments.count * np.finfo(np.float64).eps * np.abs(moments.mean)
+        divisor = np.where(moments.deviation <= rounding, 1.0, moments.deviation)
         features = np.where(whole.numeric, (features - moments.mean) / divisor, features)
     return Samples(np.ascontiguousarray(features), targets)
 
