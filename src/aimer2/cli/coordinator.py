@@ -1,0 +1,200 @@
+"""`aimer2 coordinator`: make one, run it, invite sites, add people, back it up."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import secrets
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from aimer2.audit.kinds import Kind
+from aimer2.audit.log import AuditLog
+from aimer2.coordinator.backup import back_up, restore
+from aimer2.coordinator.coordinator import Coordinator
+from aimer2.coordinator.people import ROLES
+from aimer2.coordinator.records import Records
+from aimer2.coordinator.server import log_to_stderr
+from aimer2.coordinator.server import run as run_server
+from aimer2.coordinator.settings import Folder, Settings
+from aimer2.coordinator.setup import OwnCertificate, initialise, inviter
+from aimer2.coordinator.store import members
+from aimer2.coordinator.store.database import Database
+from aimer2.core.clock import SystemClock, rfc3339
+from aimer2.core.errors import BadInput
+from aimer2.core.task import SITE_ID
+from aimer2.identity.certificates import fingerprint
+from aimer2.identity.keys import SigningKey
+from aimer2.identity.passwords import hash_password
+
+CLOCK = SystemClock()
+_ENDED_BY_SIGNAL = 0
+
+
+@click.group("coordinator")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="AIMER2_COORDINATOR",
+    default=Path("coordinator"),
+    show_default=True,
+    help="Where the coordinator's files lie.",
+)
+@click.pass_context
+def coordinator(context: click.Context, folder: Path) -> None:
+    """Run the coordinator that offers studies to sites and conducts them."""
+    context.obj = Folder(folder)
+
+
+@coordinator.command()
+@click.option("--name", default="AIMER2 coordinator", show_default=True, help="Shown to sites and researchers.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on; 0.0.0.0: on every one.")
+@click.option("--port", default=8443, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--url", help="How sites reach it.  [default: https://HOST:PORT]")
+@click.option("--database", help="postgresql+psycopg://…  [default: SQLite in the folder]")
+@click.option("--certificate", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Your own TLS certificate (PEM, with its chain).")
+@click.option("--key", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The certificate's private key (PEM).")
+@click.pass_obj
+def init(
+    folder: Folder, name: str, host: str, port: int, url: str | None, database: str | None, certificate: Path | None, key: Path | None
+) -> None:
+    """Make a coordinator: keys, certificate, settings, database."""
+    if (certificate is None) != (key is None):
+        raise BadInput("Give both --certificate and --key, or neither.")
+    own = OwnCertificate(certificate, key) if certificate is not None and key is not None else None
+    address = url or f"https://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+    given = {"database": database} if database else {}
+    initialise(folder, Settings(name=name, host=host, port=port, url=address.rstrip("/"), **given), CLOCK, own)
+    where = f"aimer2 coordinator --folder {folder.path}"
+    click.echo(f"The coordinator lies in {folder.path.resolve()}; its settings are in coordinator.toml. Next:\n")
+    click.echo(f"  {where} user add YOUR-NAME --role researcher\n  {where} run\n  {where} invite SITE")
+
+
+@coordinator.command()
+@click.option("--ready-file", type=click.Path(path_type=Path, dir_okay=False), help="Written with the address once the port is open.")
+@click.pass_obj
+def run(folder: Folder, ready_file: Path | None) -> None:
+    """Serve until it is told to end (SIGTERM, Ctrl-C)."""
+    log_to_stderr()
+    settings = folder.read_settings()
+    print_of_certificate = fingerprint(folder.resolve(settings.certificate).read_bytes())
+
+    def ready(started: Coordinator) -> None:
+        click.echo(f"{settings.name} at {settings.url}")
+        click.echo(f"Its key          {started.key.public.fingerprint}")
+        click.echo(f"Its certificate  {print_of_certificate}")
+        sys.stdout.flush()
+        if ready_file is not None:
+            draft = ready_file.with_name(f"{ready_file.name}.draft")
+            draft.write_text(settings.url)
+            os.replace(draft, ready_file)
+
+    run_server(folder, ready)
+    # Threads of the server may still hold a request that nobody waits for; everything is stored and closed.
+    os._exit(_ENDED_BY_SIGNAL)
+
+
+@coordinator.command()
+@click.argument("site")
+@click.pass_obj
+def invite(folder: Folder, site: str) -> None:
+    """Print an invitation with which one site enrols once."""
+    if not SITE_ID.fullmatch(site):
+        raise BadInput("A site's name has lower-case letters, digits and '-', at most 63 characters.")
+    settings, database = _open(folder)
+    invitation = inviter(folder, settings, CLOCK).invite(database, site)
+    _note(folder, Kind.INVITATION_MADE, site=site, expires=rfc3339(invitation.expires))
+    click.echo(invitation.to_text())
+    click.echo(f"Good once, for the site {site}, until {rfc3339(invitation.expires)}. Hand it over like a password.", err=True)
+
+
+@coordinator.command()
+@click.pass_obj
+def sites(folder: Folder) -> None:
+    """List the sites that have enrolled."""
+    _, database = _open(folder)
+    table = Table("site", "enrolled", "last contact", "state", "key")
+    for row in database.read_now(members.read_sites):
+        seen = "never" if row.last_contact is None else rfc3339(int(row.last_contact))
+        table.add_row(row.site, rfc3339(int(row.enrolled)), seen, "revoked" if row.revoked else "enrolled", row.key)
+    Console().print(table)
+
+
+@coordinator.command()
+@click.argument("site")
+@click.pass_obj
+def revoke(folder: Folder, site: str) -> None:
+    """Make a site's key invalid, at once; a new invitation lets it come back."""
+    _, database = _open(folder)
+    database.write_now(members.revoke_site, site, CLOCK.now())
+    _note(folder, Kind.SITE_REVOKED, site=site)
+    click.echo(f"{site} is revoked: its key and its tokens are refused.")
+
+
+@coordinator.group()
+def user() -> None:
+    """Accounts of people."""
+
+
+@user.command("add")
+@click.argument("name")
+@click.option("--role", type=click.Choice(ROLES), required=True)
+@click.option("--password-file", type=click.File("r"), help="'-': from standard input.")
+@click.pass_obj
+def add_user(folder: Folder, name: str, role: str, password_file: click.utils.LazyFile | None) -> None:
+    """Add an account; without --password-file a password is asked for, or made and printed once."""
+    _, database = _open(folder)
+    made = False
+    if password_file is not None:
+        password = password_file.read().strip()
+    elif sys.stdin.isatty():
+        password = getpass.getpass("Password (empty: one is made): ")
+    else:
+        password = ""
+    if not password:
+        password, made = secrets.token_urlsafe(16), True
+    database.write_now(members.add_user, name, role, hash_password(password), CLOCK.now())
+    _note(folder, Kind.USER_ADDED, user=name, role=role)
+    click.echo(f"{name} is a {role}.")
+    if made:
+        click.echo(f"Password (shown this once): {password}")
+
+
+@coordinator.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.pass_obj
+def backup(folder: Folder, file: Path) -> None:
+    """Write everything into one tar file, while the coordinator runs or not. It holds private keys."""
+    count = back_up(folder, file)
+    _note(folder, Kind.BACKUP_MADE, files=count)
+    click.echo(f"{count} files are in {file}. It holds private keys: keep it like them.")
+
+
+@coordinator.command("restore")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.pass_obj
+def restore_backup(folder: Folder, file: Path) -> None:
+    """Unpack a backup into the (empty) folder, and check every file of it."""
+    count = restore(file, folder)
+    _note(folder, Kind.BACKUP_RESTORED, files=count)
+    click.echo(f"{count} files were restored into {folder.path} and checked. Start it with `run`.")
+
+
+def _open(folder: Folder) -> tuple[Settings, Database]:
+    settings = folder.read_settings()
+    return settings, Database(folder.database_url(settings))
+
+
+def _note(folder: Folder, kind: Kind, **details: str | int) -> None:
+    Records(AuditLog(folder.audit_log, SigningKey.load(folder.signing_key), CLOCK)).add_now(kind, actor=_operator(), **details)
+
+
+def _operator() -> str:
+    try:
+        return f"operator:{getpass.getuser()}"
+    except (KeyError, OSError):
+        return f"operator:{os.getuid()}"

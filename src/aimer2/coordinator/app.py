@@ -1,0 +1,53 @@
+"""The web application: every route, every error as a problem document, the OpenAPI description."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+
+from aimer2 import __version__
+from aimer2.coordinator.coordinator import Coordinator
+from aimer2.coordinator.http import problems
+from aimer2.coordinator.http.blob_api import blob_routes
+from aimer2.coordinator.http.events_api import event_routes
+from aimer2.coordinator.http.health import health_routes
+from aimer2.coordinator.http.research_api import Stop, research_routes
+from aimer2.coordinator.http.site_api import site_routes
+from aimer2.messages.package import Package
+from aimer2.messages.wire import EnrolmentRequest, Exchange, KeyRotation, Login, Problem, SignedDecision
+
+_DESCRIPTION = """The interface of an AIMER2 coordinator. Sites open every connection; errors are problem documents (RFC 9457).
+Tasks, decisions and results are signed (JWS, Ed25519); weights and updates travel as blobs named by their SHA-256."""
+
+# Bodies that routes read by themselves, so FastAPI does not know them.
+_BODIES = (EnrolmentRequest, Exchange, KeyRotation, Login, Package, SignedDecision, Stop, Problem)
+_REF = "#/components/schemas/{model}"
+
+
+def build_app(coordinator: Coordinator) -> FastAPI:
+    app = FastAPI(
+        title="AIMER2 coordinator",
+        version=__version__,
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        responses={"default": {"description": "A problem", "content": {problems.MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}}},
+    )
+    # The exchange comes first: routes are tried in order.
+    for router in (site_routes, blob_routes, research_routes, event_routes, health_routes):
+        app.include_router(router(coordinator))
+    problems.install(app)
+    app.openapi = lambda: _describe(app)  # type: ignore[method-assign]  # FastAPI's documented way
+    return app
+
+
+def _describe(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        _, read = models_json_schema([(body, "validation") for body in _BODIES], ref_template=_REF)
+        document.setdefault("components", {}).setdefault("schemas", {}).update(read["$defs"])
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,196 @@
+"""Blobs by their name: fetched whole or in ranges, put in resumable uploads."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from typing import Annotated, Protocol, final
+from weakref import WeakValueDictionary
+
+from fastapi import APIRouter, Header, Request
+from starlette.responses import Response
+
+from aimer2.blobs.folder import FolderStore
+from aimer2.coordinator.coordinator import Coordinator
+from aimer2.coordinator.enrolment import SITE_ROLE
+from aimer2.coordinator.http.access import holder_of
+from aimer2.coordinator.http.files import PIECE, send_blob
+from aimer2.coordinator.http.problems import response_of
+from aimer2.coordinator.store.members import has_uploaded, note_upload
+from aimer2.coordinator.store.studies import studies_of_model
+from aimer2.core.errors import BadInput, Conflict, NotFound, Tampered, TooLarge
+from aimer2.core.task import BlobRef
+from aimer2.identity.tokens import Holder
+from aimer2.messages.wire import problem_of
+
+
+class _Receiver(Protocol):
+    @property
+    def offset(self) -> int: ...
+    def write(self, data: bytes | memoryview) -> None: ...
+    def finish(self) -> BlobRef: ...
+    def close(self) -> None: ...
+
+
+@final
+class _Proof:
+    """Takes bytes that are here already, from somebody who has yet to show that he has them too."""
+
+    def __init__(self, ref: BlobRef) -> None:
+        self.offset = 0
+        self._ref = ref
+        self._hash = hashlib.sha256()
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._hash.update(data)
+        self.offset += len(data)
+
+    def finish(self) -> BlobRef:
+        if self._hash.hexdigest() != self._ref.sha256:
+            raise Tampered("The bytes that came do not have the announced SHA-256.")
+        return self._ref
+
+    def close(self) -> None: ...
+
+
+@final
+class Uploads:
+    """Receives blobs into the staging area; of one blob one upload at a time."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
+        self._store = coordinator.storage.staging
+        self._busy: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def offset(self, sha256: str, owner: str) -> int:
+        """How many bytes of an unfinished upload are here."""
+        if await self.exists(sha256):
+            return 0
+        return await asyncio.to_thread(self._partial_size, sha256)
+
+    async def exists(self, sha256: str) -> bool:
+        return await asyncio.to_thread(self._store.__contains__, BlobRef(sha256=sha256, size=0))
+
+    async def receive(self, request: Request, ref: BlobRef, offset: int, owner: str) -> int:
+        """Takes the body in; the offset afterwards. Raises Conflict at a wrong offset, Tampered, OutOfResources."""
+        lock = self._busy.setdefault(ref.sha256, asyncio.Lock())
+        async with lock:
+            known = await self.exists(ref.sha256)
+            receiver: _Receiver = _Proof(ref) if known else await asyncio.to_thread(self._store.partial, ref)
+            try:
+                if offset != receiver.offset:
+                    raise WrongOffset(receiver.offset)
+                await self._pump(request, receiver, ref.size)
+                if receiver.offset == ref.size:
+                    await asyncio.to_thread(receiver.finish)
+                    await self._coordinator.database.write(note_upload, ref.sha256, owner)
+                return receiver.offset
+            finally:
+                receiver.close()
+
+    async def _pump(self, request: Request, receiver: _Receiver, size: int) -> None:
+        """Body to receiver in pieces of 1 MiB: while one is hashed and written in a thread, the next one is gathered."""
+        loop = asyncio.get_running_loop()
+        writing: asyncio.Future[None] | None = None
+        came, gathered = receiver.offset, bytearray()
+        try:
+            async for data in request.stream():
+                came += len(data)
+                if came > size:
+                    raise Conflict("More bytes came than were announced.")
+                gathered += data
+                if len(gathered) >= PIECE:
+                    if writing is not None:
+                        await writing
+                    writing = loop.run_in_executor(None, receiver.write, memoryview(gathered))
+                    self._coordinator.metrics.bytes_received.inc(len(gathered))
+                    gathered = bytearray()
+        finally:
+            if writing is not None:
+                await writing
+            if gathered:
+                # Also where the connection broke off: what came is kept.
+                self._coordinator.metrics.bytes_received.inc(len(gathered))
+                await asyncio.shield(loop.run_in_executor(None, receiver.write, memoryview(gathered)))
+
+    def _partial_size(self, sha256: str) -> int:
+        path = self._store.folder / "incoming" / f"{sha256}.partial"
+        return path.stat().st_size if path.exists() else 0
+
+
+@final
+class WrongOffset(Conflict):
+    """The upload goes on from another byte than the one named."""
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(f"The upload goes on from byte {offset}.", remedy="Send from there: `Upload-Offset` of this answer.")
+        self.offset = offset
+
+
+def blob_routes(coordinator: Coordinator) -> APIRouter:
+    routes = APIRouter(tags=["blobs"])
+    uploads = Uploads(coordinator)
+    largest = coordinator.settings.max_blob_bytes
+
+    @routes.get("/v1/blobs/{sha256}")
+    async def get(request: Request, sha256: str) -> Response:
+        """A blob of a study of the caller's; whole, or one byte range (206)."""
+        store = await store_for(coordinator, holder_of(coordinator, request), sha256)
+        return await send_blob(coordinator, request, store, sha256)
+
+    @routes.head("/v1/blobs/{sha256}")
+    async def head(request: Request, sha256: str) -> Response:
+        """Whether the caller can fetch it or has uploaded it; if not, `Upload-Offset` says from which byte an upload goes on."""
+        holder = holder_of(coordinator, request)
+        try:
+            store = await store_for(coordinator, holder, sha256)
+            blob = await asyncio.to_thread(store.find, sha256)
+        except NotFound:
+            offset = await uploads.offset(sha256, owner_of(holder))
+            return Response(status_code=404, headers={"Upload-Offset": str(offset)})
+        return Response(status_code=200, headers={"Content-Length": str(blob.ref.size), "ETag": f'"{sha256}"', "Accept-Ranges": "bytes"})
+
+    @routes.put("/v1/blobs/{sha256}")
+    async def put(
+        request: Request,
+        sha256: str,
+        upload_offset: Annotated[int, Header(ge=0, description="first byte of this body within the blob")],
+        upload_length: Annotated[int, Header(ge=0, description="size of the whole blob")],
+    ) -> Response:
+        """Uploads a blob, or the rest of it. 201: complete and its SHA-256 is right. 202: `Upload-Offset` says how far it has come."""
+        holder = holder_of(coordinator, request)
+        if upload_length > largest:
+            raise TooLarge(f"A blob has at most {largest} bytes here.")
+        if upload_offset > upload_length:
+            raise BadInput("The offset lies behind the end.")
+        try:
+            offset = await uploads.receive(request, BlobRef(sha256=sha256, size=upload_length), upload_offset, owner_of(holder))
+        except WrongOffset as error:
+            return response_of(problem_of(error), {"Upload-Offset": str(error.offset)})
+        return Response(status_code=201 if offset == upload_length else 202, headers={"Upload-Offset": str(offset)})
+
+    return routes
+
+
+def owner_of(holder: Holder) -> str:
+    return f"{'site' if holder.role == SITE_ROLE else 'user'}:{holder.subject}"
+
+
+async def store_for(coordinator: Coordinator, holder: Holder, sha256: str) -> FolderStore:
+    """Where a blob lies that this caller may read: of his tasks, of a study that concerns him, or uploaded by himself. Raises NotFound."""
+    registry = coordinator.registry
+    if holder.role == SITE_ROLE:
+        found = coordinator.queue.inputs_of(holder.subject).get(sha256)
+        concerned = (offer for offer in registry.studies.values() if holder.subject in offer.package.roster)
+    else:
+        concerned = (o for o in registry.studies.values() if holder.role != "researcher" or o.submitted_by == holder.subject)
+        models = await coordinator.database.read(studies_of_model, sha256)
+        mine = [d for d in models if holder.role != "researcher" or registry.study(d).submitted_by == holder.subject]
+        found = mine[0] if mine else None
+    if found is None:
+        found = next((offer.digest for offer in concerned if any(ref.sha256 == sha256 for ref in offer.blobs)), None)
+    if found is not None:
+        return coordinator.storage.of(found)
+    if await coordinator.database.read(has_uploaded, sha256, owner_of(holder)):
+        return coordinator.storage.staging
+    raise NotFound("There is no such blob for you.")

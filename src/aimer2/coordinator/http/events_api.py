@@ -1,0 +1,50 @@
+"""A study's events, live: server-sent events (WHATWG HTML, section 9.2)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response, StreamingResponse
+
+from aimer2.coordinator.coordinator import Coordinator
+from aimer2.coordinator.http.access import study_for
+from aimer2.coordinator.store.studies import read_events
+from aimer2.core.errors import BadInput
+
+HEARTBEAT_SECONDS = 15.0
+
+
+def event_routes(coordinator: Coordinator, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> APIRouter:
+    routes = APIRouter(tags=["researchers"])
+
+    @routes.get("/v1/studies/{digest}/events")
+    async def events(request: Request, digest: str) -> Response:
+        """Every event of the study from its beginning (or after `Last-Event-ID`), then live; ends when the study has finished, stopped or paused."""
+        study_for(coordinator, request, digest)
+        last = request.headers.get("last-event-id", "0")
+        if not last.isdecimal():
+            raise BadInput("`Last-Event-ID` is the number of an event.")
+        stream = follow(coordinator, digest, int(last), heartbeat_seconds)
+        return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+
+    return routes
+
+
+async def follow(coordinator: Coordinator, digest: str, after: int, heartbeat_seconds: float) -> AsyncIterator[bytes]:
+    news = coordinator.studies.news(digest)
+    yield b": the events of a study\n\n"
+    while True:
+        # The state first: what ends a study is stored in one transaction with its last event.
+        going_on = coordinator.registry.study(digest).state in ("offered", "running")
+        seen = news.count
+        while page := await coordinator.database.read(read_events, digest, after):
+            for sequence, document in page:
+                yield f"id: {sequence}\ndata: {document}\n\n".encode()
+                after = sequence
+        if not going_on or coordinator.queue.closing:
+            return
+        if news.count == seen:
+            await news.wait(heartbeat_seconds)
+            if news.count == seen:
+                yield b": still here\n\n"

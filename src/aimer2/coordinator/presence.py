@@ -1,0 +1,48 @@
+"""Which sites are there, and what they said of themselves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, final
+
+from aimer2.core.clock import Clock
+
+ONLINE_SECONDS = 90
+"""A site that was silent for longer is shown as offline."""
+
+
+@final
+class Presence:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._seen: dict[str, float] = {}
+        self._status: dict[str, Mapping[str, Any]] = {}
+        self._unsaved: set[str] = set()
+        self._waiting: dict[str, int] = {}
+
+    def arrived(self, site: str, status: Mapping[str, Any]) -> None:
+        self._seen[site] = self._clock.now()
+        if status:
+            self._status[site] = status
+        self._unsaved.add(site)
+        self._waiting[site] = self._waiting.get(site, 0) + 1
+
+    def left(self, site: str) -> None:
+        self._seen[site] = self._clock.now()
+        self._waiting[site] -= 1
+
+    def online(self, site: str) -> bool:
+        return self._waiting.get(site, 0) > 0 or self._clock.now() - self._seen.get(site, 0) < ONLINE_SECONDS
+
+    def last_contact(self, site: str) -> float | None:
+        return self._seen.get(site)
+
+    def status(self, site: str) -> Mapping[str, Any] | None:
+        return self._status.get(site)
+
+    def take_unsaved(self) -> dict[str, tuple[float, str]]:
+        """What has changed since the last call: moment and status (JSON) of each site."""
+        taken = {site: (self._seen[site], json.dumps(self._status.get(site, {}))) for site in self._unsaved}
+        self._unsaved.clear()
+        return taken

@@ -1,0 +1,90 @@
+"""The connection to SQLite or PostgreSQL: transactions are functions, run in a few threads of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Concatenate, ParamSpec, TypeVar, final
+
+from sqlalchemy import Connection, create_engine, event, insert, select, update
+from sqlalchemy.engine import make_url
+
+from aimer2.coordinator.store.schema import changes
+from aimer2.core.errors import BadInput
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+TOPICS = ("registry", "tasks")
+"""registry: sites, users, studies, decisions. tasks: tasks and replies that another process waits for."""
+
+_BUSY_SECONDS = 30
+
+
+@final
+class Database:
+    """Runs transactions. A transaction is a function whose first parameter is the connection: committed when it returns, undone when it raises."""
+
+    def __init__(self, url: str) -> None:
+        """Raises BadInput for an address that is neither SQLite nor PostgreSQL (psycopg)."""
+        self.url = make_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        if not self.is_sqlite and self.url.drivername != "postgresql+psycopg":
+            raise BadInput("The database is sqlite:///… or postgresql+psycopg://….")
+        self.engine = create_engine(self.url, pool_size=8, pool_pre_ping=not self.is_sqlite)
+        if self.is_sqlite:
+            event.listen(self.engine, "connect", _configure)
+            event.listen(self.engine, "begin", _begin)
+        # SQLite has one writer at a time: one thread is the queue for it.
+        self._writers = ThreadPoolExecutor(1 if self.is_sqlite else 4, "database-write")
+        self._readers = ThreadPoolExecutor(3, "database-read")
+
+    async def write(self, transaction: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **named: _P.kwargs) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._writers, lambda: self.write_now(transaction, *args, **named))
+
+    async def read(self, transaction: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **named: _P.kwargs) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, lambda: self.read_now(transaction, *args, **named))
+
+    def write_now(self, transaction: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **named: _P.kwargs) -> _T:
+        with self.engine.connect().execution_options(aimer2_writes=True) as connection, connection.begin():
+            return transaction(connection, *args, **named)
+
+    def read_now(self, transaction: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **named: _P.kwargs) -> _T:
+        with self.engine.connect() as connection, connection.begin():
+            return transaction(connection, *args, **named)
+
+    def close(self) -> None:
+        self._writers.shutdown()
+        self._readers.shutdown()
+        self.engine.dispose()
+
+
+def _configure(connection: sqlite3.Connection, _: Any) -> None:
+    # The driver's own transactions begin too late to be of use; `_begin` begins them.
+    connection.isolation_level = None
+    connection.execute(f"PRAGMA busy_timeout = {_BUSY_SECONDS * 1000}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("aimer2_writes") else "BEGIN")
+
+
+def note_change(connection: Connection, topic: str) -> int:
+    """Tells other processes that something of this topic has changed; the topic's new number."""
+    found = connection.execute(update(changes).where(changes.c.topic == topic).values(number=changes.c.number + 1).returning(changes.c.number))
+    number = found.scalar_one_or_none()
+    if number is None:
+        connection.execute(insert(changes).values(topic=topic, number=1))
+        return 1
+    return int(number)
+
+
+def read_changes(connection: Connection) -> dict[str, int]:
+    """The number of every topic."""
+    known = {row.topic: row.number for row in connection.execute(select(changes.c.topic, changes.c.number))}
+    return {topic: known.get(topic, 0) for topic in TOPICS}

@@ -1,0 +1,138 @@
+"""Transactions on who takes part: sites, invitations, users, and the assertions that were used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from aimer2.coordinator.store.database import note_change
+from aimer2.coordinator.store.schema import assertions, invitations, sites, uploads, users
+from aimer2.core.errors import Conflict, NotAllowed, NotFound
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """A site that hands in an invitation's code."""
+
+    code_hash: str
+    site: str
+    key: str
+    now: float
+
+
+def enrol(connection: Connection, enrolment: Enrolment) -> bool:
+    """Uses the invitation up and records the site; False where exactly this was done before (its answer was lost on the way).
+
+    Raises NotAllowed for a code that is unknown, used, expired or meant for another site: always with the same sentence. Conflict where the
+    site is enrolled already.
+    """
+    found = connection.execute(select(invitations).where(invitations.c.code_hash == enrolment.code_hash).with_for_update()).one_or_none()
+    if found is None or found.expires < enrolment.now or found.site != enrolment.site or found.used_by_key not in (None, enrolment.key):
+        raise NotAllowed("This invitation is not valid (any more).", remedy="Ask the operator of the coordinator for a new invitation.")
+    known = connection.execute(select(sites).where(sites.c.site == enrolment.site)).one_or_none()
+    if found.used_by_key is not None and known is not None and known.key == enrolment.key and known.revoked is None:
+        return False
+    if found.used_by_key is not None or (known is not None and known.revoked is None):
+        raise Conflict(f"The site {enrolment.site} is enrolled already.", remedy="The operator revokes it first, then invites it again.")
+    connection.execute(update(invitations).where(invitations.c.code_hash == enrolment.code_hash).values(used_by_key=enrolment.key))
+    values = {"key": enrolment.key, "enrolled": enrolment.now, "revoked": None}
+    if known is None:
+        connection.execute(insert(sites).values(site=enrolment.site, **values))
+    else:
+        connection.execute(update(sites).where(sites.c.site == enrolment.site).values(**values, revision=sites.c.revision + 1))
+    note_change(connection, "registry")
+    return True
+
+
+def add_invitation(connection: Connection, code_hash: str, site: str, now: float, expires: float) -> None:
+    """Raises Conflict where the site is enrolled already."""
+    known = connection.execute(select(sites.c.revoked).where(sites.c.site == site)).one_or_none()
+    if known is not None and known.revoked is None:
+        raise Conflict(f"The site {site} is enrolled already.", remedy=f"`aimer2 coordinator revoke {site}` first, then invite it again.")
+    connection.execute(insert(invitations).values(code_hash=code_hash, site=site, made=now, expires=expires))
+
+
+def read_sites(connection: Connection) -> list[Row[Any]]:
+    return list(connection.execute(select(sites).order_by(sites.c.site)).all())
+
+
+def change_key(connection: Connection, site: str, old: str, new: str) -> None:
+    """Raises Conflict where the site's key is no longer the old one."""
+    changed = connection.execute(update(sites).where(sites.c.site == site, sites.c.key == old, sites.c.revoked.is_(None)).values(key=new))
+    if changed.rowcount != 1:
+        raise Conflict("The site's key was changed meanwhile.")
+    note_change(connection, "registry")
+
+
+def revoke_site(connection: Connection, site: str, now: float) -> None:
+    """Raises NotFound where there is no such site, Conflict where it is revoked already."""
+    found = connection.execute(select(sites.c.revoked).where(sites.c.site == site)).one_or_none()
+    if found is None:
+        raise NotFound(f"There is no site {site}.", remedy="`aimer2 coordinator sites` lists them.")
+    if found.revoked is not None:
+        raise Conflict(f"The site {site} is revoked already.")
+    connection.execute(update(sites).where(sites.c.site == site).values(revoked=now))
+    connection.execute(delete(invitations).where(invitations.c.site == site, invitations.c.used_by_key.is_(None)))
+    note_change(connection, "registry")
+
+
+def note_contacts(connection: Connection, contacts: Mapping[str, tuple[float, str]]) -> None:
+    """When each site was last heard of, and the status (JSON) that it gave."""
+    rows = [{"name": site, "seen": seen, "said": status} for site, (seen, status) in contacts.items()]
+    statement = update(sites).where(sites.c.site == bindparam("name")).values(last_contact=bindparam("seen"), status=bindparam("said"))
+    connection.execute(statement, rows)
+
+
+def add_user(connection: Connection, name: str, role: str, password: str, now: float) -> None:
+    """Raises Conflict where the name is taken."""
+    if connection.execute(select(users.c.name).where(users.c.name == name)).one_or_none():
+        raise Conflict(f"There is a user {name} already.")
+    connection.execute(insert(users).values(name=name, role=role, password=password, added=now))
+    note_change(connection, "registry")
+
+
+def find_password(connection: Connection, name: str) -> tuple[str, str] | None:
+    """Role and stored password."""
+    found = connection.execute(select(users.c.role, users.c.password).where(users.c.name == name)).one_or_none()
+    return None if found is None else (found.role, found.password)
+
+
+def set_password(connection: Connection, name: str, password: str) -> None:
+    connection.execute(update(users).where(users.c.name == name).values(password=password))
+
+
+def read_users(connection: Connection) -> dict[str, str]:
+    """Every user's role."""
+    return {row.name: row.role for row in connection.execute(select(users.c.name, users.c.role))}
+
+
+def use_assertion(connection: Connection, identifier: str, until: float, now: float) -> bool:
+    """True the first time that this assertion is used."""
+    connection.execute(delete(assertions).where(assertions.c.until < now))
+    try:
+        with connection.begin_nested():
+            connection.execute(insert(assertions).values(identifier=identifier, until=until))
+    except IntegrityError:
+        return False
+    return True
+
+
+def note_upload(connection: Connection, sha256: str, owner: str) -> None:
+    if not has_uploaded(connection, sha256, owner):
+        connection.execute(insert(uploads).values(sha256=sha256, owner=owner))
+
+
+def has_uploaded(connection: Connection, sha256: str, owner: str) -> bool:
+    found = connection.execute(select(uploads.c.sha256).where(uploads.c.sha256 == sha256, uploads.c.owner == owner))
+    return found.one_or_none() is not None
+
+
+def drop_upload(connection: Connection, sha256: str, owner: str) -> bool:
+    """True where nobody else has uploaded the same bytes: then they need not be kept."""
+    connection.execute(delete(uploads).where(uploads.c.sha256 == sha256, uploads.c.owner == owner))
+    return connection.execute(select(uploads.c.sha256).where(uploads.c.sha256 == sha256).limit(1)).one_or_none() is None

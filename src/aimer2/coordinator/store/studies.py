@@ -1,0 +1,204 @@
+"""Transactions on studies: their state, lease, decisions, events, checkpoint and result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
+
+from aimer2.coordinator.store.database import note_change
+from aimer2.coordinator.store.members import has_uploaded
+from aimer2.coordinator.store.schema import decisions, events, sites, studies
+from aimer2.core.errors import Conflict
+from aimer2.core.task import BlobRef
+from aimer2.messages.wire import Decision, StudyState
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class NewStudy:
+    digest: str
+    package: str
+    roster: Sequence[str]
+    submitted_by: str
+    submitted: float
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """An event as JSON, and the model that it names."""
+
+    document: str
+    model: str | None = None
+    round_number: int | None = None
+
+
+def add_study(connection: Connection, new: NewStudy) -> None:
+    connection.execute(
+        insert(studies).values(
+            digest=new.digest, package=new.package, state="offered", submitted_by=new.submitted_by, submitted=new.submitted
+        )
+    )
+    _tell_sites(connection, new.roster)
+
+
+def read_study(connection: Connection, digest: str) -> Row[Any] | None:
+    return connection.execute(select(studies).where(studies.c.digest == digest)).one_or_none()
+
+
+def read_studies(connection: Connection) -> Sequence[Row[Any]]:
+    """Every study without its bulky columns, oldest first."""
+    columns = (c for c in studies.c if c.name not in ("package", "checkpoint", "result"))
+    return connection.execute(select(*columns).order_by(studies.c.submitted, studies.c.digest)).all()
+
+
+def read_packages(connection: Connection, digests: Sequence[str]) -> dict[str, str]:
+    found = connection.execute(select(studies.c.digest, studies.c.package).where(studies.c.digest.in_(digests)))
+    return {row.digest: row.package for row in found}
+
+
+def add_decision(connection: Connection, decision: Decision, key: str, statement: str) -> bool:
+    """Records the decision verbatim; False where this very statement is the last one already. Raises Conflict for one older than the last."""
+    last = connection.execute(
+        select(decisions.c.time, decisions.c.statement)
+        .where(decisions.c.study == decision.study, decisions.c.site == decision.site)
+        .order_by(decisions.c.number.desc())
+        .limit(1)
+    ).one_or_none()
+    if last is not None and last.statement == statement:
+        return False
+    if last is not None and decision.time <= last.time:
+        raise Conflict("The site has decided again since: an older decision is not recorded.")
+    values = decision.model_dump(include={"study", "site", "decision", "by", "reason", "until", "time"})
+    connection.execute(insert(decisions).values(key=key, statement=statement, **values))
+    note_change(connection, "registry")
+    return True
+
+
+def latest_decisions(connection: Connection) -> Sequence[Row[Any]]:
+    """The last decision of each site about each study."""
+    last = select(func.max(decisions.c.number)).group_by(decisions.c.study, decisions.c.site)
+    return connection.execute(select(decisions).where(decisions.c.number.in_(last))).all()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """From one of these states to another; told to these sites."""
+
+    digest: str
+    before: tuple[StudyState, ...]
+    after: StudyState
+    roster: Sequence[str]
+    reason: str = ""
+    holder: str | None = None
+    """Only if this process holds the study's lease; None: whoever holds it."""
+
+
+def change_state(connection: Connection, change: Transition, rows: Sequence[EventRow] = (), result: str | None = None) -> bool:
+    """Moves a study on, with its last events and its result; False where it is in another state or held by another process."""
+    statement = update(studies).where(studies.c.digest == change.digest, studies.c.state.in_(change.before))
+    if change.holder is not None:
+        statement = statement.where(studies.c.holder == change.holder)
+    values: dict[str, Any] = {"state": change.after, "reason": change.reason, "holder": None, "lease_until": None}
+    if result is not None:
+        values["result"] = result
+    if connection.execute(statement.values(**values)).rowcount != 1:
+        return False
+    _append(connection, change.digest, rows)
+    _tell_sites(connection, change.roster)
+    return True
+
+
+def acquire_leases(connection: Connection, holder: str, earlier: str, now: float, until: float) -> list[str]:
+    """The running studies that are nobody's, whose holder is silent, or whose holder was an earlier process (a prefix) of this folder."""
+    ours_before = and_(studies.c.holder.startswith(earlier, autoescape=True), studies.c.holder != holder)
+    free = or_(studies.c.holder.is_(None), studies.c.lease_until < now, ours_before)
+    taken = connection.execute(
+        update(studies).where(studies.c.state == "running", free).values(holder=holder, lease_until=until).returning(studies.c.digest)
+    )
+    return sorted(taken.scalars())
+
+
+def renew_leases(connection: Connection, holder: str, until: float) -> set[str]:
+    """The studies that are still this process's."""
+    kept = connection.execute(
+        update(studies).where(studies.c.state == "running", studies.c.holder == holder).values(lease_until=until).returning(studies.c.digest)
+    )
+    return set(kept.scalars())
+
+
+def release_leases(connection: Connection, holder: str) -> None:
+    connection.execute(update(studies).where(studies.c.holder == holder).values(holder=None, lease_until=None))
+
+
+def save_checkpoint(connection: Connection, digest: str, holder: str, document: str) -> None:
+    """Raises Conflict where another process has taken the study over."""
+    statement = update(studies).where(studies.c.digest == digest, studies.c.holder == holder).values(checkpoint=document)
+    if connection.execute(statement).rowcount != 1:
+        raise Conflict("Another process conducts this study now.")
+
+
+def load_checkpoint(connection: Connection, digest: str) -> str | None:
+    found: str | None = connection.execute(select(studies.c.checkpoint).where(studies.c.digest == digest)).scalar_one()
+    return found
+
+
+def append_events(connection: Connection, digest: str, holder: str, rows: Sequence[EventRow]) -> bool:
+    """False, and nothing stored, where another process has taken the study over."""
+    held = select(studies.c.digest).where(studies.c.digest == digest, studies.c.holder == holder)
+    if connection.execute(held).one_or_none() is None:
+        return False
+    _append(connection, digest, rows)
+    return True
+
+
+def read_events(connection: Connection, digest: str, after: int, limit: int = 200) -> list[tuple[int, str]]:
+    found = connection.execute(
+        select(events.c.sequence, events.c.document)
+        .where(events.c.study == digest, events.c.sequence > after)
+        .order_by(events.c.sequence)
+        .limit(limit)
+    )
+    return [(row.sequence, row.document) for row in found]
+
+
+def last_model(connection: Connection, digest: str) -> str | None:
+    """The newest model that an event names."""
+    named = select(events.c.model).where(events.c.study == digest, events.c.model.is_not(None)).order_by(events.c.sequence.desc()).limit(1)
+    found: str | None = connection.execute(named).scalar_one_or_none()
+    return found
+
+
+def studies_of_model(connection: Connection, sha256: str) -> set[str]:
+    return set(connection.execute(select(events.c.study).where(events.c.model == sha256)).scalars())
+
+
+def _append(connection: Connection, digest: str, rows: Sequence[EventRow]) -> None:
+    if not rows:
+        return
+    last = connection.execute(select(func.max(events.c.sequence)).where(events.c.study == digest)).scalar_one() or 0
+    numbered = [{"study": digest, "sequence": last + 1 + i, "document": row.document, "model": row.model} for i, row in enumerate(rows)]
+    connection.execute(insert(events), numbered)
+    rounds = [row.round_number for row in rows if row.round_number is not None]
+    if rounds:
+        connection.execute(update(studies).where(studies.c.digest == digest).values(round_number=rounds[-1]))
+
+
+def _tell_sites(connection: Connection, roster: Sequence[str]) -> None:
+    connection.execute(update(sites).where(sites.c.site.in_(roster)).values(revision=sites.c.revision + 1))
+    note_change(connection, "registry")
+
+
+def missing_uploads(connection: Connection, refs: Sequence[BlobRef], owner: str) -> list[str]:
+    """SHA-256 of those blobs that this owner has not uploaded."""
+    return [ref.sha256 for ref in refs if not has_uploaded(connection, ref.sha256, owner)]
+
+
+def read_result(connection: Connection, digest: str) -> tuple[int, str | None]:
+    """The last training round that has ended, and the signed result."""
+    found = connection.execute(select(studies.c.round_number, studies.c.result).where(studies.c.digest == digest)).one()
+    return found.round_number, found.result

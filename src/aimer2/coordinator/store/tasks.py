@@ -1,0 +1,97 @@
+"""Transactions on tasks and their replies."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, tuple_, update
+
+from aimer2.coordinator.store.database import note_change
+from aimer2.coordinator.store.schema import tasks
+
+Key = tuple[str, int]
+"""A task's id and attempt."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task with its document, and the reply where the coordinator knows it without asking."""
+
+    id: str
+    attempt: int
+    study: str
+    site: str
+    document: str
+    reply: str | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Put:
+    """What stands in the table now: replies of tasks that were known and answered, and the topic's new number."""
+
+    replies: Mapping[Key, str]
+    withdrawn: frozenset[Key]
+    number: int
+
+
+def put_tasks(connection: Connection, new: Sequence[NewTask], now: float) -> Put:
+    """Adds those that are not known; a withdrawn one is open again."""
+    known = {(row.id, row.attempt): row for row in find_tasks(connection, [(task.id, task.attempt) for task in new])}
+    rows = [
+        {
+            "id": task.id,
+            "attempt": task.attempt,
+            "study": task.study,
+            "site": task.site,
+            "state": "open" if task.reply is None else "answered",
+            "document": task.document,
+            "reply": task.reply,
+            "put": now,
+        }
+        for task in new
+        if (task.id, task.attempt) not in known
+    ]
+    if rows:
+        connection.execute(insert(tasks), rows)
+    again = [key for key, row in known.items() if row.state == "withdrawn"]
+    if again:
+        _set_state(connection, again, "open")
+    return Put({key: row.reply for key, row in known.items() if row.reply is not None}, frozenset(again), note_change(connection, "tasks"))
+
+
+def find_tasks(connection: Connection, keys: Collection[Key]) -> Sequence[Row[Any]]:
+    return connection.execute(select(tasks).where(tuple_(tasks.c.id, tasks.c.attempt).in_(keys))).all()
+
+
+def open_tasks(connection: Connection) -> Sequence[Row[Any]]:
+    """Every task that waits for its site."""
+    return connection.execute(select(tasks).where(tasks.c.state == "open").order_by(tasks.c.put)).all()
+
+
+def record_replies(connection: Connection, replies: Iterable[tuple[Key, str]], now: float, *, tell: bool) -> int | None:
+    """Stores the first reply to each open task; with ``tell`` other processes are told (the topic's new number)."""
+    statement = (
+        update(tasks)
+        .where(tasks.c.id == bindparam("key_id"), tasks.c.attempt == bindparam("key_attempt"), tasks.c.state == "open")
+        .values(state="answered", reply=bindparam("text"), answered=now)
+    )
+    connection.execute(statement, [{"key_id": id, "key_attempt": attempt, "text": text} for (id, attempt), text in replies])
+    return note_change(connection, "tasks") if tell else None
+
+
+def withdraw_tasks(connection: Connection, keys: Sequence[Key]) -> int:
+    _set_state(connection, keys, "withdrawn", only="open")
+    return note_change(connection, "tasks")
+
+
+def count_open(connection: Connection) -> int:
+    return int(connection.execute(select(func.count()).select_from(tasks).where(tasks.c.state == "open")).scalar_one())
+
+
+def _set_state(connection: Connection, keys: Sequence[Key], state: str, only: str | None = None) -> None:
+    statement = update(tasks).where(tuple_(tasks.c.id, tasks.c.attempt).in_(keys)).values(state=state)
+    connection.execute(statement if only is None else statement.where(tasks.c.state == only))

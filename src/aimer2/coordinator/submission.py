@@ -1,0 +1,47 @@
+"""Whether a coordinator can offer a submitted study: all faults at once, before any site is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aimer2.coordinator.registry import Registry
+from aimer2.core.errors import BadStudy, Fault, NotAvailable
+from aimer2.messages.package import Package
+
+
+def check_package(package: Package, registry: Registry, missing: Sequence[str], now: float) -> None:
+    """``missing``: SHA-256 of the package's blobs that its submitter has not uploaded.
+
+    Raises NotAvailable where privacy terms are asked for that this version has not, BadStudy with every fault.
+    """
+    privacy = package.study.privacy
+    if privacy.secure_aggregation or privacy.differential_privacy is not None:
+        raise NotAvailable(
+            "The study asks for secure aggregation or differential privacy, which this coordinator does not offer yet.",
+            remedy="Terms that cannot be kept are refused, never ignored: submit the study where they are available.",
+        )
+    faults = [Fault("blobs", f"{sha256[:16]}… was not uploaded", "upload it, then submit again") for sha256 in missing]
+    if package.study.expires_at <= now:
+        faults.append(Fault("expires", "lies in the past", "give a day to come"))
+    if package.study.model.code is not None and package.study.model.code not in package.files:
+        faults.append(Fault("files", f"{package.study.model.code} is not among the files", "submit the study with its code"))
+    faults += _faults_of_roster(package, registry)
+    if faults:
+        raise BadStudy(faults)
+
+
+def _faults_of_roster(package: Package, registry: Registry) -> list[Fault]:
+    faults = []
+    for name, key in sorted(package.roster.items()):
+        site = registry.sites.get(name)
+        if site is None or site.revoked:
+            faults.append(Fault(f"roster.{name}", "is not enrolled here", "name sites that `aimer2 study sites` lists"))
+        elif site.key.text != key:
+            faults.append(Fault(f"roster.{name}", "has another key here", "submit again with the site's present key"))
+    named = package.study.sites.names
+    if named and set(named) != set(package.roster):
+        faults.append(Fault("roster", "is not the list of `sites.names`", "submit the study again"))
+    if len(package.roster) < package.study.sites.minimum:
+        problem = f"{len(package.roster)} sites are asked, {package.study.sites.minimum} must approve"
+        faults.append(Fault("sites.minimum", problem, "ask more sites, or lower `minimum`"))
+    return faults
