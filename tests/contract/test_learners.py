@@ -15,7 +15,7 @@ from aimer2.core.dataset import Samples
 from aimer2.core.errors import BadData, BadModel, BadUpdate
 from aimer2.core.protocols import Learner
 from aimer2.core.study import Study
-from aimer2.core.tree import Tree
+from aimer2.core.tree import Summed, Tree
 from aimer2.learners.catalogue import make_learner
 
 NUMPY_CODE = """
@@ -172,6 +172,17 @@ def test_read_only_arrays_can_be_loaded(make: Make, recwarn: pytest.WarningsReco
     learner.load(given)
     assert same_bits(learner.parameters(), given)
     assert not recwarn.list
+
+
+def test_arrays_that_lie_in_files_can_be_loaded(make: Make) -> None:
+    learner = make()
+    halves = {name: leaf / 2 for name, leaf in learner.parameters().items()}
+    whole = {name: Summed([leaf, leaf]) for name, leaf in halves.items()}
+    expected = copied(learner.parameters())
+    assert {name: np.asarray(leaf).shape for name, leaf in learner.native(whole).items()} == {name: leaf.shape for name, leaf in expected.items()}
+    learner.load({name: np.zeros_like(leaf) for name, leaf in halves.items()})
+    learner.load(whole)
+    assert same_bits(learner.parameters(), expected)
 
 
 def test_arrays_handed_out_and_taken_in_do_not_change_afterwards(case: Case, make: Make) -> None:
