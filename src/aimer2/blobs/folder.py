@@ -14,6 +14,7 @@ import re
 import secrets
 import sqlite3
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -27,6 +28,7 @@ SMALL_BYTES = 64 * 1024
 """Up to this size a blob is a row."""
 
 _PIECE = 1 << 20
+_HASHERS = ThreadPoolExecutor(4, thread_name_prefix="hash")
 _NAME = re.compile(r"[0-9a-f]{64}")
 
 
@@ -130,7 +132,7 @@ class FolderStore:
 
 @final
 class _FolderWriter:
-    """Gathers in memory up to the small size, then goes to a file."""
+    """Gathers in memory up to the small size, then goes to a file. A piece must not change before the next call."""
 
     def __init__(self, store: FolderStore) -> None:
         self._store = store
@@ -138,6 +140,7 @@ class _FolderWriter:
         self._path = store.folder / "incoming" / secrets.token_hex(16)
         self._file = -1
         self._hash = hashlib.sha256()
+        self._hashing: Future[None] | None = None
         self._size = 0
 
     def write(self, data: bytes | memoryview) -> None:
@@ -149,13 +152,16 @@ class _FolderWriter:
             data, self._small = memoryview(bytes(self._small)), None
             with _disk_errors():
                 self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        self._hash.update(data)
+        # A core hashes this piece while another one writes it and computes the next.
+        self._hashed()
+        self._hashing = _HASHERS.submit(self._hash.update, data)
         with _disk_errors():
             _write_all(self._file, data)
 
     def commit(self) -> BlobRef:
         if self._small is not None:
             return self._store.put(bytes(self._small))[0]
+        self._hashed()
         os.close(self._file)
         ref = BlobRef(sha256=self._hash.hexdigest(), size=self._size)
         with _disk_errors():
@@ -164,8 +170,14 @@ class _FolderWriter:
 
     def abandon(self) -> None:
         if self._file >= 0:
+            self._hashed()
             os.close(self._file)
             self._path.unlink(missing_ok=True)
+
+    def _hashed(self) -> None:
+        if self._hashing is not None:
+            self._hashing.result()
+            self._hashing = None
 
 
 @final

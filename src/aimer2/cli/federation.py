@@ -1,0 +1,161 @@
+"""A whole federation on this machine, each part a process of its own, over TLS on loopback: for the demo, the benchmarks and the tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self, final
+
+from aimer2.client.coordinator import Coordinator
+from aimer2.core.errors import AimerError, Unreachable
+from aimer2.identity.invitations import Invitation
+
+RESEARCHER = "researcher"
+_READY_SECONDS = 30
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Hospital:
+    """One site: its rows as a file, how they are read, what its policy approves."""
+
+    name: str
+    csv: Path
+    mapping: str
+    policy: str
+    names: Sequence[str] | None = None
+
+
+@final
+class Federation:
+    """Starts and ends the processes; every step is the command that a person would give."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = _free_port()
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._password = os.urandom(12).hex()
+        self._pin: Invitation | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.port}"
+
+    def site(self, name: str) -> Path:
+        return self.folder / name
+
+    def make_coordinator(self, name: str = "Coordinator") -> None:
+        """`coordinator init` and a researcher's account."""
+        self._run("coordinator", "init", "--name", name, "--port", str(self.port), "--host", "127.0.0.1", "--url", self.url)
+        self._run("coordinator", "user", "add", RESEARCHER, "--role", "researcher", "--password-file", "-", told=self._password)
+
+    def run_coordinator(self) -> None:
+        """Starts it, and returns when it answers."""
+        self.start("coordinator", "coordinator", "run")
+        deadline = time.monotonic() + _READY_SECONDS
+        while time.monotonic() < deadline and self.processes["coordinator"].poll() is None:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                return
+            time.sleep(0.02)
+        raise Unreachable("The coordinator did not start.", remedy=f"Look into {self.log('coordinator')}.")
+
+    def make_sites(self, hospitals: Sequence[Hospital]) -> None:
+        """Invites and enrols every hospital, all at once; each adds its data set and sets its policy."""
+        invitations = {hospital.name: self.invite(hospital.name) for hospital in hospitals}
+        self._together([self._command("site", "init", invitations[h.name], "--folder", str(self.site(h.name))) for h in hospitals])
+        self._together([self._adding(hospital) for hospital in hospitals])
+        for hospital in hospitals:
+            (self.site(hospital.name) / "policy.toml").write_text(hospital.policy, encoding="utf-8")
+
+    def invite(self, site: str) -> str:
+        told = self._run("coordinator", "invite", site)
+        text = next(word for word in told.split() if word.startswith("aimer2-invite"))
+        self._pin = Invitation.from_text(text)
+        return text
+
+    def run_site(self, name: str) -> None:
+        self.start(name, "site", "run", "--folder", str(self.site(name)))
+
+    def researcher(self) -> Coordinator:
+        """The researcher's client, logged in."""
+        if self._pin is None:
+            self.invite("nobody")
+        assert self._pin is not None
+        client = Coordinator(self.url, fingerprint=self._pin.fingerprint, key=self._pin.coordinator_key)
+        client.login(RESEARCHER, self._password)
+        return client
+
+    def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """A process that lives until `stop`, its words in a log file."""
+        with open(self.log(name), "ab") as log:
+            self.processes[name] = subprocess.Popen(
+                self._command(*arguments), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment(), start_new_session=True
+            )
+        return self.processes[name]
+
+    def log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def kill(self, name: str) -> None:
+        """At once, as a power cut would."""
+        process = self.processes.pop(name)
+        process.kill()
+        process.wait()
+
+    def stop(self) -> None:
+        """Ends all processes; the sites first, so that they can say goodbye."""
+        for process in reversed(self.processes.values()):
+            process.send_signal(signal.SIGTERM)
+        for process in self.processes.values():
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.processes.clear()
+
+    def _adding(self, hospital: Hospital) -> list[str]:
+        mapping = self.folder / f"{hospital.name}.mapping.toml"
+        mapping.write_text(hospital.mapping, encoding="utf-8")
+        header = ["--names", ",".join(hospital.names)] if hospital.names else []
+        where = ["--folder", str(self.site(hospital.name)), "--csv", str(hospital.csv), "--mapping", str(mapping)]
+        return self._command("site", "dataset", "add", "registry", *where, *header)
+
+    def _command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "aimer2", *arguments]
+
+    def _environment(self) -> Mapping[str, str]:
+        return {**os.environ, "AIMER2_COORDINATOR": str(self.folder / "coordinator"), "OMP_NUM_THREADS": "1"}
+
+    def _run(self, *arguments: str, told: str = "") -> str:
+        return self._together([self._command(*arguments)], told)[0]
+
+    def _together(self, commands: Sequence[list[str]], told: str = "") -> list[str]:
+        running = [
+            subprocess.Popen(c, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self._environment()) for c in commands
+        ]
+        said = [process.communicate(told.encode()) for process in running]
+        for process, (_, error), command in zip(running, said, commands, strict=True):
+            if process.returncode:
+                raise AimerError(f"`aimer2 {' '.join(command[3:6])} …` failed: {error.decode(errors='replace').strip()}")
+        return [out.decode() for out, _ in said]
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
