@@ -5,16 +5,18 @@ What is stored is written anew from the checked arrays, so nothing but them leav
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, final
 
 import numpy as np
 
 from aimer2.algorithms import catalogue
+from aimer2.blobs.folder import SMALL_BYTES, FolderStore
 from aimer2.core.errors import BadUpdate, OutOfResources
-from aimer2.core.protocols import Blob, BlobStore
+from aimer2.core.protocols import Blob
 from aimer2.core.study import Study
 from aimer2.core.task import BlobRef, Stage
 from aimer2.core.tree import Array, NumpyArray, read
@@ -34,11 +36,15 @@ _NAME = re.compile(r"``([a-z_]+)``")
 @final
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What the sums of a task must look like. ``names`` None: any; a sum without a layout is held to ``free_bytes``, all such together."""
+    """What the sums of a task must look like. ``names`` None: any; a sum without a layout is held to ``free_bytes``."""
 
     names: frozenset[str] | None
     layouts: Mapping[str, Layout]
     free_bytes: int
+
+    def room(self, name: str, most: int) -> int:
+        """Bytes that a sum may have; ``most``: what the site allows at all."""
+        return most if name in self.layouts else min(most, self.free_bytes)
 
 
 def expect(study: Study, stage: Stage, received: Mapping[str, Blob]) -> Expectation:
@@ -53,7 +59,7 @@ def _names(study: Study, stage: Stage) -> frozenset[str] | None:
     if stage == "preflight":
         return frozenset()
     if stage == "moments":
-        return None
+        return frozenset({"count", "sum"})
     if stage == "final":
         return frozenset({"metrics"})
     named = frozenset(name for line in catalogue.leaves(study.method.name) for name in _NAME.findall(line)[:1])
@@ -64,25 +70,64 @@ def layout_of(tree: Mapping[str, Any]) -> Layout:
     return {name: (leaf.dtype.name, tuple(leaf.shape)) for name, leaf in tree.items()}
 
 
-def admit(file: int, name: str, expected: Layout | None, room: int, store: BlobStore) -> BlobRef:
-    """Stores one checked sum, in one pass over its bytes.
+@final
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One file that a worker hands over: what it is called, the layout it must have (None: any), its largest size in bytes."""
 
-    Raises BadUpdate, OutOfResources where it is larger than ``room`` bytes.
+    name: str
+    layout: Layout | None
+    room: int
+
+
+def admit(files: Sequence[int], wanted: Sequence[Wanted], store: FolderStore) -> list[BlobRef]:
+    """Stores what the worker made, each in one pass that checks, hashes and writes; small ones together.
+
+    Raises BadUpdate, OutOfResources where one is larger than its room; then nothing of a small one is stored.
     """
+    made: list[BlobRef | bytes] = [_admit(file, one, store) for file, one in zip(files, wanted, strict=True)]
+    small = iter(store.put(*(data for data in made if isinstance(data, bytes))))
+    return [next(small) if isinstance(data, bytes) else data for data in made]
+
+
+def _admit(file: int, wanted: Wanted, store: FolderStore) -> BlobRef | bytes:
     require_sealed(file)
     blob = OpenFile(file)
-    if len(blob.view()) > room:
+    length = len(blob.view())
+    if length > wanted.room:
         raise OutOfResources("A sum is larger than the site allows.")
-    tree = _read(blob, name)
-    if expected is not None and layout_of(tree) != expected:
-        raise BadUpdate(f"The sum '{name}' does not have the names, shapes and types of what the site received.")
+    tree = _read(blob, wanted.name)
+    if wanted.layout is not None and layout_of(tree) != wanted.layout:
+        raise BadUpdate(f"The sum '{wanted.name}' does not have the names, shapes and types of what the site received.")
+    checked = {name: _Finite(leaf) for name, leaf in tree.items()}
+    if length <= SMALL_BYTES // 2:
+        gathered = _Gathered()
+        write_tree(checked, gathered)
+        return bytes(gathered.data)
     writer = store.create()
     try:
-        write_tree({leaf_name: _Finite(leaf) for leaf_name, leaf in tree.items()}, writer)
+        write_tree(checked, writer)
     except BaseException:
         writer.abandon()
         raise
     return writer.commit()
+
+
+@final
+class _Gathered:
+    """Bytes in memory, to be stored together with others."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def write(self, data: bytes | memoryview) -> None:
+        self.data += data
+
+    def commit(self) -> BlobRef:
+        return BlobRef(sha256=hashlib.sha256(self.data).hexdigest(), size=len(self.data))
+
+    def abandon(self) -> None:
+        self.data.clear()
 
 
 def _read(blob: OpenFile, name: str) -> dict[str, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -58,6 +59,12 @@ class Decisions:
 
     def withdraw(self, prefix: str, *, by: str, reason: str = "") -> Decision:
         return self._take(self.find(prefix).digest, "withdraw", by=by, reason=reason)
+
+    def erase(self, digest: str) -> None:
+        """What is kept of a study's updates, memory and models is gone after this; its decisions and records stay."""
+        self.store.erase(digest)
+        for part in ("blobs", "scratch"):
+            shutil.rmtree(self.folder.study(digest) / part, ignore_errors=True)
 
     def _package(self, study: KnownStudy) -> Package:
         if study.package is None:

@@ -30,6 +30,11 @@ class WorkerDied(Exception):
         super().__init__(by)
         self.signal = by
 
+    @property
+    def killed(self) -> bool:
+        """Whether somebody, or the machine in want of memory, has ended it: it may succeed another time."""
+        return self.signal == signal.SIGKILL
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,7 @@ class Worker:
         self._line = line
         self.opening = opening
         self.enforced: Mapping[str, Any] = {}
+        self._charged = 0.0
 
     @classmethod
     async def start(cls, opening: Opening) -> Worker:
@@ -104,14 +110,15 @@ class Worker:
             raise failed(str(reply["failed"]))
         return reply, made
 
-    @property
-    def cpu_seconds(self) -> float:
-        """Spent so far, as the kernel counts; 0 once it has ended."""
+    def cpu_seconds_since(self) -> float:
+        """Spent since the last call, as the kernel counts."""
         try:
             fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
             return 0.0
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        spent = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        since, self._charged = spent - self._charged, spent
+        return since
 
     @property
     def pid(self) -> int:

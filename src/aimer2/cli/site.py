@@ -1,0 +1,383 @@
+"""`aimer2 site`: everything that a hospital does."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import importlib
+import json
+import logging
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from aimer2.audit.log import AuditLog
+from aimer2.audit.verify import verify
+from aimer2.core.clock import SystemClock, rfc3339
+from aimer2.core.errors import AimerError, BadInput, NotFound
+from aimer2.identity.invitations import Invitation
+from aimer2.identity.keys import SigningKey
+from aimer2.site import bundle as bundles
+from aimer2.site import snapshots
+from aimer2.site.agent import Agent
+from aimer2.site.approval import stands, valid_until
+from aimer2.site.control import ask_agent
+from aimer2.site.decisions import Decisions
+from aimer2.site.description import describe_request
+from aimer2.site.doctor import examine
+from aimer2.site.enrolment import known_keys, make_site, rotate_key
+from aimer2.site.folder import SiteFolder, existing, locate
+from aimer2.site.reports import write_report
+from aimer2.site.settings import read_settings
+from aimer2.site.store import KnownStudy, Store
+
+if TYPE_CHECKING:
+    from aimer2.site.datasets import Datasets
+
+_CLOCK = SystemClock()
+_SHOWN = 12
+_EXISTING = click.Path(path_type=Path, exists=True, resolve_path=True)
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _in_folder(command: Command) -> Command:
+    kind = click.Path(path_type=Path, file_okay=False)
+    return click.option("--folder", type=kind, help="The site's folder.  [default: AIMER2_SITE, or ./site]")(command)
+
+
+def _by(command: Command) -> Command:
+    return click.option("--by", required=True, help="Your name: the person who decides this.")(command)
+
+
+def _decisions(folder: SiteFolder) -> Decisions:
+    key = SigningKey.load(folder.key)
+    site_name = read_settings(folder.settings).site
+    return Decisions(site_name, folder, key, Store(folder.state), AuditLog(folder.audit, key, _CLOCK), _CLOCK)
+
+
+def _datasets(folder: SiteFolder) -> Datasets:
+    # Loaded by name: reading clinical sources takes pandas, which the agent must not hold.
+    kind = importlib.import_module("aimer2.site.datasets").Datasets
+    audit_log = AuditLog(folder.audit, SigningKey.load(folder.key), _CLOCK)
+    made: Datasets = kind(folder, audit_log, _CLOCK, read_settings(folder.settings).retention, _user())
+    return made
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except OSError:
+        return "unknown"
+
+
+@click.group("site")
+def site() -> None:
+    """Take part as a hospital: your data, your decisions, your agent."""
+
+
+@site.command()
+@click.argument("invitation")
+@click.option("--site", "name", help="The site's name, where the invitation leaves it open.")
+@click.option("--ca-file", type=_EXISTING, help="Your own authority (PEM), where a proxy inspects TLS.")
+@_in_folder
+def init(invitation: str, name: str | None, ca_file: Path | None, folder: Path | None) -> None:
+    """Make this site's keys and enrol at the coordinator of an invitation."""
+    invited = Invitation.from_text(sys.stdin.read() if invitation == "-" else invitation)
+    place = locate(folder)
+    settings = make_site(place, invited, name=name, ca_file=ca_file, clock=_CLOCK)
+    key = SigningKey.load(place.key)
+    click.echo(invited.describe())
+    click.echo(f"\nEnrolled as '{settings.site}' at '{settings.coordinator.name}'. This site's key: {key.public.fingerprint}")
+    click.echo("Compare both keys with the operator by telephone. Next: aimer2 site dataset add, aimer2 site doctor, aimer2 site run")
+
+
+@site.command()
+@_in_folder
+def doctor(folder: Path | None) -> None:
+    """Check everything, and say what to do."""
+    table = Table("", "What", "Finding", "What to do", box=None)
+    marks = {"good": "[green]✓", "note": "[yellow]![/]", "bad": "[red]✗"}
+    bad = 0
+    for found in examine(existing(folder), _CLOCK):
+        table.add_row(marks[found.state], found.subject, found.finding, found.remedy)
+        bad += found.state == "bad"
+    Console().print(table)
+    if bad:
+        sys.exit(1)
+
+
+@site.group()
+def dataset() -> None:
+    """The data sets of this site. Nothing of them leaves it by these commands."""
+
+
+@dataset.command()
+@click.argument("name")
+@click.option("--csv", "csv_file", type=_EXISTING, help="A file of delimited text.")
+@click.option("--parquet", "parquet_file", type=_EXISTING, help="A Parquet file, or a folder of them.")
+@click.option("--patient", help="The column with the patient's id; without it each row is a patient.")
+@click.option("--mapping", type=_EXISTING, help="What the columns mean (TOML); without it one is suggested from a CSV file.")
+@click.option("--opt-out", type=_EXISTING, help="Ids of patients who do not take part, one a line.")
+@click.option("--names", help="Column names, separated by commas, of a CSV file without a header line.")
+@click.option("--delimiter", help="Of the CSV file.  [default: ,]")
+@_in_folder
+def add(name: str, csv_file: Path | None, parquet_file: Path | None, folder: Path | None, **given: Any) -> None:
+    """Make a data set known, and take its first snapshot."""
+    if (csv_file is None) == (parquet_file is None):
+        raise BadInput("Give either --csv or --parquet.")
+    source = {"path": str(csv_file or parquet_file)}
+    source |= {"names": given["names"].split(",")} if given["names"] else {}
+    source |= {"delimiter": given["delimiter"]} if given["delimiter"] else {}
+    datasets = _datasets(existing(folder))
+    module = importlib.import_module("aimer2.site.datasets")
+    kind = "csv" if csv_file else "parquet"
+    settings = module.DatasetSettings(name=name, kind=kind, source=source, opt_out=given["opt_out"])
+    datasets.add(settings, _mapping(module, csv_file, given))
+    _refresh(datasets, name)
+    if given["mapping"] is None:
+        click.echo(f"Its mapping was suggested from the file. Read and complete it: {datasets.folder.dataset(name) / 'mapping.toml'}")
+
+
+def _mapping(module: Any, csv_file: Path | None, given: dict[str, Any]) -> str:
+    if given["mapping"] is None:
+        if csv_file is None or given["names"]:
+            raise BadInput("This source needs --mapping.")
+        suggested: str = module.suggest_mapping(csv_file, given["patient"])
+        return suggested
+    text: str = given["mapping"].read_text(encoding="utf-8")
+    return f"patient = {json.dumps(given['patient'])}\n{text}" if given["patient"] else text
+
+
+def _refresh(datasets: Datasets, name: str) -> None:
+    made = datasets.refresh(name)
+    click.echo(f"{name}: {made.patients} patients, {made.rows} rows; {made.opted_out} rows of patients who opted out were left out.")
+
+
+@dataset.command()
+@click.argument("name")
+@_in_folder
+def refresh(name: str, folder: Path | None) -> None:
+    """Read the source anew into a snapshot; the next task computes on it."""
+    _refresh(_datasets(existing(folder)), name)
+
+
+@dataset.command("list")
+@_in_folder
+def list_datasets(folder: Path | None) -> None:
+    """The data sets with exact counts, for your own eyes."""
+    place = existing(folder)
+    datasets = _datasets(place)
+    for name in snapshots.names(place):
+        described = datasets.describe(name)
+        table = Table("Column", "Kind", "Unit", "Missing", "Values", box=None, title=f"{name}: {described.patients} patients, {described.rows} rows")
+        for column in described.columns:
+            values = ", ".join(f"{label} {count}" for label, count in column.categories.items()) or " … ".join(f"{q:g}" for q in column.quantiles)
+            table.add_row(column.name, column.kind, column.unit or "", column.missing, values)
+        Console().print(table)
+
+
+@dataset.command()
+@click.argument("name")
+@_in_folder
+def publish(name: str, folder: Path | None) -> None:
+    """Print what may be told of a data set (rounded counts), for you to hand out; this is recorded in the audit log."""
+    click.echo(_datasets(existing(folder)).publish(name).model_dump_json(indent=1))
+
+
+@site.command()
+@_in_folder
+def requests(folder: Path | None) -> None:
+    """The studies that were offered to this site, and where each stands."""
+    decisions = _decisions(existing(folder))
+    table = Table("Digest", "Study", "Asked by", "State", "Here", box=None)
+    for known in decisions.store.studies():
+        study = known.package.study if known.package else None
+        name, investigator = (study.name, study.principal_investigator) if study else ("", "")
+        table.add_row(known.digest[:_SHOWN], name, investigator, known.state, _here(decisions, known))
+    Console().print(table)
+
+
+def _here(decisions: Decisions, known: KnownStudy) -> str:
+    decision = decisions.store.decision(known.digest)
+    if decision is None or known.package is None:
+        return "waits for a decision" if known.state in ("offered", "running", "paused") else ""
+    if (why := stands(decision, known.package, decisions.clock.now())) is not None:
+        return why
+    return f"approved by {decision.by} until {rfc3339(valid_until(decision, known.package))}"
+
+
+@site.command()
+@click.argument("digest")
+@_in_folder
+def show(digest: str, folder: Path | None) -> None:
+    """What a study asks, reads, runs and sends; its code in full."""
+    decisions = _decisions(existing(folder))
+    known = decisions.find(digest)
+    if known.package is None:
+        raise NotFound("The study has not been fetched yet.", remedy="Let the agent run: `aimer2 site run`.")
+    files = decisions.folder.study(known.digest) / "files"
+    code = {name: (files / name).read_text(encoding="utf-8", errors="replace") for name in known.package.files}
+    click.echo("\n".join(describe_request(known.package, known.digest, code)))
+    click.echo(f"Here             {_here(decisions, known)}")
+
+
+@site.command()
+@click.argument("digest")
+@_by
+@click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="The last day of the approval.  [default: as long as the study]")
+@click.option("--dataset", "dataset_name", help="Which data set, where it bears another name here.")
+@_in_folder
+def approve(digest: str, by: str, until: datetime | None, dataset_name: str | None, folder: Path | None) -> None:
+    """Approve this exact study."""
+    moment = None if until is None else (until.replace(tzinfo=UTC) + timedelta(days=1)).timestamp()
+    _decide(existing(folder), "approve", study=digest, by=by, until=moment, dataset=dataset_name)
+
+
+@site.command()
+@click.argument("digest")
+@_by
+@click.option("--reason", required=True, help="Told to the researcher.")
+@_in_folder
+def refuse(digest: str, by: str, reason: str, folder: Path | None) -> None:
+    """Refuse a study."""
+    _decide(existing(folder), "refuse", study=digest, by=by, reason=reason)
+
+
+@site.command()
+@click.argument("digest")
+@_by
+@click.option("--reason", default="", help="Told to the researcher.")
+@_in_folder
+def withdraw(digest: str, by: str, reason: str, folder: Path | None) -> None:
+    """Leave a study, at once: its worker is killed, what was not sent is erased."""
+    _decide(existing(folder), "withdraw", study=digest, by=by, reason=reason)
+
+
+def _decide(folder: SiteFolder, command: str, *, study: str, by: str, **given: Any) -> None:
+    done = ask_agent(folder, {"command": command, "study": study, "by": by, **given})
+    if done is None:
+        decisions = _decisions(folder)
+        known: dict[str, Callable[..., Any]] = {"approve": decisions.approve, "refuse": decisions.refuse, "withdraw": decisions.withdraw}
+        done = known[command](study, by=by, **given).model_dump()
+        if command != "approve":
+            decisions.erase(str(done["study"]))
+        click.echo("The agent does not run: this is in force here, and will be sent when it starts.")
+    click.echo(f"{done['decision']}: {done['study'][:_SHOWN]} by {done['by']}")
+
+
+@site.command()
+@_in_folder
+def run(folder: Path | None) -> None:
+    """Run this site's agent until it is stopped."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    place = existing(folder)
+    asyncio.run(Agent(_decisions(place), read_settings(place.settings)).run())
+
+
+@site.command()
+@_in_folder
+def status(folder: Path | None) -> None:
+    """Whether the agent runs and reaches the coordinator."""
+    done = ask_agent(existing(folder), {"command": "status"})
+    if done is None:
+        raise NotFound("The agent does not run.", remedy="Start it: `aimer2 site run`, or `systemctl start aimer2-site`.")
+    click.echo("connected" if done["connected"] else f"runs, but is not connected: {done['problem'] or 'connecting'}")
+
+
+@site.command()
+@click.argument("digest")
+@_in_folder
+def log(digest: str, folder: Path | None) -> None:
+    """What a study's worker has printed. It stays at this site; it may hold patients' values."""
+    decisions = _decisions(existing(folder))
+    path = decisions.folder.log(decisions.find(digest).digest)
+    if not path.is_file():
+        raise NotFound("Nothing of this study has run here.")
+    sys.stdout.write(path.read_text(encoding="utf-8", errors="replace"))
+
+
+@site.command()
+@click.argument("digest")
+@_in_folder
+def report(digest: str, folder: Path | None) -> None:
+    """This site's own report of a study, with its own figures; written anew and signed. It stays at this site."""
+    decisions = _decisions(existing(folder))
+    known = decisions.find(digest)
+    click.echo(json.dumps(write_report(decisions, known.digest), indent=1))
+    click.echo(f"Written to {decisions.folder.report(known.digest)}", err=True)
+
+
+@site.group()
+def audit() -> None:
+    """The log of everything that was decided and done."""
+
+
+@audit.command("verify")
+@_in_folder
+def verify_audit(folder: Path | None) -> None:
+    """Check every signature and the chain."""
+    place = existing(folder)
+    found = verify(place.audit, known_keys(place))
+    for problem in found.problems:
+        click.echo(f"line {problem.line}: {problem.code}: {problem.sentence}")
+    if not found.intact:
+        raise AimerError(f"The audit log has {found.found} problems.", remedy="Compare it with a backup; report it to your security officer.")
+    click.echo(f"{found.entries} entries, unbroken; head {found.head.sequence} {found.head.digest}")
+
+
+@audit.command("show")
+@click.option("--study", help="Only of this study; the beginning of its digest.")
+@_in_folder
+def show_audit(study: str | None, folder: Path | None) -> None:
+    """The entries, oldest first."""
+    decisions = _decisions(existing(folder))
+    digest = decisions.find(study).digest if study else None
+    for entry in decisions.audit.read(study=digest):
+        click.echo(f"{entry.time}  {entry.kind:22} {entry.actor:24} {(entry.study or '')[:_SHOWN]:{_SHOWN}} {json.dumps(entry.details)}")
+
+
+@site.group()
+def key() -> None:
+    """This site's key."""
+
+
+@key.command()
+@_by
+@_in_folder
+def rotate(by: str, folder: Path | None) -> None:
+    """Replace the key; the old one signs the new one. Stop the agent first."""
+    place = existing(folder)
+    new = rotate_key(place, read_settings(place.settings), _CLOCK, by=by)
+    click.echo(f"The new key: {new.fingerprint}")
+
+
+@site.command()
+@click.option("--user", default="aimer2", show_default=True, help="The user that the agent runs as.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file.")
+@_in_folder
+def unit(user: str, output: Path | None, folder: Path | None) -> None:
+    """A hardened systemd unit for the agent."""
+    text = bundles.unit(locate(folder), user)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        output.write_text(text, encoding="utf-8")
+
+
+@site.command()
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--extras", default="torch,parquet", show_default=True)
+@click.option("--constraints", type=_EXISTING, help="Exact versions.  [default: those installed here]")
+def bundle(target: Path, extras: str, constraints: Path | None) -> None:
+    """A folder of wheels and an install script, for a machine without the internet."""
+    bundles.make_bundle(target, extras, constraints)
+    click.echo(f"Copy {target} to the machine and run there: sh {target.name}/install.sh")
+
+

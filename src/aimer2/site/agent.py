@@ -1,0 +1,254 @@
+"""The agent: the hospital's process that talks to the coordinator, asks its people, and starts workers. It holds no patient records."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, final
+
+from aimer2 import __version__
+from aimer2.audit.entries import Json
+from aimer2.audit.kinds import Kind
+from aimer2.core.errors import AimerError, BadInput, Unreachable
+from aimer2.core.task import Answer, Failure, Task
+from aimer2.identity.keys import PublicKey
+from aimer2.messages.wire import Decision, StudyNotice
+from aimer2.site.approval import Policy
+from aimer2.site.backoff import Backoff
+from aimer2.site.connection import Connection
+from aimer2.site.control import serve_control
+from aimer2.site.decisions import Decisions
+from aimer2.site.exchanging import Exchanging, Means
+from aimer2.site.folder import agent_lock
+from aimer2.site.offers import Offers
+from aimer2.site.performing import Performing, Ready
+from aimer2.site.reports import write_report
+from aimer2.site.sandbox import Capabilities, capabilities
+from aimer2.site.settings import Protection, Settings, read_toml
+from aimer2.site.threads import Threads
+from aimer2.site.workers import Workers
+
+_ACTOR = "agent"
+_LOG = logging.getLogger("aimer2.site")
+
+
+@final
+class Agent:
+    """Everything of a running site, on one asyncio loop; blocking requests run in threads, the audit log in a thread of its own."""
+
+    def __init__(self, decisions: Decisions, settings: Settings) -> None:
+        self._decisions = decisions
+        self._settings = settings
+        self._threads = Threads("http")
+        self._auditing = ThreadPoolExecutor(1, thread_name_prefix="audit")
+        self._rng = random.SystemRandom()
+        self._workers = Workers()
+        self._connection = Connection(settings.coordinator, settings.site, decisions.key, decisions.clock)
+        self._performing = Performing(decisions, settings, self._connection, self._workers, self._persist)
+        self._offers = Offers(decisions, settings, self._connection, self._performing)
+        means = Means(
+            exchange=self._connection.exchange,
+            blocking=self._threads.run,
+            coordinator=PublicKey.from_text(settings.coordinator.key),
+            site=settings.site,
+            wait_seconds=settings.coordinator.wait_seconds,
+            backoff=lambda: Backoff(self._rng),
+        )
+        self._exchanging = Exchanging(means, self)
+        self._notices: asyncio.Queue[Sequence[StudyNotice]] = asyncio.Queue()
+        self._broken: asyncio.Future[None] | None = None
+
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT.
+
+        Raises Conflict where another agent runs in this folder, BadInput where the policy has faults, and what stops the audit log.
+        """
+        loop = asyncio.get_running_loop()
+        stop = self._broken = loop.create_future()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, lambda: stop.done() or stop.set_result(None))  # type: ignore[func-returns-value]
+        if self._decisions.folder.policy.is_file():
+            read_toml(self._decisions.folder.policy, Policy)
+        with agent_lock(self._decisions.folder):
+            self._record(Kind.AGENT_STARTED, None, {"version": __version__})
+            async with serve_control(self._decisions.folder, self.command):
+                running = [loop.create_task(part) for part in (self._exchanging.run(), self._attend(), self._resume())]
+                try:
+                    await self._first_end(stop, running)
+                finally:
+                    await self._close(running)
+
+    async def _first_end(self, stop: asyncio.Future[None], running: list[asyncio.Task[None]]) -> None:
+        """Waits for the end: what runs forever ends only by a fault, which is raised here."""
+        waiting: set[asyncio.Future[None]] = {stop, *running}
+        while not stop.done():
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for one in done:
+                one.result()
+
+    async def _close(self, running: list[asyncio.Task[None]]) -> None:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await self._exchanging.close()
+        await self._workers.close()
+        self._record(Kind.AGENT_STOPPED, None, {})
+        self._auditing.shutdown()
+        self._connection.close()
+
+    # what `Exchanging` asks for
+
+    async def perform(self, task: Task, attachments: Mapping[str, str]) -> Ready:
+        started = time.perf_counter()
+        try:
+            ready = await self._performing.reply(task, attachments)
+        except Exception as error:  # noqa: BLE001 - the process's edge, per task
+            _LOG.error("a task ended by %s", type(error).__name__)
+            failure = Failure(task=task.id, attempt=task.attempt, site=task.site, code=AimerError.code, reason="The site's agent has a fault.")
+            ready = Ready(task.study, failure, {})
+        self._record(_KIND_OF[ready.reply.kind], task.study, _details(task, ready, time.perf_counter() - started))
+        return ready
+
+    def delivered(self, ready: Sequence[Ready]) -> None:
+        answers = [(one.study, one.reply) for one in ready if isinstance(one.reply, Answer)]
+        if answers:
+            self._decisions.store.mark_delivered([answer for _, answer in answers], self._decisions.clock.now())
+        for study, answer in answers:
+            if answer.sums:
+                sums: Json = {name: ref.sha256 for name, ref in answer.sums.items()}
+                self._record(Kind.UPDATE_SENT, study, {"task": answer.task, "attempt": answer.attempt, "sums": sums})
+            asyncio.get_running_loop().call_soon(self._performing.tidy, study)
+
+    def noticed(self, studies: Sequence[StudyNotice]) -> None:
+        self._notices.put_nowait(studies)
+
+    async def again(self, ready: Ready) -> Ready:
+        if isinstance(ready.reply, Answer):
+            return await self._performing.ready(ready.study, ready.reply)
+        return ready
+
+    def status(self) -> Mapping[str, Any]:
+        free = shutil.disk_usage(self._decisions.folder.path).free
+        return {"version": __version__, "free_disk_gib": round(free / 2**30), "protections": sorted(self._offers.enforced)}
+
+    # studies
+
+    async def _attend(self) -> None:
+        """Takes notices in, one list after the other, and sends decisions."""
+        found: Capabilities = await self._threads.run(capabilities)
+        self._offers.enforced = protections(found)
+        self._notices.put_nowait(())
+        while True:
+            notices = await self._notices.get()
+            for notice in notices:
+                await self._persist(partial(self._offers.take, notice))
+                if notice.state in ("finished", "stopped"):
+                    await self._finish(notice.digest)
+            await self._persist(self._offers.send_decisions)
+
+    async def _finish(self, digest: str) -> None:
+        if self._decisions.store.fact(f"reported {digest}") is not None:
+            return
+        self._exchanging.cancel(digest)
+        await self._performing.forget(digest)
+        if self._decisions.store.decision(digest) is not None:
+            write_report(self._decisions, digest)
+            self._record(Kind.REPORT_WRITTEN, digest, {})
+        self._decisions.store.note(f"reported {digest}", "yes")
+
+    async def _resume(self) -> None:
+        """Answers that were computed before a restart and have not been taken yet."""
+        for stored in self._decisions.store.undelivered():
+            ready = await self._performing.stored(stored)
+            if ready is not None:
+                self._exchanging.resume(ready)
+
+    # commands of the site's people
+
+    async def command(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Raises BadInput for an unknown command, and what the command raises."""
+        kind = asked.pop("command", None)
+        if kind == "status":
+            return {"connected": self._exchanging.connected, "problem": self._exchanging.problem}
+        known: dict[str, Callable[..., Decision]] = {
+            "approve": self._decisions.approve,
+            "refuse": self._decisions.refuse,
+            "withdraw": self._decisions.withdraw,
+        }
+        if kind not in known:
+            raise BadInput("The agent does not know this command.")
+        try:
+            decision = known[kind](asked.pop("study"), **asked)
+        except (TypeError, KeyError):
+            raise BadInput("The command has other parameters.") from None
+        if decision.decision == "approve":
+            self._performing.resume(decision.study)
+        else:
+            # At once: before the coordinator or anybody else is told.
+            self._exchanging.cancel(decision.study)
+            await self._performing.forget(decision.study)
+        self._notices.put_nowait(())
+        done: dict[str, Any] = decision.model_dump(mode="json")
+        return done
+
+    # means
+
+    async def _persist(self, function: Callable[[], Any]) -> Any:
+        """Again and again, with growing pauses, while the coordinator cannot be reached."""
+        backoff = Backoff(self._rng)
+        while True:
+            try:
+                return await self._threads.run(function)
+            except Unreachable:
+                await asyncio.sleep(backoff.failed())
+
+    def _record(self, kind: Kind, study: str | None, details: Mapping[str, Json]) -> None:
+        """Into the audit log, in order, beside the path of a round; an agent that cannot record does not go on."""
+        recorded = self._auditing.submit(self._decisions.audit.append, kind, actor=_ACTOR, study=study, details=details)
+        recorded.add_done_callback(self._recorded)
+
+    def _recorded(self, recorded: Any) -> None:
+        error = recorded.exception()
+        if error is not None and self._broken is not None:
+            self._broken.get_loop().call_soon_threadsafe(_break, self._broken, error)
+
+
+def protections(found: Capabilities) -> frozenset[Protection]:
+    """What this machine puts into force on a worker."""
+    known: dict[Protection, bool] = {
+        "network": found.seccomp,
+        "files": found.landlock > 0,
+        "namespace": found.namespaces,
+        "capabilities": True,
+    }
+    return frozenset(name for name, there in known.items() if there)
+
+
+_KIND_OF = {"answer": Kind.TASK_FINISHED, "refusal": Kind.TASK_REFUSED, "failure": Kind.TASK_FAILED}
+
+
+def _details(task: Task, ready: Ready, seconds: float) -> dict[str, Json]:
+    details: dict[str, Json] = {
+        "task": task.id,
+        "attempt": task.attempt,
+        "stage": task.stage,
+        "round": task.round_number,
+        "seconds": round(seconds, 4),
+    }
+    if not isinstance(ready.reply, Answer):
+        details["code"] = ready.reply.code
+    return details
+
+
+def _break(stop: asyncio.Future[None], error: BaseException) -> None:
+    if not stop.done():
+        stop.set_exception(error)
+
+

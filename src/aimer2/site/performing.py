@@ -1,0 +1,292 @@
+"""One task at the site: allowed or refused, computed in the study's worker, checked, stored; only then may it leave."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar, final
+
+from pydantic import ValidationError
+
+from aimer2.algorithms import catalogue
+from aimer2.blobs.folder import FolderStore
+from aimer2.blobs.memory import MemoryBlob
+from aimer2.core.errors import AimerError, BadUpdate, Conflict, NotApproved, NotFound, OutOfResources, VersionMismatch
+from aimer2.core.protocols import Blob
+from aimer2.core.task import Answer, BlobRef, Check, Document, Failure, Refusal, Reply, Task
+from aimer2.messages.package import Package
+from aimer2.messages.wire import ATTACHED_BYTES, Decision, attach, detach, task_key
+from aimer2.site import check, snapshots
+from aimer2.site.approval import stands
+from aimer2.site.connection import Connection
+from aimer2.site.decisions import Decisions
+from aimer2.site.memory_files import open_blob
+from aimer2.site.settings import Settings
+from aimer2.site.store import Finished, Stored
+from aimer2.site.workers import Opening, Worker, WorkerDied, Workers, of_death
+from aimer2.study.events import FigureDocument
+
+LONGEST_FINDING = 300
+"""Characters of a preflight's sentence."""
+
+_INLINE_BYTES = 1 << 20
+_HOUR = 3600
+_REFUSALS = (NotApproved, VersionMismatch, NotFound, Conflict)
+
+Result = TypeVar("Result")
+Persist = Callable[[Callable[[], Result]], Awaitable[Result]]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A reply that may leave, with the small blobs that ride along."""
+
+    study: str
+    reply: Reply
+    attachments: Mapping[str, str]
+
+    @property
+    def key(self) -> str:
+        return task_key(self.reply.task, self.reply.attempt)
+
+
+class Handed(Document):
+    """What a worker says of a finished task; its files follow in the order of ``sums``, then ``memory``."""
+
+    sums: tuple[str, ...]
+    memory: tuple[str, ...]
+    kept: tuple[str, ...]
+    checks: tuple[Check, ...]
+    figures: tuple[FigureDocument, ...]
+
+
+@final
+class Performing:
+    """All studies of the site; the tasks of one study one after the other."""
+
+    def __init__(self, decisions: Decisions, settings: Settings, connection: Connection, workers: Workers, persist: Persist[Any]) -> None:
+        self._decisions = decisions
+        self._settings = settings
+        self._connection = connection
+        self._workers = workers
+        self._persist = persist
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._packages: dict[str, Package] = {}
+        self._blobs: dict[str, FolderStore] = {}
+        self._stopped: set[str] = set()
+
+    def blobs(self, study: str) -> FolderStore:
+        if study not in self._blobs:
+            self._blobs[study] = FolderStore(self._decisions.folder.blobs(study))
+        return self._blobs[study]
+
+    async def reply(self, task: Task, attachments: Mapping[str, str]) -> Ready:
+        """Refusal and failure are replies too; raises nothing but cancellation and what is a fault of the agent itself."""
+        async with self._locks[task.study]:
+            try:
+                return await self._answer(task, attachments)
+            except _REFUSALS as error:
+                return self._no(Refusal, task, error)
+            except AimerError as error:
+                return self._no(Failure, task, error)
+
+    def _no(self, kind: type[Refusal] | type[Failure], task: Task, error: AimerError) -> Ready:
+        reason = error.sentence if kind is Refusal else _class_sentence(error)
+        return Ready(task.study, kind(task=task.id, attempt=task.attempt, site=task.site, code=error.code, reason=reason), {})
+
+    async def _answer(self, task: Task, attachments: Mapping[str, str]) -> Ready:
+        package, decision = self._approved(task)
+        stored = self._decisions.store.answer(task.id, task.attempt)
+        if stored is not None:
+            if stored.study != task.study or stored.erased:
+                raise Conflict("This task was answered before, and its sums are no longer kept here.")
+            return await self.ready(task.study, stored.answer)
+        return await self._compute(task, package, decision, attachments)
+
+    def _approved(self, task: Task) -> tuple[Package, Decision]:
+        """Before anything of the study is read. Raises NotApproved, VersionMismatch."""
+        package = self._package(task.study)
+        decision = self._decisions.store.decision(task.study)
+        why = "This study is not known here." if package is None else stands(decision, package, self._decisions.clock.now())
+        if why is not None or package is None or decision is None:
+            raise NotApproved(why or "")
+        method = package.study.method.name
+        if method not in catalogue.names() or catalogue.version(method) != package.method_version:
+            raise VersionMismatch(f"This site does not have version {package.method_version} of the method '{method}'.")
+        return package, decision
+
+    def _package(self, study: str) -> Package | None:
+        if study not in self._packages:
+            known = self._decisions.store.study(study)
+            if known is None or known.package is None:
+                return None
+            self._packages[study] = known.package
+        return self._packages[study]
+
+    async def ready(self, study: str, answer: Answer) -> Ready:
+        """A stored answer on its way out: large sums are uploaded first, small ones ride along."""
+        attachments = {}
+        for ref in dict.fromkeys(answer.sums.values()):
+            blob = self.blobs(study).open(ref)
+            if ref.size <= ATTACHED_BYTES:
+                attachments[ref.sha256] = attach(blob.view())
+            else:
+                await self._persist(partial(self._connection.put, blob, lambda: study in self._stopped))
+        return Ready(study, answer, attachments)
+
+    async def stored(self, stored: Stored) -> Ready | None:
+        """An answer from before a restart; None where it may not leave any more."""
+        known, decision = self._package(stored.study), self._decisions.store.decision(stored.study)
+        if known is None or stands(decision, known, self._decisions.clock.now()) is not None:
+            return None
+        return await self.ready(stored.study, stored.answer)
+
+    async def _compute(self, task: Task, package: Package, decision: Decision, attachments: Mapping[str, str]) -> Ready:
+        opening = self._opening(task, decision)
+        self._check_room(task)
+        received = {name: await self._input(task.study, ref, attachments) for name, ref in task.inputs.items()}
+        memory = self._decisions.store.memory(task)
+        handed, files, cpu_seconds = await self._ask(task, opening, received, memory)
+        sums, changed = await self._admit(task, package, received, handed, files)
+        answer = Answer(task=task.id, attempt=task.attempt, site=task.site, sums=sums, checks=_short(handed.checks))
+        kept = {name: ref for name, ref in memory.items() if name in handed.kept} | changed
+        figures = [figure.model_dump() for figure in handed.figures]
+        self._decisions.store.commit(Finished(task, answer, kept, figures, cpu_seconds, self._decisions.clock.now()))
+        return await self.ready(task.study, answer)
+
+    def _opening(self, task: Task, decision: Decision) -> Opening:
+        """Raises NotFound where the data set has no snapshot, OutOfResources where the study has used up its hours."""
+        folder, worker = self._decisions.folder, self._settings.worker
+        snapshot = snapshots.current(folder, decision.dataset, self._settings.retention, self._decisions.clock.now())
+        left = int(worker.cpu_hours * _HOUR - self._decisions.store.spent(task.study))
+        if left < 1:
+            raise OutOfResources("The study has used up its processor hours at this site.")
+        return Opening(task.site, folder.study(task.study), snapshot.path, snapshot.sha256, left, worker)
+
+    def _check_room(self, task: Task) -> None:
+        coming = 2 * sum(ref.size for ref in task.inputs.values())
+        if self._decisions.store.bytes_kept(task.study) + coming > self._settings.worker.disk_mib << 20:
+            raise OutOfResources("The study has used up its disk at this site.")
+
+    async def _input(self, study: str, ref: BlobRef, attachments: Mapping[str, str]) -> Blob:
+        if ref.sha256 in attachments:
+            return MemoryBlob(ref, detach(ref.sha256, attachments[ref.sha256]))
+        store = self.blobs(study)
+        found: Blob = store.open(ref) if ref in store else await self._persist(partial(self._connection.fetch, ref, store))
+        return found
+
+    async def _ask(
+        self, task: Task, opening: Opening, received: Mapping[str, Blob], memory: Mapping[str, BlobRef]
+    ) -> tuple[Handed, list[int], float]:
+        """A worker that was killed before it answered is started once more: nothing of its work has left or is kept."""
+        document = {"task": task.model_dump(mode="json"), "received": list(received), "memory": list(memory)}
+        stored = [self.blobs(task.study).open(ref) for ref in memory.values()]
+        for attempt in (1, 2):
+            try:
+                async with asyncio.timeout(opening.settings.task_hours * _HOUR):
+                    worker = await self._workers.take(task.study, opening)
+                    reply, files = await worker.ask(document, [open_blob(blob) for blob in (*received.values(), *stored)])
+                self._workers.rest(task.study)
+                return _handed(reply, files), files, worker.cpu_seconds_since()
+            except WorkerDied as death:
+                await self._workers.end(task.study)
+                error = of_death(death)
+                if attempt == 2 or not death.killed:
+                    raise error from None
+            except TimeoutError:
+                await self._stop(task.study)
+                raise OutOfResources("The task took longer than this site allows.") from None
+            except AimerError:
+                self._charge(task.study)
+                self._workers.rest(task.study)
+                raise
+            except asyncio.CancelledError:
+                # Half-way through a task: its late answer must not be taken for that of the next one.
+                await self._stop(task.study)
+                raise
+        raise AssertionError
+
+    async def _stop(self, study: str) -> None:
+        self._charge(study)
+        await self._workers.end(study)
+
+    def _charge(self, study: str) -> None:
+        worker: Worker | None = self._workers.warm(study)
+        if worker is not None:
+            self._decisions.store.spend(study, worker.cpu_seconds_since())
+
+    async def _admit(
+        self, task: Task, package: Package, received: Mapping[str, Blob], handed: Handed, files: list[int]
+    ) -> tuple[dict[str, BlobRef], dict[str, BlobRef]]:
+        """Checks and stores sums and memory. Returns their references."""
+        try:
+            expectation = check.expect(package.study, task.stage, received)
+            check.check_names(handed.sums, expectation)
+            room = self._settings.worker.disk_mib << 20
+            wanted = [check.Wanted(name, expectation.layouts.get(name), expectation.room(name, room)) for name in handed.sums]
+            wanted += [check.Wanted(name, None, room) for name in handed.memory]
+            store = self.blobs(task.study)
+            if sum(os.fstat(file).st_size for file in files) <= _INLINE_BYTES:
+                refs = check.admit(files, wanted, store)
+            else:
+                refs = await asyncio.to_thread(check.admit, files, wanted, store)
+        finally:
+            for file in files:
+                os.close(file)
+        split = len(handed.sums)
+        return dict(zip(handed.sums, refs[:split], strict=True)), dict(zip(handed.memory, refs[split:], strict=True))
+
+    def tidy(self, study: str) -> None:
+        """Erases what was delivered and is no longer needed."""
+        for ref in self._decisions.store.tidy(study):
+            self.blobs(study).delete(ref)
+
+    async def forget(self, study: str) -> None:
+        """The study is over here, or withdrawn: its worker ends at once, and nothing of its data, updates and memory is kept."""
+        self._stopped.add(study)
+        await self._workers.end(study)
+        self._blobs.pop(study, None)
+        self._decisions.erase(study)
+
+    def resume(self, study: str) -> None:
+        """Approved, perhaps anew."""
+        self._stopped.discard(study)
+
+
+def lay_out(folder: Path, package: Package, blobs: FolderStore) -> None:
+    """What a worker reads of a study: `study.json`, and the approved code."""
+    files = folder / "files"
+    files.mkdir(parents=True, exist_ok=True, mode=0o700)
+    texts = {"study.json": package.study.model_dump_json().encode()}
+    texts |= {name: bytes(blobs.open(ref).view()) for name, ref in package.files.items()}
+    for name, text in texts.items():
+        draft = folder / f"{name}.draft"
+        draft.write_bytes(text)
+        os.replace(draft, files / name)
+
+
+def _handed(reply: dict[str, Any], files: list[int]) -> Handed:
+    try:
+        handed = Handed.model_validate(reply)
+        names = (*handed.sums, *handed.memory)
+        if len(names) == len(files) and len(set(handed.sums)) == len(handed.sums):
+            return handed
+    except ValidationError:
+        pass
+    for file in files:
+        os.close(file)
+    raise BadUpdate("The worker's answer is not of the agreed form.")
+
+
+def _short(checks: tuple[Check, ...]) -> tuple[Check, ...]:
+    return tuple(one.model_copy(update={"finding": one.finding[:LONGEST_FINDING]}) for one in checks)
+
+
+def _class_sentence(error: AimerError) -> str:
+    return (type(error).__doc__ or error.code).strip().splitlines()[0]
