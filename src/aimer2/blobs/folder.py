@@ -7,6 +7,7 @@ nothing but small blobs.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import mmap
 import os
@@ -30,6 +31,7 @@ SMALL_BYTES = 64 * 1024
 _PIECE = 1 << 20
 _HASHERS = ThreadPoolExecutor(4, thread_name_prefix="hash")
 _NAME = re.compile(r"[0-9a-f]{64}")
+_FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_TRUNCATE}
 
 
 @final
@@ -94,8 +96,12 @@ class FolderStore:
         for data in blobs:
             if len(data) > SMALL_BYTES:
                 writer = self.create()
-                writer.write(data)
-                writer.commit()
+                try:
+                    writer.write(data)
+                    writer.commit()
+                except BaseException:
+                    writer.abandon()
+                    raise
         return refs
 
     @property
@@ -162,17 +168,21 @@ class _FolderWriter:
         if self._small is not None:
             return self._store.put(bytes(self._small))[0]
         self._hashed()
-        os.close(self._file)
         ref = BlobRef(sha256=self._hash.hexdigest(), size=self._size)
         with _disk_errors():
             self._store.adopt(self._path, ref.sha256)
+        self._close()
         return ref
 
     def abandon(self) -> None:
         if self._file >= 0:
             self._hashed()
-            os.close(self._file)
+            self._close()
             self._path.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        os.close(self._file)
+        self._file = -1
 
     def _hashed(self) -> None:
         if self._hashing is not None:
@@ -182,7 +192,10 @@ class _FolderWriter:
 
 @final
 class PartialBlob:
-    """Bytes of a blob on their way in, known by its name; they go on where they stopped, after a restart too."""
+    """Bytes of a blob on their way in, known by its name; they go on where they stopped, after a restart too.
+
+    Raises Conflict while another has it open: who writes must not reach a file that has been checked meanwhile.
+    """
 
     def __init__(self, store: FolderStore, ref: BlobRef, path: Path) -> None:
         self._store = store
@@ -190,9 +203,20 @@ class PartialBlob:
         self._hash = hashlib.sha256()
         self._hashed = 0
         self.ref = ref
+        self._file = -1
         with _disk_errors():
             self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        if not _is_ours(self._file, path):
+            self.close()
+            raise Conflict("This blob is being received already.")
         self.offset = os.fstat(self._file).st_size
+        if self.offset > ref.size:
+            # announced with another size before: those bytes are of no use
+            os.ftruncate(self._file, 0)
+            self.offset = 0
+
+    def __del__(self) -> None:
+        self.close()
 
     def write(self, data: bytes | memoryview) -> None:
         """Appends. Raises Conflict beyond the announced size, OutOfResources when the disk is full (what came so far is kept)."""
@@ -211,12 +235,14 @@ class PartialBlob:
         if self.offset != self.ref.size:
             raise Conflict(f"{self.offset} of {self.ref.size} bytes have come.")
         self._hash_up_to_here()
-        self.close()
-        if self._hash.hexdigest() != self.ref.sha256:
-            self._path.unlink(missing_ok=True)
-            raise Tampered("The bytes that came do not have the announced SHA-256.")
-        with _disk_errors():
-            self._store.adopt(self._path, self.ref.sha256)
+        try:
+            if self._hash.hexdigest() != self.ref.sha256:
+                self._path.unlink(missing_ok=True)
+                raise Tampered("The bytes that came do not have the announced SHA-256.")
+            with _disk_errors():
+                self._store.adopt(self._path, self.ref.sha256)
+        finally:
+            self.close()
         return self.ref
 
     def close(self) -> None:
@@ -225,8 +251,8 @@ class PartialBlob:
             self._file = -1
 
     def forget(self) -> None:
-        self.close()
         self._path.unlink(missing_ok=True)
+        self.close()
 
     def _hash_up_to_here(self) -> None:
         while self._hashed < self.offset:
@@ -241,9 +267,19 @@ def _write_all(file: int, data: bytes | memoryview) -> None:
         view = view[os.write(file, view) :]
 
 
+def _is_ours(file: int, path: Path) -> bool:
+    """Locks the open file for as long as it is open; False where another has it, or it has been moved to its name meanwhile."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except (BlockingIOError, FileNotFoundError):
+        return False
+
+
 class _disk_errors:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if full or (isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode in _FULL):
             raise OutOfResources("The disk is full.") from None

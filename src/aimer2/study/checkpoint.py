@@ -39,10 +39,10 @@ def store(tree: Tree, blobs: BlobStore) -> BlobRef:
     writer = blobs.create()
     try:
         write_tree(tree, writer)
+        return writer.commit()
     except BaseException:
         writer.abandon()
         raise
-    return writer.commit()
 
 
 def save_state(state: Any, blobs: BlobStore) -> dict[str, Any]:
