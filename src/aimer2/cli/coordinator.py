@@ -7,11 +7,13 @@ import os
 import secrets
 import sys
 from pathlib import Path
+from typing import TextIO
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from aimer2.audit.entries import Json
 from aimer2.audit.kinds import Kind
 from aimer2.audit.log import AuditLog
 from aimer2.coordinator.backup import back_up, restore
@@ -59,10 +61,9 @@ def coordinator(context: click.Context, folder: Path) -> None:
 @click.option("--certificate", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Your own TLS certificate (PEM, with its chain).")
 @click.option("--key", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The certificate's private key (PEM).")
 @click.pass_obj
-def init(
-    folder: Folder, name: str, host: str, port: int, url: str | None, database: str | None, certificate: Path | None, key: Path | None
-) -> None:
+def init(folder: Folder, /, *, host: str, port: int, url: str | None, database: str | None, name: str, **tls: Path | None) -> None:
     """Make a coordinator: keys, certificate, settings, database."""
+    certificate, key = tls["certificate"], tls["key"]
     if (certificate is None) != (key is None):
         raise BadInput("Give both --certificate and --key, or neither.")
     own = OwnCertificate(certificate, key) if certificate is not None and key is not None else None
@@ -145,7 +146,7 @@ def user() -> None:
 @click.option("--role", type=click.Choice(ROLES), required=True)
 @click.option("--password-file", type=click.File("r"), help="'-': from standard input.")
 @click.pass_obj
-def add_user(folder: Folder, name: str, role: str, password_file: click.utils.LazyFile | None) -> None:
+def add_user(folder: Folder, name: str, role: str, password_file: TextIO | None) -> None:
     """Add an account; without --password-file a password is asked for, or made and printed once."""
     _, database = _open(folder)
     made = False
@@ -189,8 +190,8 @@ def _open(folder: Folder) -> tuple[Settings, Database]:
     return settings, Database(folder.database_url(settings))
 
 
-def _note(folder: Folder, kind: Kind, **details: str | int) -> None:
-    Records(AuditLog(folder.audit_log, SigningKey.load(folder.signing_key), CLOCK)).add_now(kind, actor=_operator(), **details)
+def _note(folder: Folder, kind: Kind, **details: Json) -> None:
+    Records(AuditLog(folder.audit_log, SigningKey.load(folder.signing_key), CLOCK)).add_now(kind, actor=_operator(), details=details)
 
 
 def _operator() -> str:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table as Printed
 
 from aimer2.cli.federation import Federation
-from aimer2.cli.hospitals import Case, breast_cancer, heart_disease
+from aimer2.cli.demo_hospitals import Case, breast_cancer, heart_disease
 from aimer2.client.comparison import Line, compare
 from aimer2.client.watch import watch
 from aimer2.connectors.table import load_table
