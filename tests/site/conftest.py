@@ -38,7 +38,7 @@ def make_study(**changes: Any) -> Study:
         "expires": datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=30),
         "cohort": {"dataset": "heart", "features": [{"name": "age"}, {"name": "chol"}], "target": {"name": "disease"}, "standardise": "none"},
         "model": {"framework": "numpy", "name": "logistic"},
-        "training": {"local_steps": 2, "batch_size": None},
+        "training": {"local_steps": 2, "batch_size": 16},
         "method": {"name": "fedavg", "rounds": 3},
         "sites": {"minimum": 1},
     }

@@ -143,14 +143,14 @@ def test_nothing_runs_before_a_named_person_has_approved_and_then_all_of_it(worl
     world.run_site()
     digest = world.submit(a_study())
     world.wait(lambda: digest[:12] in world.command("site", "requests"))
-    world.wait(lambda: (world.site.study(digest) / "files" / "study.json").is_file())
+    world.wait((world.site.study(digest) / "files" / "study.json").is_file)
     shown = world.command("site", "show", digest[:8])
     assert digest in shown and "difference" in shown and "Dr Ada Test" in shown
     assert not world.answers() and not world.site.log(digest).exists()
 
     world.command("site", "approve", digest[:8], "--by", "Dr Grace")
     world.wait(lambda: world.state(digest) == "finished")
-    world.wait(lambda: world.site.report(digest).is_file())
+    world.wait(world.site.report(digest).is_file)
     report = read_report(world.site, digest, SigningKey.load(world.site.key).public)
     assert report["decisions"][0]["by"] == "Dr Grace"
     assert [task["stage"] for task in report["tasks"]] == ["preflight", "train", "train", "train", "final"]
