@@ -1,0 +1,203 @@
+"""The documentation names everything that there is, its commands exist, its links lead somewhere, its examples run."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import re
+import runpy
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from pydantic import BaseModel
+
+from aimer2.algorithms import catalogue
+from aimer2.cli.main import main
+from aimer2.connectors.csv import Csv
+from aimer2.connectors.mapping import ColumnMapping, DataMapping, read_mapping
+from aimer2.coordinator.app import build_app
+from aimer2.coordinator.coordinator import Coordinator
+from aimer2.coordinator.people import ROLES
+from aimer2.coordinator.settings import Folder
+from aimer2.coordinator.settings import Settings as CoordinatorSettings
+from aimer2.coordinator.setup import initialise
+from aimer2.core import errors, study
+from aimer2.core.clock import SystemClock
+from aimer2.learners.catalogue import _FRAMEWORKS
+from aimer2.learners.schedules import SCHEDULES
+from aimer2.metrics import figures
+from aimer2.models import catalogue as models
+from aimer2.site import settings as site
+from aimer2.site.approval import Policy, Rule
+from aimer2.site.datasets import DatasetSettings
+from aimer2.study.check import check
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md")])
+KINDS = ("binary", "multiclass", "regression")
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def section(name: str, heading: str) -> str:
+    """From a heading to the next one."""
+    _, _, rest = page(name).partition(f"\n{heading}")
+    assert rest, f"{name} has no heading {heading}"
+    return re.split(r"\n#+ ", rest)[0]
+
+
+def missing(names: object, text: str) -> list[str]:
+    return [name for name in names if f"`{name}`" not in text]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("document", "heading"),
+    [
+        (study.Study, "## The study itself"),
+        (study.Cohort, "## `[cohort]`"),
+        (study.Feature, "### `[[cohort.features]]`"),
+        (study.Target, "### `[cohort.target]`"),
+        (study.Model, "## `[model]`"),
+        (study.Training, "## `[training]`"),
+        (study.Method, "## `[method]`"),
+        (study.Sites, "## `[sites]`"),
+        (study.Evaluation, "## `[evaluation]`"),
+        (study.Privacy, "## `[privacy]`"),
+        (study.DifferentialPrivacy, "## `[privacy]`"),
+    ],
+)
+def test_every_field_of_a_study(document: type[BaseModel], heading: str) -> None:
+    assert missing(document.model_fields, section("docs/study-file.md", heading)) == []
+
+
+def test_every_metric_model_optimiser_and_schedule() -> None:
+    text = page("docs/study-file.md")
+    assert missing([metric for kind in KINDS for metric in figures.available(kind)], text) == []  # type: ignore[arg-type]
+    for framework, has in _FRAMEWORKS.items():
+        rows = [line for line in text.splitlines() if line.startswith(f"| `{framework}` |")]
+        for model in models.available(framework):
+            row = next(line for line in rows if f"| `{model}` |" in line)
+            assert missing(models.options(framework, model).model_fields, row) == []
+        assert missing(has.optimisers, text) == []
+    assert missing(SCHEDULES, text) == []
+
+
+def test_every_method_with_its_hyper_parameters() -> None:
+    for name in catalogue.names():
+        fields = {field.name for field in dataclasses.fields(catalogue.example(name))} - {"rounds"}
+        assert missing(fields, section("docs/methods.md", f"## `{name}`")) == []
+
+
+def test_every_error() -> None:
+    text = page("docs/errors.md")
+    assert [code for code, error in errors.catalogue().items() if f"| `{code}` | {error.status} |" not in text] == []
+
+
+def test_every_setting() -> None:
+    settings = page("docs/site-settings.md")
+    for document in (site.Settings, site.CoordinatorAddress, site.WorkerSettings, site.Retention, DatasetSettings, Csv):
+        assert missing(document.model_fields.keys() - {"worker", "coordinator", "retention"}, settings) == []
+    guide = page("docs/site-guide.md")
+    assert missing([*Rule.model_fields, *ColumnMapping.model_fields], guide) == []
+    assert [name for name in DataMapping.model_fields if name not in guide] == []
+    assert missing([*CoordinatorSettings.model_fields, *ROLES], page("docs/coordinator-guide.md")) == []
+
+
+def test_every_route(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "coordinator")
+    initialise(folder, CoordinatorSettings(name="Test", url="https://127.0.0.1:8443"), SystemClock())
+
+    async def paths() -> dict[str, dict[str, object]]:
+        coordinator = Coordinator.open(folder)
+        try:
+            described: dict[str, dict[str, object]] = build_app(coordinator).openapi()["paths"]
+            return described
+        finally:
+            await coordinator.close()
+
+    routes = [f"{method.upper()} {path}" for path, methods in asyncio.run(paths()).items() for method in methods]
+    assert missing(routes, page("docs/wire-protocol.md")) == []
+
+
+def commands(group: click.Command, name: str = "aimer2") -> Iterator[tuple[str, click.Command]]:
+    if not isinstance(group, click.Group):
+        yield name, group
+        return
+    context = click.Context(group)
+    for word in group.list_commands(context):
+        found = group.get_command(context, word)
+        assert found is not None
+        yield from commands(found, f"{name} {word}")
+
+
+def test_every_command() -> None:
+    text = _without_group_option("\n".join(path.read_text(encoding="utf-8") for path in PAGES))
+    assert [name for name, _ in commands(main) if name not in text] == []
+
+
+def test_commands_of_the_documentation_exist_with_their_options() -> None:
+    known = dict(commands(main))
+    for path in PAGES:
+        for line in _commands_of(path.read_text(encoding="utf-8")):
+            name = max((name for name in known if f"{line} ".startswith(f"{name} ")), key=len, default=None)
+            assert name is not None, f"{path.name}: there is no command `{line}`"
+            options = {option for parameter in known[name].params for option in parameter.opts}
+            unknown = [word for word in shlex.split(line) if re.fullmatch("--[a-z-]+", word) and word not in options]
+            assert not unknown, f"{path.name}: `{line}`"
+
+
+def _commands_of(text: str) -> Iterator[str]:
+    """Lines of code blocks that call aimer2, without comments and redirections."""
+    for block in re.findall(r"```\n(.*?)```", text, re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            if found := re.match(r"\s*(?:\S*/bin/)?(aimer2 [^#<>|&]+)", line):
+                yield _without_group_option(found[1].strip())
+
+
+def _without_group_option(text: str) -> str:
+    """An option of a group may stand before the command."""
+    return re.sub(r"(aimer2 coordinator) --folder \S+", r"\1", text)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        if re.match("[a-z]+:", target):
+            continue
+        place, _, anchor = target.partition("#")
+        file = path.parent / place if place else path
+        assert file.exists(), f"{path.name}: {target}"
+        if anchor:
+            assert anchor in {_anchor(title) for title in re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)}, target
+
+
+def _anchor(title: str) -> str:
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+def test_python_of_the_pages_runs() -> None:
+    for block in re.findall(r"```python\n(.*?)```", page("docs/methods.md"), re.DOTALL):
+        exec(compile(block, "docs/methods.md", "exec"), {})
+
+
+@pytest.mark.parametrize("script", ["own_algorithm.py", "simulate_breast_cancer.py"])
+def test_the_scripts_run(script: str, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(ROOT / "examples" / script), run_name="__main__")
+    assert re.search(r"\d\.\d", capsys.readouterr().out)
+
+
+def test_the_study_folder_is_a_study_with_a_mapping_and_rules() -> None:
+    folder = ROOT / "examples" / "heart-disease"
+    example = study.read_study(folder / "study.toml")
+    assert check(example, folder, SystemClock()) == []
+    columns = read_mapping(folder / "mapping.toml").columns
+    for wanted in (*example.cohort.features, example.cohort.target):
+        assert columns[wanted.name].categories == wanted.categories
+        assert columns[wanted.name].unit == wanted.unit
+    approving = site.read_toml(folder / "policy.toml", Policy).rule[0]
+    assert (example.cohort.dataset in approving.datasets, example.method.name in approving.methods) == (True, True)
