@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from aimer2.algorithms import catalogue
-from aimer2.cli.main import main
+from aimer2.cli.main import aimer2
 from aimer2.connectors.csv import Csv
 from aimer2.connectors.mapping import ColumnMapping, DataMapping, read_mapping
 from aimer2.coordinator.app import build_app
@@ -137,11 +137,11 @@ def commands(group: click.Command, name: str = "aimer2") -> Iterator[tuple[str, 
 
 def test_every_command() -> None:
     text = _without_group_option("\n".join(path.read_text(encoding="utf-8") for path in PAGES))
-    assert [name for name, _ in commands(main) if name not in text] == []
+    assert [name for name, _ in commands(aimer2) if name not in text] == []
 
 
 def test_commands_of_the_documentation_exist_with_their_options() -> None:
-    known = dict(commands(main))
+    known = dict(commands(aimer2))
     for path in PAGES:
         for line in _commands_of(path.read_text(encoding="utf-8")):
             name = max((name for name in known if f"{line} ".startswith(f"{name} ")), key=len, default=None)
