@@ -13,10 +13,9 @@ import click
 from rich.console import Console
 from rich.table import Table as Printed
 
-from aimer2.cli.federation import Federation
 from aimer2.cli.demo_hospitals import Case, breast_cancer, heart_disease
+from aimer2.cli.federation import RESEARCHER, Federation
 from aimer2.client.comparison import Line, compare
-from aimer2.client.watch import watch
 from aimer2.connectors.table import load_table
 from aimer2.core.clock import SystemClock
 from aimer2.core.study import Study
@@ -82,10 +81,10 @@ def _run(console: Console, federation: Federation, case: Case) -> None:
     researcher = federation.researcher()
     submitted = researcher.submit(study, federation.folder)
     console.print(f"Submitted [bold]{study.name}[/bold], digest {submitted.digest[:16]}…: {study.question}")
-    watch(researcher.events(submitted.digest), console)
-    result = researcher.result(submitted.digest)
+    submitted.watch(console)
+    result = submitted.result()
     model, record = federation.folder / "model.safetensors", federation.folder / "result.json"
-    researcher.save_model(submitted.digest, model)
+    submitted.save_model(model)
     record.write_text(json.dumps(result, indent=1), encoding="utf-8")
     _compare(console, federation, study, submitted.digest, case)
     console.print(f"Model: {model}\nSigned result: {record}")
@@ -146,4 +145,4 @@ def _cell(figure: FigureDocument | None) -> str:
 
 def _say_what_runs(console: Console, federation: Federation) -> None:
     numbers = " ".join(str(process.pid) for process in federation.processes.values())
-    console.print(f"Still running: {federation.url} (account {federation.account}). Stop it all with: kill {numbers}")
+    console.print(f"Still running: {federation.url} (account {RESEARCHER}, password {federation.password}). Stop it all with: kill {numbers}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from aimer2.client.coordinator import Coordinator
 from aimer2.core.errors import AimerError, Unreachable
 from aimer2.identity.invitations import Invitation
 
-RESEARCHER = "researcher"
+RESEARCHER = "demo-researcher"
 _READY_SECONDS = 30
 
 
@@ -43,7 +44,7 @@ class Federation:
         self.folder = folder
         self.port = _free_port()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._password = os.urandom(12).hex()
+        self.password = secrets.token_urlsafe(12)
         self._pin: Invitation | None = None
 
     def __enter__(self) -> Self:
@@ -62,7 +63,7 @@ class Federation:
     def make_coordinator(self, name: str = "Coordinator") -> None:
         """`coordinator init` and a researcher's account."""
         self._run("coordinator", "init", "--name", name, "--port", str(self.port), "--host", "127.0.0.1", "--url", self.url)
-        self._run("coordinator", "user", "add", RESEARCHER, "--role", "researcher", "--password-file", "-", told=self._password)
+        self._run("coordinator", "user", "add", RESEARCHER, "--role", "researcher", "--password-file", "-", told=self.password)
 
     def run_coordinator(self) -> None:
         """Starts it, and returns when it answers."""
@@ -97,7 +98,7 @@ class Federation:
             self.invite("nobody")
         assert self._pin is not None
         client = Coordinator(self.url, fingerprint=self._pin.fingerprint, key=self._pin.coordinator_key)
-        client.login(RESEARCHER, self._password)
+        client.login(RESEARCHER, self.password)
         return client
 
     def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:

@@ -97,6 +97,7 @@ def federate(
     first, _ = sites[min(sites)]
     plan = Plan(
         digest=hashlib.sha256(repr((algorithm, sorted(sites), steps, batch_size, seed)).encode()).hexdigest(),
+        roster=tuple(sorted(sites)),
         parts=(Part("train", algorithm, rounds, first.parameters()),),
         patience=Patience(len(sites), 3600.0),
     )

@@ -1,0 +1,95 @@
+"""The result of a study as a page for people: who took part, who did not and why, the figures, the terms, the lineage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from aimer2.client.figures import Figures, printable
+from aimer2.study.events import FigureDocument
+
+
+def report(result: Mapping[str, Any]) -> Group:
+    """``result``: the record as `Coordinator.result` or a simulation gives it."""
+    return Group(*_parts(result))
+
+
+def _parts(result: Mapping[str, Any]) -> Iterator[RenderableType]:
+    yield Text(printable(result["name"]), "bold")
+    yield Text(printable(result["question"]))
+    yield _facts(result)
+    yield from _section("Sites", _sites(result))
+    yield from _section("Rounds", _rounds(result))
+    if result["figures"]:
+        yield from _section("Final model on the patients held out at all sites", _figures(result["figures"]))
+    for site, figures in result["released"].items():
+        yield from _section(f"Final model at {site}, released by the site", _figures(figures))
+    yield from _section("Privacy", Text(printable(result["privacy"]["statement"])))
+    yield from _section("Lineage", _lineage(result))
+
+
+def _section(title: str, content: RenderableType) -> Iterator[RenderableType]:
+    yield Text(f"\n{title}", "bold")
+    yield Padding(content, (0, 0, 0, 2))
+
+
+def _facts(result: Mapping[str, Any]) -> Table:
+    method = result["method"]
+    parameters = "".join(f", {name} = {value}" for name, value in method["parameters"].items())
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row("study", result["study"])
+    grid.add_row("led by", Text(printable(result["principal_investigator"])))
+    grid.add_row("ethics", Text(printable(result["ethics"])))
+    grid.add_row("method", Text(printable(f"{method['name']} version {method['version']}, {method['rounds']} rounds{parameters}")))
+    grid.add_row("time", f"{result['started']} to {result['finished']}")
+    return grid
+
+
+def _sites(result: Mapping[str, Any]) -> Table:
+    training = sum(item["stage"] == "train" for item in result["rounds"])
+    table = Table("site", "training rounds", "absences, with the reason", box=None, pad_edge=False)
+    for site, part in result["sites"].items():
+        absences = [f"{a['stage']} {a['round']}: {a['outcome']}{': ' if a['reason'] else ''}{a['reason']}" for a in part["absences"]]
+        why = "\n".join(map(printable, absences)) or ("" if part["rounds"] else "took no part")
+        table.add_row(site, f"{part['rounds']} of {training}", Text(why))
+    return table
+
+
+def _rounds(result: Mapping[str, Any]) -> Table:
+    """Every round in which somebody was missing, and the others counted: who took part in which round is in the record itself."""
+    table = Table("stage", "rounds", "took part", "seconds", box=None, pad_edge=False)
+    for stage, first, last, sites, seconds in _stretches(result):
+        table.add_row(stage, str(first) if first == last else f"{first} to {last}", ", ".join(sites) or "nobody", f"{seconds:.1f}")
+    return table
+
+
+def _stretches(result: Mapping[str, Any]) -> Iterator[tuple[str, int, int, list[str], float]]:
+    """Consecutive rounds of one stage with the same sites, as one line."""
+    stretch: list[Mapping[str, Any]] = []
+    for item in [*result["rounds"], None]:
+        if stretch and (item is None or (item["stage"], item["took_part"]) != (stretch[0]["stage"], stretch[0]["took_part"])):
+            seconds = sum(part["seconds"] for part in stretch)
+            yield stretch[0]["stage"], stretch[0]["round"], stretch[-1]["round"], list(stretch[0]["took_part"]), seconds
+            stretch = []
+        if item is not None:
+            stretch.append(item)
+
+
+def _figures(documents: list[Mapping[str, Any]]) -> Table:
+    return Figures(FigureDocument(**document) for document in documents).__rich__()
+
+
+def _lineage(result: Mapping[str, Any]) -> Table:
+    lineage = result["lineage"]
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row("untrained weights", lineage["initial"])
+    for name, sha256 in lineage["code"].items():
+        grid.add_row(Text(printable(name)), sha256)
+    grid.add_row("models in between", str(max(0, len(lineage["models"]) - 1)))
+    grid.add_row("final model", result["model"]["sha256"])
+    return grid
