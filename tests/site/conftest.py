@@ -19,7 +19,7 @@ from aimer2.messages.package import Package
 from aimer2.site.decisions import Decisions
 from aimer2.site.folder import SiteFolder
 from aimer2.site.settings import Settings, WorkerSettings
-from aimer2.site.snapshots import SnapshotRecord, record_file
+from aimer2.site.snapshots import SnapshotRecord, keep_record
 from aimer2.site.store import Store
 from aimer2.site.workers import Opening
 from aimer2.study.pack import pack
@@ -78,7 +78,7 @@ def snapshot(tmp_path: Path) -> SnapshotRecord:
     record = SnapshotRecord(
         path=made.path, sha256=made.sha256, rows=made.rows, patients=made.patients, created=made.created, opted_out=made.opted_out
     )
-    record_file(made.path).write_text(record.model_dump_json())
+    keep_record(record)
     return record
 
 

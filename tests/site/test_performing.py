@@ -252,5 +252,5 @@ def test_old_rounds_are_erased_and_the_last_two_kept(bench: Bench) -> None:
     assert first.sums["difference"] not in store
     assert second.sums["difference"] in store and third.sums["difference"] in store
     assert read_tree(store.open(third.sums["difference"]))
-    stored = bench.site.store.answer("train-1", 1)
+    stored = bench.site.store.standing(bench.task(1)).stored
     assert stored is not None and stored.erased

@@ -80,14 +80,23 @@ class Wanted:
     room: int
 
 
-def admit(files: Sequence[int], wanted: Sequence[Wanted], store: FolderStore) -> list[BlobRef]:
+@final
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A checked and stored sum; a small one with its bytes, which are about to leave."""
+
+    ref: BlobRef
+    data: bytes | None = None
+
+
+def admit(files: Sequence[int], wanted: Sequence[Wanted], store: FolderStore) -> list[Admitted]:
     """Stores what the worker made, each in one pass that checks, hashes and writes; small ones together.
 
     Raises BadUpdate, OutOfResources where one is larger than its room; then nothing of a small one is stored.
     """
     made: list[BlobRef | bytes] = [_admit(file, one, store) for file, one in zip(files, wanted, strict=True)]
     small = iter(store.put(*(data for data in made if isinstance(data, bytes))))
-    return [next(small) if isinstance(data, bytes) else data for data in made]
+    return [Admitted(next(small), data) if isinstance(data, bytes) else Admitted(data) for data in made]
 
 
 def _admit(file: int, wanted: Wanted, store: FolderStore) -> BlobRef | bytes:

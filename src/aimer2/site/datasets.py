@@ -80,7 +80,7 @@ class Datasets:
         )
         details: dict[str, Json] = {"dataset": name, "sha256": made.sha256, "rows": made.rows, "patients": made.patients, "opted_out": made.opted_out}
         self.audit.append(Kind.SNAPSHOT_MADE, actor=self.by, details=details)
-        snapshots.record_file(path).write_text(record.model_dump_json(indent=1), encoding="utf-8")
+        snapshots.keep_record(record)
         for gone in snapshots.erase_old(self.folder, name, self.retention, self.clock.now()):
             self.audit.append(Kind.SNAPSHOT_REMOVED, actor=self.by, details={"dataset": name, "sha256": gone.sha256})
         return record

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import mmap
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
 
@@ -77,3 +78,8 @@ def open_blob(blob: Blob) -> int:
     file = MemoryFile()
     file.write(blob.view())
     return file.seal()
+
+
+def close(files: Iterable[int]) -> None:
+    for file in files:
+        os.close(file)

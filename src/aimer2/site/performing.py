@@ -25,9 +25,9 @@ from aimer2.site import check, snapshots
 from aimer2.site.approval import stands
 from aimer2.site.connection import Connection
 from aimer2.site.decisions import Decisions
-from aimer2.site.memory_files import open_blob
+from aimer2.site.memory_files import close, open_blob
 from aimer2.site.settings import Settings
-from aimer2.site.store import Finished, Stored
+from aimer2.site.store import Finished, Standing, Stored
 from aimer2.site.workers import Opening, Worker, WorkerDied, Workers, of_death
 from aimer2.study.events import FigureDocument
 
@@ -101,18 +101,19 @@ class Performing:
         return Ready(task.study, kind(task=task.id, attempt=task.attempt, site=task.site, code=error.code, reason=reason), {})
 
     async def _answer(self, task: Task, attachments: Mapping[str, str]) -> Ready:
-        package, decision = self._approved(task)
-        stored = self._decisions.store.answer(task.id, task.attempt)
+        standing = self._decisions.store.standing(task)
+        package, decision = self._approved(task, standing.decision)
+        stored = standing.stored
         if stored is not None:
             if stored.study != task.study or stored.erased:
                 raise Conflict("This task was answered before, and its sums are no longer kept here.")
             return await self.ready(task.study, stored.answer)
-        return await self._compute(task, package, decision, attachments)
+        opening = self._opening(task, decision, standing)
+        return await self._compute(task, package, opening, standing.memory, attachments)
 
-    def _approved(self, task: Task) -> tuple[Package, Decision]:
+    def _approved(self, task: Task, decision: Decision | None) -> tuple[Package, Decision]:
         """Before anything of the study is read. Raises NotApproved, VersionMismatch."""
         package = self._package(task.study)
-        decision = self._decisions.store.decision(task.study)
         why = "This study is not known here." if package is None else stands(decision, package, self._decisions.clock.now())
         if why is not None or package is None or decision is None:
             raise NotApproved(why or "")
@@ -129,10 +130,14 @@ class Performing:
             self._packages[study] = known.package
         return self._packages[study]
 
-    async def ready(self, study: str, answer: Answer) -> Ready:
-        """A stored answer on its way out: large sums are uploaded first, small ones ride along."""
+    async def ready(self, study: str, answer: Answer, here: Mapping[str, bytes] | None = None) -> Ready:
+        """A stored answer on its way out: large sums are uploaded first, small ones ride along; ``here``: bytes that are still in memory."""
         attachments = {}
+        known = here or {}
         for ref in dict.fromkeys(answer.sums.values()):
+            if ref.sha256 in known:
+                attachments[ref.sha256] = attach(known[ref.sha256])
+                continue
             blob = self.blobs(study).open(ref)
             if ref.size <= ATTACHED_BYTES:
                 attachments[ref.sha256] = attach(blob.view())
@@ -147,32 +152,32 @@ class Performing:
             return None
         return await self.ready(stored.study, stored.answer)
 
-    async def _compute(self, task: Task, package: Package, decision: Decision, attachments: Mapping[str, str]) -> Ready:
-        opening = self._opening(task, decision)
-        self._check_room(task)
+    async def _compute(
+        self, task: Task, package: Package, opening: Opening, memory: Mapping[str, BlobRef], attachments: Mapping[str, str]
+    ) -> Ready:
         received = {name: await self._input(task.study, ref, attachments) for name, ref in task.inputs.items()}
-        memory = self._decisions.store.memory(task)
         handed, files, cpu_seconds = await self._ask(task, opening, received, memory)
-        sums, changed = await self._admit(task, package, received, handed, files)
+        admitted = await self._admit(task, package, received, handed, files)
+        sums = {name: one.ref for name, one in zip(handed.sums, admitted, strict=False)}
+        changed = {name: one.ref for name, one in zip(handed.memory, admitted[len(sums) :], strict=True)}
         answer = Answer(task=task.id, attempt=task.attempt, site=task.site, sums=sums, checks=_short(handed.checks))
         kept = {name: ref for name, ref in memory.items() if name in handed.kept} | changed
         figures = [figure.model_dump() for figure in handed.figures]
         self._decisions.store.commit(Finished(task, answer, kept, figures, cpu_seconds, self._decisions.clock.now()))
-        return await self.ready(task.study, answer)
+        return await self.ready(task.study, answer, {one.ref.sha256: one.data for one in admitted if one.data is not None})
 
-    def _opening(self, task: Task, decision: Decision) -> Opening:
-        """Raises NotFound where the data set has no snapshot, OutOfResources where the study has used up its hours."""
+    def _opening(self, task: Task, decision: Decision, standing: Standing) -> Opening:
+        """Raises NotFound where the data set has no snapshot, OutOfResources where the study has used up its hours or disk."""
         folder, worker = self._decisions.folder, self._settings.worker
-        snapshot = snapshots.current(folder, decision.dataset, self._settings.retention, self._decisions.clock.now())
-        left = int(worker.cpu_hours * _HOUR - self._decisions.store.spent(task.study))
+        left = int(worker.cpu_hours * _HOUR - standing.cpu_seconds)
         if left < 1:
             raise OutOfResources("The study has used up its processor hours at this site.")
-        return Opening(task.site, folder.study(task.study), snapshot.path, snapshot.sha256, left, worker)
-
-    def _check_room(self, task: Task) -> None:
+        # What comes in, and about as much to go out.
         coming = 2 * sum(ref.size for ref in task.inputs.values())
-        if self._decisions.store.bytes_kept(task.study) + coming > self._settings.worker.disk_mib << 20:
+        if standing.bytes_kept + coming > worker.disk_mib << 20:
             raise OutOfResources("The study has used up its disk at this site.")
+        snapshot = snapshots.current(folder, decision.dataset, self._settings.retention, self._decisions.clock.now())
+        return Opening(task.site, folder.study(task.study), snapshot.path, snapshot.sha256, left, worker)
 
     async def _input(self, study: str, ref: BlobRef, attachments: Mapping[str, str]) -> Blob:
         if ref.sha256 in attachments:
@@ -223,24 +228,24 @@ class Performing:
 
     async def _admit(
         self, task: Task, package: Package, received: Mapping[str, Blob], handed: Handed, files: list[int]
-    ) -> tuple[dict[str, BlobRef], dict[str, BlobRef]]:
-        """Checks and stores sums and memory. Returns their references."""
+    ) -> list[check.Admitted]:
+        """Checks and stores sums, then memory; closes the files."""
         try:
-            expectation = check.expect(package.study, task.stage, received)
-            check.check_names(handed.sums, expectation)
-            room = self._settings.worker.disk_mib << 20
-            wanted = [check.Wanted(name, expectation.layouts.get(name), expectation.room(name, room)) for name in handed.sums]
-            wanted += [check.Wanted(name, None, room) for name in handed.memory]
-            store = self.blobs(task.study)
-            if sum(os.fstat(file).st_size for file in files) <= _INLINE_BYTES:
-                refs = check.admit(files, wanted, store)
-            else:
-                refs = await asyncio.to_thread(check.admit, files, wanted, store)
-        finally:
-            for file in files:
-                os.close(file)
-        split = len(handed.sums)
-        return dict(zip(handed.sums, refs[:split], strict=True)), dict(zip(handed.memory, refs[split:], strict=True))
+            wanted = self._wanted(task, package, received, handed)
+            large = sum(os.fstat(file).st_size for file in files) > _INLINE_BYTES
+        except BaseException:
+            close(files)
+            raise
+        store = self.blobs(task.study)
+        # The thread closes them itself: it may outlive a cancelled task, and a number that was closed may soon mean another file.
+        return await asyncio.to_thread(_admit_and_close, files, wanted, store) if large else _admit_and_close(files, wanted, store)
+
+    def _wanted(self, task: Task, package: Package, received: Mapping[str, Blob], handed: Handed) -> list[check.Wanted]:
+        expectation = check.expect(package.study, task.stage, received)
+        check.check_names(handed.sums, expectation)
+        room = self._settings.worker.disk_mib << 20
+        sums = [check.Wanted(name, expectation.layouts.get(name), expectation.room(name, room)) for name in handed.sums]
+        return sums + [check.Wanted(name, None, room) for name in handed.memory]
 
     def tidy(self, study: str) -> None:
         """Erases what was delivered and is no longer needed."""
@@ -271,6 +276,13 @@ def lay_out(folder: Path, package: Package, blobs: FolderStore) -> None:
         os.replace(draft, files / name)
 
 
+def _admit_and_close(files: list[int], wanted: list[check.Wanted], store: FolderStore) -> list[check.Admitted]:
+    try:
+        return check.admit(files, wanted, store)
+    finally:
+        close(files)
+
+
 def _handed(reply: dict[str, Any], files: list[int]) -> Handed:
     try:
         handed = Handed.model_validate(reply)
@@ -279,8 +291,7 @@ def _handed(reply: dict[str, Any], files: list[int]) -> Handed:
             return handed
     except ValidationError:
         pass
-    for file in files:
-        os.close(file)
+    close(files)
     raise BadUpdate("The worker's answer is not of the agreed form.")
 
 

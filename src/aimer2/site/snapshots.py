@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import Field
@@ -28,8 +30,18 @@ class SnapshotRecord(Document):
 
 def records(folder: SiteFolder, dataset: str) -> list[SnapshotRecord]:
     """Oldest first."""
-    found = [SnapshotRecord.model_validate_json(path.read_bytes()) for path in (folder.dataset(dataset) / "snapshots").glob("*.json")]
-    return sorted(found, key=lambda record: record.created)
+    place = folder.dataset(dataset) / "snapshots"
+    try:
+        return list(_read(place, place.stat().st_mtime_ns))
+    except FileNotFoundError:
+        return []
+
+
+@lru_cache(maxsize=256)
+def _read(place: Path, changed: int) -> tuple[SnapshotRecord, ...]:
+    # Every task asks; a record that comes or goes changes the folder's time.
+    found = (SnapshotRecord.model_validate_json(path.read_bytes()) for path in place.glob("*.json"))
+    return tuple(sorted(found, key=lambda record: record.created))
 
 
 def names(folder: SiteFolder) -> list[str]:
@@ -53,6 +65,13 @@ def erase_old(folder: SiteFolder, dataset: str, retention: Retention, now: float
         shutil.rmtree(record.path, ignore_errors=True)
         record_file(record.path).unlink(missing_ok=True)
     return gone
+
+
+def keep_record(record: SnapshotRecord) -> None:
+    """From now on studies compute on it."""
+    draft = record.path.with_name(f"{record.path.name}.draft")
+    draft.write_text(record.model_dump_json(indent=1), encoding="utf-8")
+    os.replace(draft, record_file(record.path))
 
 
 def record_file(snapshot: Path) -> Path:

@@ -81,6 +81,35 @@ class Stored:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Everything that is known here before a task is begun; ``memory`` as the task of that round finds it, whatever its attempt."""
+
+    decision: Decision | None
+    stored: Stored | None
+    memory: Mapping[str, BlobRef]
+    bytes_kept: int
+    cpu_seconds: float
+
+
+# One question for each task: built once, as a statement costs ten times as much to build as to run.
+_STANDING = sa.text("""
+    SELECT
+        (SELECT document FROM decisions WHERE study = :study ORDER BY id DESC LIMIT 1) AS decision,
+        (SELECT memory FROM answers WHERE study = :study AND position < :position ORDER BY position DESC, attempt DESC LIMIT 1) AS memory,
+        (SELECT sum(bytes) FROM answers WHERE study = :study AND erased = 0) AS bytes,
+        (SELECT cpu_seconds FROM spent WHERE study = :study) AS cpu_seconds,
+        mine.study, mine.answer, mine.erased, mine.delivered
+    FROM (SELECT 1) LEFT JOIN answers AS mine ON mine.task = :task AND mine.attempt = :attempt
+""")
+_COMMIT = sa.insert(_ANSWERS)
+_SPEND = sa.text("""
+    INSERT INTO spent VALUES (:study, :cpu_seconds) ON CONFLICT (study) DO UPDATE SET cpu_seconds = spent.cpu_seconds + :cpu_seconds
+""")
+_DELIVERED = sa.text("UPDATE answers SET delivered = :now WHERE task = :task AND attempt = :attempt")
+
+
+@final
 class Store:
     """Several processes may use it at once (agent and command line)."""
 
@@ -154,56 +183,54 @@ class Store:
     def commit(self, done: Finished) -> None:
         """Answer, the site's memory and what was spent, together or not at all."""
         sizes = [ref.size for ref in (*done.answer.sums.values(), *done.task.inputs.values(), *done.memory.values())]
+        row = {
+            "task": done.task.id,
+            "attempt": done.task.attempt,
+            "study": done.task.study,
+            "position": position(done.task),
+            "stage": done.task.stage,
+            "round_number": done.task.round_number,
+            "answer": done.answer.model_dump_json(),
+            "inputs": _dump(done.task.inputs),
+            "memory": _dump(done.memory),
+            "figures": json.dumps(list(done.figures)),
+            "bytes": sum(sizes),
+            "finished": done.time,
+            "delivered": None,
+            "erased": 0,
+        }
         with self._engine.begin() as connection:
-            connection.execute(
-                sa.insert(_ANSWERS).values(
-                    task=done.task.id,
-                    attempt=done.task.attempt,
-                    study=done.task.study,
-                    position=position(done.task),
-                    stage=done.task.stage,
-                    round_number=done.task.round_number,
-                    answer=done.answer.model_dump_json(),
-                    inputs=_dump(done.task.inputs),
-                    memory=_dump(done.memory),
-                    figures=json.dumps(list(done.figures)),
-                    bytes=sum(sizes),
-                    finished=done.time,
-                    erased=0,
-                )
-            )
-            _spend(connection, done.task.study, done.cpu_seconds)
+            connection.execute(_COMMIT, row)
+            connection.execute(_SPEND, {"study": done.task.study, "cpu_seconds": done.cpu_seconds})
+
+    def standing(self, task: Task) -> Standing:
+        """What is known before a task is begun."""
+        asked = {"study": task.study, "position": position(task), "task": task.id, "attempt": task.attempt}
+        with self._engine.connect() as connection:
+            row = connection.execute(_STANDING, asked).one()
+        return Standing(
+            decision=Decision.model_validate_json(row.decision) if row.decision else None,
+            stored=_stored(row) if row.answer else None,
+            memory={name: BlobRef(**ref) for name, ref in json.loads(row.memory or "{}").items()},
+            bytes_kept=row.bytes or 0,
+            cpu_seconds=row.cpu_seconds or 0.0,
+        )
 
     def spend(self, study: str, cpu_seconds: float) -> None:
         """What a task that gave no answer has cost."""
         with self._engine.begin() as connection:
-            _spend(connection, study, cpu_seconds)
-
-    def answer(self, task: str, attempt: int) -> Stored | None:
-        return next(iter(self._answers((_ANSWERS.c.task == task) & (_ANSWERS.c.attempt == attempt))), None)
+            connection.execute(_SPEND, {"study": study, "cpu_seconds": cpu_seconds})
 
     def undelivered(self) -> list[Stored]:
-        return self._answers(_ANSWERS.c.delivered.is_(None) & (_ANSWERS.c.erased == 0))
-
-    def _answers(self, where: sa.ColumnElement[bool]) -> list[Stored]:
+        """Answers that the coordinator has not taken yet, oldest first."""
         columns = (_ANSWERS.c.study, _ANSWERS.c.answer, _ANSWERS.c.erased, _ANSWERS.c.delivered)
+        where = _ANSWERS.c.delivered.is_(None) & (_ANSWERS.c.erased == 0)
         with self._engine.connect() as connection:
-            rows = connection.execute(sa.select(*columns).where(where).order_by(_ANSWERS.c.finished)).all()
-        return [Stored(r.study, Answer.model_validate_json(r.answer), bool(r.erased), r.delivered is not None) for r in rows]
+            return [_stored(row) for row in connection.execute(sa.select(*columns).where(where).order_by(_ANSWERS.c.finished))]
 
     def mark_delivered(self, answers: Iterable[Answer], now: float) -> None:
         with self._engine.begin() as connection:
-            for answer in answers:
-                same = (_ANSWERS.c.task == answer.task) & (_ANSWERS.c.attempt == answer.attempt)
-                connection.execute(sa.update(_ANSWERS).where(same).values(delivered=now))
-
-    def memory(self, task: Task) -> dict[str, BlobRef]:
-        """The site's memory as the task of that round finds it, whatever its attempt."""
-        where = (_ANSWERS.c.study == task.study) & (_ANSWERS.c.position < position(task))
-        newest = sa.select(_ANSWERS.c.memory).where(where).order_by(_ANSWERS.c.position.desc(), _ANSWERS.c.attempt.desc()).limit(1)
-        with self._engine.connect() as connection:
-            text = connection.execute(newest).scalar()
-        return {name: BlobRef(**ref) for name, ref in json.loads(text or "{}").items()}
+            connection.execute(_DELIVERED, [{"now": now, "task": answer.task, "attempt": answer.attempt} for answer in answers])
 
     def rounds(self, study: str) -> list[dict[str, Any]]:
         """What was answered, with the site's own figures, in order."""
@@ -225,11 +252,6 @@ class Store:
         ]
 
     # room
-
-    def bytes_kept(self, study: str) -> int:
-        where = (_ANSWERS.c.study == study) & (_ANSWERS.c.erased == 0)
-        with self._engine.connect() as connection:
-            return int(connection.execute(sa.select(sa.func.coalesce(sa.func.sum(_ANSWERS.c.bytes), 0)).where(where)).scalar_one())
 
     def erase(self, study: str) -> None:
         """Nothing of this study's sums and memory is here any more."""
@@ -282,10 +304,8 @@ def _refs(rows: Sequence[Any]) -> dict[str, BlobRef]:
     return found
 
 
-def _spend(connection: sa.Connection, study: str, cpu_seconds: float) -> None:
-    statement = insert(_SPENT).values(study=study, cpu_seconds=cpu_seconds)
-    more = {"cpu_seconds": _SPENT.c.cpu_seconds + cpu_seconds}
-    connection.execute(statement.on_conflict_do_update(index_elements=["study"], set_=more))
+def _stored(row: Any) -> Stored:
+    return Stored(row.study, Answer.model_validate_json(row.answer), bool(row.erased), row.delivered is not None)
 
 
 def _configure(connection: Any, _: object) -> None:

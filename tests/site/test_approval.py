@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import datetime
+import tomllib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aimer2.core.study import Study
+from aimer2.core.task import BlobRef
+from aimer2.messages.package import Package
+from aimer2.messages.package import digest as digest_of
+from aimer2.messages.wire import Decision
+from aimer2.site import approval
+from aimer2.site.approval import Approve, Ask, Policy, Refuse, Rule, StudyRequest, decide, stands, valid_until
+from aimer2.site.description import describe_request
+
+NOW = datetime.datetime.now(datetime.UTC).timestamp()
+REF = BlobRef(sha256="0" * 64, size=1)
+RULE: dict[str, Any] = {"name": "hearts", "set_by": "Dr Ines Vogt", "decision": "approve"}
+
+Make = Callable[..., Study]
+
+
+def request(study: Study, **changes: Any) -> StudyRequest:
+    files = {"model.py": REF} if study.model.code else {}
+    package = Package(study=study, method_version=1, initial=REF, roster={"north": "key"}, files=files)
+    fields: dict[str, Any] = {"coordinator": "North", "enforced": frozenset({"network", "files"}), "now": NOW}
+    return StudyRequest(digest_of(package), package, **(fields | changes))
+
+
+def verdict(study: Study, *rules: dict[str, Any], **changes: Any) -> approval.Verdict:
+    return decide(Policy.model_validate({"rule": [RULE | rule for rule in rules]}), request(study, **changes), [])
+
+
+def a_decision(decision: str, study: Study, **changes: Any) -> Decision:
+    fields = {"study": request(study).digest, "site": "north", "decision": decision, "by": "Dr Grace", "dataset": "heart", "time": NOW}
+    return Decision.model_validate(fields | changes)
+
+
+def test_without_a_rule_a_person_is_asked(a_study: Make) -> None:
+    assert isinstance(decide(Policy(), request(a_study()), []), Ask)
+
+
+def test_a_rule_that_fits_approves_in_the_name_of_who_set_it(a_study: Make) -> None:
+    found = verdict(a_study(), {"datasets": ["heart"], "methods": ["fedavg"], "maximum_rounds": 3, "minimum_patients": 10, "maximum_days": 40})
+    assert isinstance(found, Approve) and found.rule.set_by == "Dr Ines Vogt"
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        {"datasets": ["lungs"]},
+        {"methods": ["fedprox"]},
+        {"coordinators": ["South"]},
+        {"principal_investigators": ["Dr Other"]},
+        {"maximum_rounds": 2},
+        {"minimum_patients": 11},
+        {"maximum_days": 1},
+        {"secure_aggregation": True},
+        {"differential_privacy": True},
+        {"require": ["namespace"]},
+    ],
+    ids=lambda condition: next(iter(condition)),
+)
+def test_every_condition_of_a_rule_must_hold(a_study: Make, condition: dict[str, Any]) -> None:
+    found = verdict(a_study(), condition)
+    assert isinstance(found, Ask) and "hearts" in found.reasons[0]
+
+
+def test_code_and_release_are_only_approved_where_a_rule_says_so(a_study: Make) -> None:
+    code = a_study(model={"framework": "numpy", "code": "model.py"})
+    release = a_study(evaluation={"release_per_site": True})
+    assert isinstance(verdict(code, {}), Ask) and isinstance(verdict(release, {}), Ask)
+    assert isinstance(verdict(code, {"allow_code": True}), Approve)
+    assert isinstance(verdict(release, {"allow_release_per_site": True}), Approve)
+
+
+def test_a_refusing_rule_comes_before_every_approving_one(a_study: Make) -> None:
+    assert isinstance(verdict(a_study(), {}, {"decision": "refuse", "methods": ["fedavg"]}), Refuse)
+    assert isinstance(verdict(a_study(), {}, {"decision": "refuse", "methods": ["fedprox"]}), Approve)
+
+
+@pytest.mark.parametrize("said", ["approve", "refuse", "withdraw"])
+def test_no_rule_overrules_what_was_decided_before(a_study: Make, said: str) -> None:
+    history = [a_decision(said, a_study())]
+    assert isinstance(decide(Policy.model_validate({"rule": [RULE]}), request(a_study()), history), Ask)
+
+
+@given(st.sets(st.sampled_from(["datasets", "methods", "coordinators"])), st.integers(1, 6), st.integers(1, 60))
+def test_a_stricter_rule_never_approves_more(narrowed: set[str], rounds: int, days: int) -> None:
+    study = Study(**_fields())
+    loose = Rule.model_validate(RULE)
+    strict = Rule.model_validate(RULE | {"maximum_rounds": rounds, "maximum_days": days} | {name: ["heart"] for name in narrowed})
+    if isinstance(decide(Policy(rule=(strict,)), request(study), []), Approve):
+        assert isinstance(decide(Policy(rule=(loose,)), request(study), []), Approve)
+        assert rounds >= 3 and narrowed <= {"datasets"}
+
+
+def _fields() -> dict[str, Any]:
+    return {
+        "name": "heart",
+        "question": "Does this patient have a heart disease?",
+        "purpose": "test",
+        "ethics": "none",
+        "principal_investigator": "Dr Ada Test",
+        "expires": datetime.datetime.fromtimestamp(NOW, datetime.UTC) + datetime.timedelta(days=30),
+        "cohort": {"dataset": "heart", "features": [{"name": "age"}], "target": {"name": "disease"}},
+        "model": {"framework": "numpy", "name": "logistic"},
+        "method": {"rounds": 3},
+    }
+
+
+def test_an_approval_ends_with_the_study_or_sooner_and_withdrawal_ends_it_at_once(a_study: Make) -> None:
+    package = request(a_study()).package
+    assert stands(None, package, NOW) is not None
+    assert stands(a_decision("approve", a_study()), package, NOW) is None
+    assert stands(a_decision("approve", a_study(), until=NOW + 9), package, NOW + 9) is not None
+    assert valid_until(a_decision("approve", a_study(), until=NOW * 2), package) == package.study.expires_at
+    assert stands(a_decision("approve", a_study()), package, package.study.expires_at) is not None
+    for said in ("refuse", "withdraw"):
+        assert stands(a_decision(said, a_study()), package, NOW) is not None
+
+
+def test_the_example_in_the_page_is_a_policy() -> None:
+    example = "\n".join(line for line in (approval.__doc__ or "").splitlines() if line.startswith("    "))
+    assert Policy.model_validate(tomllib.loads(example)).rule[0].datasets == ("heart",)
+
+
+def test_a_person_reads_everything_before_deciding(a_study: Make) -> None:
+    study = a_study(model={"framework": "numpy", "code": "model.py"}, evaluation={"release_per_site": True})
+    asked = request(study)
+    text = "\n".join(describe_request(asked.package, asked.digest, {"model.py": "import this\nbuild = 1"}))
+    for part in (study.question, study.purpose, study.ethics, "Dr Ada Test", "chol", "``difference``", "under its name", "import this", "build = 1"):
+        assert part in text
+    assert text.endswith(asked.digest)
