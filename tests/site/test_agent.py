@@ -16,8 +16,11 @@ from typing import Any
 
 import pytest
 import urllib3
+from click.testing import CliRunner
 
 from aimer2.blobs.folder import FolderStore
+from aimer2.cli.coordinator import coordinator
+from aimer2.cli.site import site
 from aimer2.core.study import Study
 from aimer2.identity.invitations import Invitation
 from aimer2.identity.keys import SigningKey
@@ -41,12 +44,13 @@ class World:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.site = SiteFolder(folder / "north")
         self.pool = urllib3.PoolManager(cert_reqs="CERT_NONE")
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         self.token = ""
 
     def command(self, group: str, *arguments: str, told: str = "", fails: bool = False) -> str:
-        done = subprocess.run(self._command(group, *arguments), input=told.encode(), capture_output=True, env=self._environment(), check=False)
-        assert bool(done.returncode) == fails, done.stderr.decode()
-        return (done.stdout + done.stderr).decode()
+        done = CliRunner().invoke({"site": site, "coordinator": coordinator}[group], arguments, input=told, env=self._environment())
+        assert bool(done.exit_code) == fails, done.output + repr(done.exception)
+        return done.output + repr(done.exception or "")
 
     def start(self, name: str, group: str, *arguments: str) -> None:
         with open(self.folder / f"{name}.log", "ab") as log:
@@ -114,9 +118,18 @@ class World:
             assert time.monotonic() < deadline, "".join(path.read_text() for path in sorted(self.folder.glob("*.log")))
             time.sleep(0.01)
 
-    def answers(self, columns: str = "task") -> list[tuple[Any, ...]]:
+    def answers(self, study: str, columns: str = "task") -> list[tuple[Any, ...]]:
         with sqlite3.connect(self.site.state) as state:
-            return state.execute(f"SELECT {columns} FROM answers ORDER BY position").fetchall()
+            return state.execute(f"SELECT {columns} FROM answers WHERE study = ? ORDER BY position", (study,)).fetchall()
+
+    def connections(self) -> int:
+        """How often the agents so far have reached the coordinator."""
+        log = self.folder / "north.log"
+        return log.read_text().count("connected to the coordinator") if log.exists() else 0
+
+    def workers(self) -> list[int]:
+        found = subprocess.run(["pgrep", "-P", str(self.processes["north"].pid)], capture_output=True, text=True, check=False)
+        return [int(line) for line in found.stdout.split()]
 
     def audited(self) -> list[str]:
         return [json.loads(line)["kind"] for line in self.site.audit.read_text().splitlines()]
@@ -127,9 +140,9 @@ class World:
         process.wait(10)
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    made = World(tmp_path_factory.mktemp("world"))
     lines = [f"patient-{number},{number % 17 - 8},{number % 5},{int(number % 17 > 8)}" for number in range(60)]
     try:
         made.set_up("id,age,chol,disease\n" + "\n".join(lines) + "\n")
@@ -146,7 +159,7 @@ def test_nothing_runs_before_a_named_person_has_approved_and_then_all_of_it(worl
     world.wait((world.site.study(digest) / "files" / "study.json").is_file)
     shown = world.command("site", "show", digest[:8])
     assert digest in shown and "difference" in shown and "Dr Ada Test" in shown
-    assert not world.answers() and not world.site.log(digest).exists()
+    assert not world.answers(digest) and not world.site.log(digest).exists()
 
     world.command("site", "approve", digest[:8], "--by", "Dr Grace")
     world.wait(lambda: world.state(digest) == "finished")
@@ -161,3 +174,140 @@ def test_nothing_runs_before_a_named_person_has_approved_and_then_all_of_it(worl
     assert "connected" in world.command("site", "status")
     world.stop("north")
     assert world.audited()[-1] == "agent-stopped"
+
+
+@pytest.fixture
+def running(world: World) -> Iterator[World]:
+    """The agent runs, and its hospital approves by rule."""
+    world.site.policy.write_text(RULE)
+    world.run_site()
+    yield world
+    if "north" in world.processes:
+        world.stop("north")
+    world.site.policy.write_text("")
+
+
+SLOW = """
+import time
+from dataclasses import dataclass
+from aimer2.models.linear import Logistic
+
+@dataclass(frozen=True)
+class Slow:
+    inner: Logistic
+    def initial(self, rng): return self.inner.initial(rng)
+    def predict(self, parameters, features): return self.inner.predict(parameters, features)
+    def gradient(self, parameters, features, targets):
+        time.sleep({seconds} if len(features) > 2 else 0)
+        return self.inner.gradient(parameters, features, targets)
+
+def build(features, classes):
+    return Slow(Logistic(features))
+"""
+
+
+def slow(a_study: Callable[..., Study], name: str, rounds: int) -> Study:
+    return a_study(name=name, model={"framework": "numpy", "code": "model.py"}, method={"name": "fedavg", "rounds": rounds})
+
+
+def test_an_agent_that_is_killed_goes_on_where_it_was(running: World, a_study: Callable[..., Study]) -> None:
+    digest = running.submit(slow(a_study, "killed-agent", 3), SLOW.format(seconds=0.2))
+    running.wait(lambda: len(running.answers(digest)) >= 2)
+    running.stop("north", signal.SIGKILL)
+    before = running.answers(digest, "task, answer, finished")
+    running.run_site()
+    running.wait(lambda: running.state(digest) == "finished")
+    assert running.answers(digest, "task, answer, finished")[: len(before)] == before
+    assert "unbroken" in running.command("site", "audit", "verify")
+
+
+def test_an_answer_computed_while_the_coordinator_is_away_is_sent_as_it_was_stored(running: World, a_study: Callable[..., Study]) -> None:
+    digest = running.submit(slow(a_study, "away", 2), SLOW.format(seconds=0.5))
+    running.wait(lambda: any("train" in row[0] for row in _holding(running, digest)))
+    running.stop("coordinator", signal.SIGKILL)
+    running.wait(lambda: any("train" in row[0] for row in running.answers(digest)))
+    stored = running.answers(digest, "task, answer, delivered")
+    assert stored[-1][2] is None
+    running.stop("north", signal.SIGKILL)
+    running.run_site()
+    running.run_coordinator()
+    running.wait(lambda: running.state(digest) == "finished")
+    assert running.answers(digest, "task, answer")[: len(stored)] == [row[:2] for row in stored]
+
+
+def _holding(world: World, digest: str) -> list[tuple[str]]:
+    """Tasks of the study at the coordinator that wait for the site."""
+    with sqlite3.connect(world.folder / "coordinator" / "coordinator.sqlite") as database:
+        return database.execute("SELECT id FROM tasks WHERE study = ? AND state = 'open'", (digest,)).fetchall()
+
+
+def test_a_withdrawal_ends_the_worker_at_once_and_the_study_is_told(running: World, a_study: Callable[..., Study]) -> None:
+    digest = running.submit(slow(a_study, "withdrawn", 2), SLOW.format(seconds=60))
+    running.wait(lambda: any("train" in row[0] for row in _holding(running, digest)) and running.workers())
+    begun = time.monotonic()
+    running.command("site", "withdraw", digest[:10], "--by", "Dr Grace", "--reason", "patients asked")
+    running.wait(lambda: not running.workers(), 5)
+    assert time.monotonic() - begun < 10
+    assert not running.site.blobs(digest).exists()
+    running.wait(lambda: _said(running, digest) == "withdraw")
+    running.wait(lambda: not _holding(running, digest))
+    assert "study-withdrawn" in running.audited()
+
+
+def _said(world: World, digest: str) -> str:
+    return str(world.ask("GET", f"/v1/studies/{digest}")["sites"][0]["decision"])
+
+
+def test_a_task_that_nobody_waits_for_any_more_ends_its_worker(running: World, a_study: Callable[..., Study]) -> None:
+    digest = running.submit(slow(a_study, "stopped", 2), SLOW.format(seconds=60))
+    running.wait(lambda: any("train" in row[0] for row in _holding(running, digest)) and running.workers())
+    running.ask("POST", f"/v1/studies/{digest}/stop", {"final": True, "reason": "enough"})
+    running.wait(lambda: not running.workers(), 10)
+
+
+def test_no_worker_outlives_its_agent(running: World, a_study: Callable[..., Study]) -> None:
+    digest = running.submit(slow(a_study, "orphan", 2), SLOW.format(seconds=60))
+    running.wait(lambda: any("train" in row[0] for row in _holding(running, digest)) and running.workers())
+    workers = running.workers()
+    running.stop("north", signal.SIGKILL)
+    running.wait(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), 5)
+
+
+def test_a_decision_without_an_agent_is_kept_and_sent_when_it_starts(world: World, a_study: Callable[..., Study]) -> None:
+    world.run_site()
+    digest = world.submit(a_study(name="later"))
+    world.wait((world.site.study(digest) / "files" / "study.json").is_file)
+    world.stop("north")
+    assert "does not run" in world.command("site", "refuse", digest[:10], "--by", "Dr Grace", "--reason", "not now")
+    assert _said(world, digest) == "waiting"
+    world.run_site()
+    world.wait(lambda: _said(world, digest) == "refuse")
+    assert "Conflict" in world.command("site", "key", "rotate", "--by", "Dr Grace", fails=True)
+    world.stop("north")
+
+
+def test_a_new_key_is_taken_and_the_log_goes_on(world: World) -> None:
+    connected = world.connections()
+    before = world.site.key.read_bytes()
+    world.command("site", "key", "rotate", "--by", "Dr Grace")
+    assert world.site.key.read_bytes() != before
+    assert "unbroken" in world.command("site", "audit", "verify")
+    told = world.command("site", "doctor")
+    assert "known there as 'north'" in " ".join(told.split()) and "unbroken" in told
+    world.run_site()
+    world.wait(lambda: world.connections() > connected)
+    assert "connected" in world.command("site", "status")
+    world.stop("north")
+
+
+def test_the_agent_is_small(world: World) -> None:
+    connected = world.connections()
+    world.run_site()
+    pid = world.processes["north"].pid
+    world.wait(lambda: world.connections() > connected)
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    resident = next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+    assert resident < 120 * 1024
+    loaded = Path(f"/proc/{pid}/maps").read_text()
+    assert "torch" not in loaded and "pandas" not in loaded and "granian" not in loaded
+    world.stop("north")
