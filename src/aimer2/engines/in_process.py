@@ -25,6 +25,7 @@ class InProcess:
         self._blobs = blobs
         self._order = list(order) if order is not None else sorted(sites)
         self._memory: dict[SiteId, dict[str, Tree]] = {site: {} for site in sites}
+        self._last: dict[SiteId, Reply] = {}
 
     async def sites(self) -> Sequence[SiteId]:
         return sorted(self._sites)
@@ -39,6 +40,13 @@ class InProcess:
         """Nothing is under way here."""
 
     def _perform(self, task: Task) -> Reply:
+        """Asked again, it replies what it has replied: doing it twice would move the site's memory twice."""
+        last = self._last.get(task.site)
+        if last is None or (last.task, last.attempt) != (task.id, task.attempt):
+            last = self._last[task.site] = self._reply(task)
+        return last
+
+    def _reply(self, task: Task) -> Reply:
         memory = dict(self._memory[task.site])
         try:
             received = {name: read_tree(self._blobs.open(ref)) for name, ref in task.inputs.items()}

@@ -6,6 +6,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, final
 
+import numpy as np
+
+from aimer2.core import tree
+from aimer2.core.errors import BadUpdate
 from aimer2.core.protocols import BlobStore
 from aimer2.core.task import BlobRef
 from aimer2.core.tree import Array, Tree
@@ -32,25 +36,38 @@ class StoredTree(dict[str, Array]):
         self.ref = ref
 
 
-def store(tree: Tree, blobs: BlobStore) -> BlobRef:
+def store(leaves: Tree, blobs: BlobStore) -> BlobRef:
     """The blob that holds this tree; written unless it is there."""
-    if isinstance(tree, StoredTree):
-        return tree.ref
+    if isinstance(leaves, StoredTree):
+        return leaves.ref
     writer = blobs.create()
     try:
-        write_tree(tree, writer)
+        write_tree(leaves, writer)
         return writer.commit()
     except BaseException:
         writer.abandon()
         raise
 
 
+def finite(values: Any) -> Any:
+    """The values themselves. Raises BadUpdate where one is not finite."""
+    if not np.isfinite(values).all():
+        raise BadUpdate("There are values that are not finite.")
+    return values
+
+
 def save_state(state: Any, blobs: BlobStore) -> dict[str, Any]:
-    """A method's state, a dataclass of trees and numbers, as a small document and blobs."""
+    """A method's state, a dataclass of trees and numbers, as a small document and blobs.
+
+    Raises BadUpdate where a number of a tree is not finite.
+    """
     document: dict[str, Any] = {}
     for field in dataclasses.fields(state):
         value = getattr(state, field.name)
-        document[field.name] = store(value, blobs).model_dump() if isinstance(value, Mapping) else value
+        if isinstance(value, Mapping):
+            checked = value if isinstance(value, StoredTree) else tree.map(finite, value)
+            value = store(checked, blobs).model_dump()
+        document[field.name] = value
     return document
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import final
 
+from aimer2.core import tree
 from aimer2.core.clock import Clock
 from aimer2.core.errors import AimerError, BadUpdate
 from aimer2.core.protocols import BlobStore, Engine
-from aimer2.core.task import Answer, Failure, Reply, SiteId, Task
+from aimer2.core.task import Answer, BlobRef, Failure, Reply, SiteId, Task
 from aimer2.core.update import Update
 from aimer2.messages.tensors import read_tree
 from aimer2.study.events import Absence, Event, ReplyReceived, RoundStalled
@@ -26,6 +27,10 @@ class Collected:
     answers: dict[SiteId, Answer] = field(default_factory=dict)
     updates: dict[SiteId, Update] = field(default_factory=dict)
     absent: dict[SiteId, Absence] = field(default_factory=dict)
+    away: tuple[Absence, ...] = ()
+    """Who could not be asked."""
+    blobs: set[BlobRef] = field(default_factory=set)
+    """All that this round has put into the store."""
 
     @property
     def silent(self) -> tuple[SiteId, ...]:
@@ -42,7 +47,12 @@ class Collected:
 
     def absences(self) -> tuple[Absence, ...]:
         late = {site: Absence(site=site, outcome="late", reason="no answer by the deadline") for site in self.silent}
-        return tuple(sorted([*self.absent.values(), *late.values()], key=lambda absence: absence.site))
+        return tuple(sorted([*self.away, *self.absent.values(), *late.values()], key=lambda absence: absence.site))
+
+    def drop(self, site: SiteId, code: str, reason: str) -> None:
+        """The site has answered, but its answer cannot be used."""
+        del self.updates[site], self.answers[site]
+        self.absent[site] = Absence(site=site, outcome="failed", code=code, reason=reason)
 
 
 @final
@@ -69,20 +79,13 @@ async def collect(
     try:
         while collected.replied < len(collected.asked) and possible(collected, patience):
             left = began + patience.deadline_seconds - clock.monotonic()
-            if left <= 0 and len(collected.answers) >= patience.needed:
+            if left <= 0 and len(collected.answers) >= patience.needed and not waiting.done():
                 break
+            if left <= 0 and not stalled and not waiting.done():
+                stalled = True
+                yield _stalled(first, collected, patience, clock)
             done, _ = await asyncio.wait({waiting}, timeout=left if left > 0 else None)
             if not done:
-                if len(collected.answers) < patience.needed and not stalled:
-                    stalled = True
-                    yield RoundStalled(
-                        time=clock.now(),
-                        stage=first.stage,
-                        round_number=first.round_number,
-                        answered=tuple(sorted(collected.answers)),
-                        waiting_for=collected.silent,
-                        needed=patience.needed,
-                    )
                 continue
             reply = waiting.result()
             if reply is None:
@@ -92,6 +95,8 @@ async def collect(
     finally:
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
+        if isinstance(replies, AsyncGenerator):
+            await replies.aclose()
     drop_odd_ones(collected)
 
 
@@ -100,8 +105,20 @@ def possible(collected: Collected, patience: Patience) -> bool:
     return len(collected.asked) - len(collected.absent) >= patience.needed
 
 
+def _stalled(task: Task, collected: Collected, patience: Patience, clock: Clock) -> RoundStalled:
+    return RoundStalled(
+        time=clock.now(),
+        stage=task.stage,
+        round_number=task.round_number,
+        answered=tuple(sorted(collected.answers)),
+        waiting_for=collected.silent,
+        needed=patience.needed,
+    )
+
+
 def _take(reply: Reply, collected: Collected, blobs: BlobStore, task: Task, clock: Clock, began: float) -> ReplyReceived:
     if isinstance(reply, Answer):
+        collected.blobs.update(reply.sums.values())
         try:
             collected.updates[reply.site] = Update({name: read_tree(blobs.open(ref), lazy=True) for name, ref in reply.sums.items()})
             collected.answers[reply.site] = reply
@@ -130,9 +147,15 @@ def drop_odd_ones(collected: Collected) -> None:
         return
     common, _ = Counter(forms[site] for site in sorted(forms)).most_common(1)[0]
     for site in [site for site, form in forms.items() if form != common]:
-        del collected.updates[site], collected.answers[site]
-        reason = "its update has other names or shapes than the other sites'"
-        collected.absent[site] = Absence(site=site, outcome="failed", code=BadUpdate.code, reason=reason)
+        collected.drop(site, BadUpdate.code, "its update has other names or shapes than the other sites'")
+
+
+def drop_infinite_ones(collected: Collected) -> bool:
+    """Sites whose update has a number that is not finite count as failed; whether there were any. Reads every update."""
+    infinite = [site for site, update in collected.updates.items() if not all(tree.is_finite(leaves) for leaves in update.sums.values())]
+    for site in infinite:
+        collected.drop(site, BadUpdate.code, "its update has values that are not finite")
+    return bool(infinite)
 
 
 def _form(update: Update) -> tuple[tuple[str, str, tuple[int, ...], str], ...]:

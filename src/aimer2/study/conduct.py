@@ -18,16 +18,16 @@ from aimer2.algorithms import catalogue
 from aimer2.algorithms.aggregators.weighted_mean import WeightedMean
 from aimer2.core import tree
 from aimer2.core.clock import Clock
-from aimer2.core.errors import AimerError, BadUpdate
+from aimer2.core.errors import AimerError, BadData, BadUpdate, NotApproved
 from aimer2.core.protocols import Aggregator, Algorithm, BlobStore, Engine
 from aimer2.core.task import BlobRef, SiteId, Stage, Task
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update
 from aimer2.messages.package import Package
 from aimer2.statistics.moments import Moments
-from aimer2.study.checkpoint import Checkpoints, StoredTree, blobs_of, load_state, save_state, store
+from aimer2.study.checkpoint import Checkpoints, StoredTree, blobs_of, finite, load_state, save_state, store
 from aimer2.study.cohort import design_width
-from aimer2.study.collect import Collected, Patience, collect
+from aimer2.study.collect import Collected, Patience, collect, drop_infinite_ones
 from aimer2.study.evaluation import pooled
 from aimer2.study.events import Absence, Event, FigureDocument, RoundFinished, RoundStarted, StageStarted, StudyFinished, StudyPaused, StudyStarted
 from aimer2.study.result import build_result
@@ -50,6 +50,8 @@ class Plan:
     """All that the loop needs to know."""
 
     digest: str
+    roster: tuple[SiteId, ...]
+    """All sites of the study, those that cannot be asked too."""
     parts: tuple[Part, ...]
     patience: Patience
     aggregator: Aggregator = field(default_factory=WeightedMean)
@@ -62,12 +64,24 @@ class Plan:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Advance:
+    """What a round's sum gave: the next state, stored, and what is told of it."""
+
+    state: Mapping[str, Any]
+    model: BlobRef | None = None
+    figures: tuple[FigureDocument, ...] = ()
+    released: Mapping[SiteId, tuple[FigureDocument, ...]] = field(default_factory=dict)
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Position:
     """Where the loop stands: the last finished round of a part. Becomes the checkpoint."""
 
     part: int = 0
     round_number: int = 0
     attempt: int = 1
+    """How often the study has been started or resumed: what was asked before a pause is asked anew."""
     paused: bool = False
     state: Mapping[str, Any] = field(default_factory=dict)
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -75,6 +89,15 @@ class Position:
     excluded: Mapping[SiteId, str] = field(default_factory=dict)
     last: Mapping[str, Any] | None = None
     """The event of the last finished round: it happened with the checkpoint, so it can be told again if nobody heard it."""
+    ahead: Mapping[str, Any] | None = None
+    """Where to go on once the data contract has been checked again after a pause."""
+
+    def resumed(self) -> Position:
+        """The position after a pause: the sites' data may have changed, so the data contract comes first again."""
+        behind = replace(self, paused=False, attempt=self.attempt + 1, excluded={})
+        if self.part == 0:
+            return behind
+        return Position(attempt=behind.attempt, models=self.models, last=self.last, ahead=behind.document())
 
     def document(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
@@ -94,6 +117,7 @@ def plan_of(package: Package, digest: str, blobs: BlobStore) -> Plan:
         parts.append(Part("final", method, 1, initial))
     return Plan(
         digest=digest,
+        roster=tuple(sorted(package.roster)),
         parts=tuple(parts),
         patience=Patience(study.sites.needed, study.sites.deadline_seconds),
         aggregator=WeightedMean(study.sites.block),
@@ -148,7 +172,7 @@ class Loop:
         saved = await self._checkpoints.load()
         self.position = Position(**saved) if saved else Position()
         if self.position.paused:
-            self.position = replace(self.position, paused=False, attempt=self.position.attempt + 1, excluded={})
+            self.position = self.position.resumed()
         for event in await _untold(self.position, self._checkpoints):
             yield event
         yield StudyStarted(time=self._clock.now(), sites=tuple(sorted(await self._engine.sites())), resumed=saved is not None)
@@ -182,23 +206,29 @@ class Loop:
 
     async def _round(self, part: Part, state: Any) -> AsyncIterator[Event]:
         number, began = self.position.round_number + 1, self._clock.monotonic()
-        present = [site for site in sorted(await self._engine.sites()) if site not in self.position.excluded]
-        selected = tuple(part.algorithm.select(state, present))
+        there = sorted(await self._engine.sites())
+        present = tuple(site for site in there if site not in self.position.excluded)
+        selected = tuple(part.algorithm.select(state, present)) if part.stage == "train" else present
+        away = tuple(_away(site) for site in self._plan.roster if site not in (*there, *self.position.excluded))
+        collected = Collected(selected, away=away)
         patience = self._patience(part, selected)
         if len(selected) < patience.needed:
-            raise _Pause(self._too_few(f"{len(selected)} sites can be asked, {patience.needed} are needed", ()))
+            raise _Pause(self._too_few(f"{len(selected)} sites can be asked, {patience.needed} are needed", collected.away))
         tasks = await asyncio.to_thread(self._tasks, part, state, number, selected)
+        collected.blobs.update(ref for task in tasks.values() for ref in task.inputs.values())
         yield RoundStarted(
             time=self._clock.now(), stage=part.stage, round_number=number, rounds=part.rounds, attempt=self.position.attempt, sites=selected
         )
-        collected = Collected(selected)
         async for event in collect(self._engine, tasks, collected, patience, self._blobs, self._clock):
             yield event
         await self._engine.withdraw([tasks[site] for site in collected.silent])
-        if len(collected.answers) < self._plan.patience.needed:
-            found = f"{len(collected.answers)} sites answered, {self._plan.patience.needed} are needed"
+        self._require(collected, patience)
+        yield await self._step(part, state, number, collected, patience, began)
+
+    def _require(self, collected: Collected, patience: Patience) -> None:
+        if len(collected.answers) < patience.needed:
+            found = f"{len(collected.answers)} sites answered, {patience.needed} are needed"
             raise _Pause(self._too_few(found, collected.absences()))
-        yield await self._step(part, state, number, collected, began)
 
     def _patience(self, part: Part, selected: tuple[SiteId, ...]) -> Patience:
         """Of the data contract every answer is wanted; a round of a method that asks fewer sites needs no more than it asks."""
@@ -229,18 +259,12 @@ class Loop:
             for site in selected
         }
 
-    async def _step(self, part: Part, state: Any, number: int, collected: Collected, began: float) -> Event:
-        advanced, model = self.position.state, None
-        figures: tuple[FigureDocument, ...] = ()
+    async def _step(self, part: Part, state: Any, number: int, collected: Collected, patience: Patience, began: float) -> Event:
         if part.stage == "preflight":
             self._exclude(collected)
+            advance = Advance(self.position.state)
         else:
-            total = self._plan.aggregator(collected.in_order)
-            try:
-                advanced, model = await asyncio.to_thread(self._advance, part, state, total)
-            except AimerError as error:
-                raise _Pause(f"The sites' sum cannot be used: {error.sentence}") from None
-            figures = self._plan.figures(total.sums)
+            advance = await self._advanced(part, state, collected, patience)
         previous = self.position
         event = RoundFinished(
             time=self._clock.now(),
@@ -251,47 +275,66 @@ class Loop:
             seconds=self._clock.monotonic() - began,
             took_part=tuple(sorted(collected.answers)),
             absent=collected.absences(),
-            figures=figures,
-            released=self._released(part, collected),
+            figures=advance.figures,
+            released=advance.released,
             bytes_received=sum(ref.size for answer in collected.answers.values() for ref in answer.sums.values()),
-            model=model,
+            model=advance.model,
         )
-        self.position = replace(previous, round_number=number, attempt=1, state=advanced, last=event.model_dump(mode="json"))
+        self.position = replace(previous, round_number=number, state=advance.state, last=event.model_dump(mode="json"))
         await self._checkpoints.save(self.position.document())
         self._forget(previous, collected)
         return event
 
-    def _advance(self, part: Part, state: Any, total: Update) -> tuple[dict[str, Any], BlobRef | None]:
+    async def _advanced(self, part: Part, state: Any, collected: Collected, patience: Patience) -> Advance:
+        """The step with all updates; where their sum is unusable, without those that are not finite: one odd site must not stop the others."""
+        try:
+            try:
+                return await asyncio.to_thread(self._advance, part, state, collected)
+            except BadUpdate:
+                if not await asyncio.to_thread(drop_infinite_ones, collected):
+                    raise
+            self._require(collected, patience)
+            return await asyncio.to_thread(self._advance, part, state, collected)
+        except AimerError as error:
+            raise _Pause(f"The sites' sum cannot be used: {error.sentence}") from None
+
+    @np.errstate(all="ignore")
+    def _advance(self, part: Part, state: Any, collected: Collected) -> Advance:
+        """What is not finite is refused where it is stored."""
+        total = self._plan.aggregator(collected.in_order)
+        figures = self._plan.figures(total.sums)
         if part.stage == "final":
-            return save_state(state, self._blobs), None
-        sums = {name: tree.map(_finite, leaves) for name, leaves in total.sums.items() if name != "metrics"}
-        moved = part.algorithm.update(state, Update(sums))
+            return Advance(save_state(state, self._blobs), None, figures, self._released(collected))
+        sums = {name: tree.map(finite, leaves) for name, leaves in total.sums.items() if name != "metrics"}
+        try:
+            moved = part.algorithm.update(state, Update(sums))
+        except LookupError as error:
+            raise BadUpdate(f"The sum lacks {error}.") from None
         document = save_state(moved, self._blobs)
         model = document.get("model") if part.stage == "train" else None
-        return document, BlobRef(**model) if model else None
+        return Advance(document, BlobRef(**model) if model else None, figures)
 
-    def _released(self, part: Part, collected: Collected) -> dict[SiteId, Any]:
+    def _released(self, collected: Collected) -> dict[SiteId, tuple[FigureDocument, ...]]:
         """Each site's own figures, once, at the end, and only where the approved study says so."""
-        if part.stage != "final" or not self._plan.release_per_site:
+        if not self._plan.release_per_site:
             return {}
         return {site: self._plan.figures(update.sums) for site, update in sorted(collected.updates.items())}
 
     def _exclude(self, collected: Collected) -> None:
-        excluded = dict(self.position.excluded)
-        for site, answer in collected.answers.items():
+        """Who does not meet the data contract, or could not say so, is not asked again; who was only late is."""
+        for site, answer in sorted(collected.answers.items()):
             failed = [check for check in answer.checks if check.blocking and not check.passed]
             if failed:
-                excluded[site] = "; ".join(check.finding for check in failed)
-        for absence in collected.absent.values():
-            excluded[absence.site] = absence.reason or absence.outcome
+                collected.drop(site, BadData.code, "; ".join(check.finding for check in failed))
+        excluded = {absence.site: absence.reason or absence.outcome for absence in collected.absent.values()}
         self.position = replace(self.position, excluded=excluded)
 
     def _forget(self, previous: Position, collected: Collected | None = None) -> None:
-        """Deletes updates that are in the model now and the state before it: a study of a thousand rounds needs the room of one."""
+        """Deletes what the round and the state before it have left: a study of a thousand rounds needs the room of one."""
         kept = self._plan.keep | blobs_of(self.position.state) | blobs_of(self.position.models)
         old = {BlobRef(**value) for value in previous.state.values() if isinstance(value, Mapping)}
         if collected is not None:
-            old |= {ref for answer in collected.answers.values() for ref in answer.sums.values()}
+            old |= collected.blobs
         for ref in old:
             if ref.sha256 not in kept:
                 self._blobs.delete(ref)
@@ -301,12 +344,13 @@ class Loop:
         if part.stage in ("moments", "train"):
             models["moments" if part.stage == "moments" else "model"] = store(part.algorithm.model(state), self._blobs).model_dump()
         previous = self.position
-        self.position = replace(previous, part=previous.part + 1, round_number=0, state={}, models=models)
+        if part.stage == "preflight" and previous.ahead is not None:
+            self.position = replace(Position(**previous.ahead), excluded=previous.excluded, last=previous.last)
+        else:
+            self.position = replace(previous, part=previous.part + 1, round_number=0, state={}, models=models)
         await self._checkpoints.save(self.position.document())
         self._forget(previous)
 
 
-def _finite(values: Any) -> Any:
-    if not np.isfinite(values).all():
-        raise BadUpdate("it has values that are not finite.")
-    return values
+def _away(site: SiteId) -> Absence:
+    return Absence(site=site, outcome="refused", code=NotApproved.code, reason="it has no approval of this study that holds")

@@ -22,7 +22,7 @@ class FigureDocument(Document):
 
 
 class Absence(Document):
-    """A site that was asked and has no part in a round."""
+    """A site of the study that has no part in a round. One that could not be asked, for want of an approval that holds, counts as refused."""
 
     site: SiteId
     outcome: Literal["refused", "failed", "late"]
