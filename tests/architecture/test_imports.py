@@ -24,7 +24,7 @@ HOMES = {
     "prometheus_client": ("coordinator/*", "site/*"),
     "psycopg": (),  # loaded by SQLAlchemy from the database's address
     "pyarrow": ("connectors/parquet.py",),
-    "rich": ("cli/*",),
+    "rich": ("cli/*", "client/*"),
     "sklearn": ("cli/demo*", "learners/sklearn.py"),
     "sqlalchemy": ("connectors/sql.py", "coordinator/*", "site/*"),
     "starlette": ("coordinator/*",),

@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "study": ("aimer2.cli.study:study", "Write, check, submit and follow studies."),
     "simulate": ("aimer2.cli.simulate:simulate", "Run a study over files on this machine, without a network."),
     "login": ("aimer2.cli.login:login", "Log in at a coordinator."),
+    "logout": ("aimer2.cli.login:logout", "Forget a log-in."),
     "sites": ("aimer2.cli.sites:sites", "List the sites of a coordinator and whether they are there."),
     "site": ("aimer2.cli.site:site", "Take part as a hospital: your data, your decisions, your agent."),
     "coordinator": ("aimer2.cli.coordinator:coordinator", "Run the coordinator that offers studies and conducts them."),

@@ -41,7 +41,7 @@ class SavedLogin:
         if clock.now() >= self.expires:
             raise NotAuthenticated(f"Your log-in at {self.url} has expired.", remedy=f"Run `aimer2 login {self.url} --user {self.user}`.")
         authorities = None if self.ca_file is None else Path(self.ca_file)
-        return Coordinator(self.url, self.token, fingerprint=self.fingerprint, ca_file=authorities, key=self.key)
+        return Coordinator(self.url, token=self.token, fingerprint=self.fingerprint, ca_file=authorities, key=self.key)
 
 
 @final
@@ -76,7 +76,7 @@ class Logins:
         if not known:
             raise NotFound("You are not logged in anywhere.", remedy="Run `aimer2 login https://… --user NAME`.")
         if len(known) > 1:
-            raise BadInput("You are logged in at several coordinators:\n" + "\n".join(f"  {name}" for name in known), remedy="Choose: --coordinator URL")
+            raise BadInput(f"You are logged in at several coordinators: {', '.join(known)}", remedy="Choose one with --coordinator URL.")
         return next(iter(known.values()))
 
     def save(self, login: SavedLogin) -> None:
@@ -96,3 +96,15 @@ class Logins:
             os.replace(draft, self.file)
         finally:
             draft.unlink(missing_ok=True)
+
+
+def connect(url: str | None, clock: Clock) -> Coordinator:
+    """The coordinator where a person is logged in; ``url`` chooses among several.
+
+    A script on another machine gives AIMER2_TOKEN, and AIMER2_FINGERPRINT where the certificate is of no authority; then nothing is read
+    from the folder. Raises NotFound, BadInput, NotAuthenticated where the log-in has expired.
+    """
+    token = os.environ.get("AIMER2_TOKEN")
+    if token and url:
+        return Coordinator(url, token=token, fingerprint=os.environ.get("AIMER2_FINGERPRINT"))
+    return Logins(home()).find(url).open(clock)

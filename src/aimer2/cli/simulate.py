@@ -1,0 +1,109 @@
+"""`aimer2 simulate`: a study over files on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from aimer2.blobs.memory import MemoryStore
+from aimer2.cli.made_up_sites import Division, Reading, divide, read_sites
+from aimer2.client.report import report
+from aimer2.client.simulate import simulate as run_simulation
+from aimer2.client.watch import Watch
+from aimer2.connectors.table import Table
+from aimer2.core.errors import BadInput
+from aimer2.core.study import Study, read_study
+from aimer2.core.task import SITE_ID
+from aimer2.core.tree import Tree
+from aimer2.messages.tensors import write_tree
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command("simulate")
+@click.argument("file", type=_FILE)
+@click.option("--sites", metavar="NAME=FILE", multiple=True, help="A site and its data, CSV or Parquet; once for each site.")
+@click.option("--data", type=click.Path(path_type=Path), help="One file of data, to be divided among made-up sites.")
+@click.option("--by", metavar="COLUMN", help="Divide: one site per value of this column.")
+@click.option("--iid", metavar="N", type=click.IntRange(1), help="Divide at random among N sites.")
+@click.option("--dirichlet", metavar="N:ALPHA", help="Divide so that the shares of the classes differ; the more, the smaller ALPHA.")
+@click.option("--quantity", metavar="N:ALPHA", help="Divide so that the sizes differ; the more, the smaller ALPHA.")
+@click.option("--patient", metavar="COLUMN", help="The column of patients' ids; without it each row is a patient.")
+@click.option("--mapping", type=_FILE, help="What the columns mean, as for a site's data set; without it they are named as in the study.")
+@click.option("--save-model", type=_FILE, help="Write the final model here, in safetensors format.")
+@click.option("--json", "machine", is_flag=True, help="For programs: the result as JSON on standard output.")
+def simulate(
+    file: Path,
+    sites: Sequence[str],
+    data: Path | None,
+    patient: str | None,
+    mapping: Path | None,
+    save_model: Path | None,
+    machine: bool,
+    **divisions: Any,
+) -> None:
+    """Run a study over files on this machine, without a network: the same steps as between hospitals, with the same result."""
+    study = read_study(file)
+    tables = _tables(study, sites, data, Reading(study, mapping, patient), divisions)
+    with Watch(Console(stderr=machine), asked=sorted(tables)) as view:
+        simulation = run_simulation(study, tables, folder=file.parent, on_event=view.add)
+    if machine:
+        click.echo(json.dumps(simulation.result, indent=1))
+    else:
+        Console().print(report(simulation.result))
+    if save_model is not None:
+        _save(simulation.model, save_model)
+
+
+def _tables(study: Study, sites: Sequence[str], data: Path | None, reading: Reading, divisions: Mapping[str, Any]) -> Mapping[str, Table]:
+    if bool(sites) == (data is not None):
+        remedy = "For example: --data patients.csv --iid 4, or --sites north=north.csv --sites south=south.csv"
+        raise BadInput("Whose data? Give either --sites, once for each site, or --data.", remedy=remedy)
+    given = [(kind, value) for kind, value in divisions.items() if value is not None]
+    if data is None:
+        if given:
+            raise BadInput("--by, --iid, --dirichlet and --quantity divide one file: give it with --data.")
+        return read_sites(reading, _named_files(sites))
+    if len(given) != 1:
+        raise BadInput("How shall the data be divided? Give one of --by, --iid, --dirichlet, --quantity.")
+    return divide(reading, data, _division(*given[0]), study.seed)
+
+
+def _named_files(sites: Sequence[str]) -> Mapping[str, Path]:
+    named = {}
+    for text in sites:
+        name, sign, path = text.partition("=")
+        if not sign or not SITE_ID.fullmatch(name):
+            raise BadInput(f"--sites {text}: give NAME=FILE; a name has lower-case letters, digits and '-'.")
+        if name in named:
+            raise BadInput(f"--sites {text}: there is a site {name} already.")
+        named[name] = Path(path)
+    return named
+
+
+def _division(kind: str, value: Any) -> Division:
+    if kind == "by":
+        return Division("by", column=value)
+    if kind == "iid":
+        return Division("iid", count=value)
+    count, _, alpha = str(value).partition(":")
+    try:
+        return Division("dirichlet" if kind == "dirichlet" else "quantity", count=int(count), alpha=float(alpha))
+    except ValueError:
+        raise BadInput(f"--{kind} {value}: give N:ALPHA, for example 4:0.5.") from None
+
+
+def _save(model: Tree, path: Path) -> None:
+    """Complete, or not there at all."""
+    blobs = MemoryStore()
+    writer = blobs.create()
+    write_tree(model, writer)
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_bytes(blobs.open(writer.commit()).view())
+    os.replace(draft, path)
