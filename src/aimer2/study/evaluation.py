@@ -16,7 +16,7 @@ def pooled(study: Study, sums: Mapping[str, Tree]) -> tuple[FigureDocument, ...]
     if "metrics" not in sums:
         return ()
     metrics = {name: tree.load(leaf) for name, leaf in sums["metrics"].items()}
-    return documents(figures(study.cohort.target.kind, metrics, [*study.metrics, "loss"]))
+    return documents(figures(study.cohort.target.kind, metrics, list(dict.fromkeys([*study.metrics, "loss"]))))
 
 
 def documents(measured: Sequence[Figure]) -> tuple[FigureDocument, ...]:

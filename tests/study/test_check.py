@@ -1,0 +1,95 @@
+"""All faults of a study before any site is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aimer2.core.clock import SystemClock
+from aimer2.core.errors import BadStudy
+from aimer2.core.study import Study
+from aimer2.study.check import check, refuse_faults
+
+Make = Callable[..., Study]
+CODE = {"framework": "numpy", "code": "model.py"}
+
+# changes of a study whose form is right, and where the fault is told
+FAULTS: list[tuple[dict[str, Any], str, str]] = [
+    ({"expires": "2020-01-01"}, "expires", "past"),
+    ({"privacy": {"secure_aggregation": True}}, "privacy.secure_aggregation", "not available"),
+    ({"privacy": {"differential_privacy": {"epsilon": 1}}}, "privacy.differential_privacy", "not available"),
+    ({"method": {"name": "fedmagic"}}, "method.name", "no method 'fedmagic'"),
+    ({"method": {"name": "fedprox", "parameters": {"nu": 1.0}}}, "method.parameters.nu", "no such"),
+    ({"model": {"framework": "numpy", "name": "transformer"}}, "model.name", "no model"),
+    ({"model": {"framework": "numpy", "name": "linear"}}, "model.name", "not for a binary"),
+    ({"model": {"framework": "numpy", "name": "logistic", "options": {"depth": 3}}}, "model.options.depth", "no such"),
+    ({"training": {"optimiser": "adam"}}, "training.optimiser", "no 'adam'"),
+    ({"training": {"schedule": "zigzag"}}, "training.schedule", "no 'zigzag'"),
+    ({"evaluation": {"metrics": ["rmse"]}}, "evaluation.metrics", "'rmse' is no metric of a binary target"),
+    ({"evaluation": {"held_out": 0, "metrics": ["auc"]}}, "evaluation.held_out", "nothing can be measured"),
+    ({"evaluation": {"held_out": 0, "release_per_site": True}}, "evaluation.held_out", "nothing can be measured"),
+    ({"sites": {"names": ["a", "b", "a"]}}, "sites.names", "twice: a"),
+    ({"sites": {"names": ["a", "b"], "minimum": 3}}, "sites.minimum", "2 sites are named"),
+    ({"sites": {"names": ["a", "b"], "quorum": 3}}, "sites.quorum", "2 sites are named"),
+    ({"model": CODE}, "model.code (model.py)", "not beside"),
+]
+
+
+@pytest.mark.parametrize(("changes", "place", "problem"), FAULTS, ids=[f"{place}-{number}" for number, (_, place, _) in enumerate(FAULTS)])
+def test_each_fault(study: Make, tmp_path: Path, changes: dict[str, Any], place: str, problem: str) -> None:
+    (fault,) = check(study(**changes), tmp_path, SystemClock())
+    assert fault.place == place
+    assert problem in fault.problem
+    assert fault.remedy
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        ("def build(features, classes)", "not Python that can be parsed"),
+        ("def model(features, classes): ...", "no function `build`"),
+        ("class A:\n    def build(self): ...", "no function `build`"),
+        ("\x00", "not Python that can be parsed"),
+    ],
+)
+def test_faults_of_the_code(study: Make, tmp_path: Path, code: str, problem: str) -> None:
+    (tmp_path / "model.py").write_text(code)
+    (fault,) = check(study(model=CODE), tmp_path, SystemClock())
+    assert problem in fault.problem
+
+
+def test_code_that_is_not_text(study: Make, tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_bytes(b"def build(): '\xff'")
+    (fault,) = check(study(model=CODE), tmp_path, SystemClock())
+    assert "not Python that can be parsed" in fault.problem
+
+
+def test_code_is_read_and_not_run(study: Make, tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef build(features, classes): ...")
+    assert check(study(model=CODE), tmp_path, SystemClock()) == []
+    assert not (tmp_path / "ran").exists()
+
+
+def test_all_faults_at_once(study: Make, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {}
+    for change, place, _ in FAULTS:
+        if place in ("expires", "privacy.secure_aggregation", "method.name", "training.schedule", "sites.names"):
+            changes |= change
+    with pytest.raises(BadStudy) as caught:
+        refuse_faults(study(**changes), tmp_path, SystemClock())
+    assert {fault.place for fault in caught.value.faults} == {
+        "expires",
+        "privacy.secure_aggregation",
+        "method.name",
+        "training.schedule",
+        "sites.names",
+    }
+
+
+def test_a_right_study_has_none(study: Make, tmp_path: Path) -> None:
+    for changes in ({}, {"method": {"name": "fedavgm"}}, {"sites": {}}, {"evaluation": {"held_out": 0}}):
+        assert check(study(**changes), tmp_path, SystemClock()) == []
+        refuse_faults(study(**changes), tmp_path, SystemClock())
