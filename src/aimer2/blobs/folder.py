@@ -82,10 +82,12 @@ class FolderStore:
             return False
         return True
 
-    def delete(self, ref: BlobRef) -> None:
+    def delete(self, *refs: BlobRef) -> None:
         with self._small as small:
-            small.execute("DELETE FROM small WHERE sha256 = ?", (ref.sha256,))
-        self.path(ref.sha256).unlink(missing_ok=True)
+            small.executemany("DELETE FROM small WHERE sha256 = ?", [(ref.sha256,) for ref in refs if ref.size <= SMALL_BYTES])
+        for ref in refs:
+            if ref.size > SMALL_BYTES:
+                self.path(ref.sha256).unlink(missing_ok=True)
 
     def put(self, *blobs: bytes) -> list[BlobRef]:
         """Stores blobs that are in memory; the small ones in one transaction."""

@@ -43,8 +43,9 @@ class MemoryStore:
     def __contains__(self, ref: BlobRef) -> bool:
         return ref.sha256 in self._blobs
 
-    def delete(self, ref: BlobRef) -> None:
-        self._blobs.pop(ref.sha256, None)
+    def delete(self, *refs: BlobRef) -> None:
+        for ref in refs:
+            self._blobs.pop(ref.sha256, None)
 
 
 @final

@@ -249,8 +249,7 @@ class Performing:
 
     def tidy(self, study: str) -> None:
         """Erases what was delivered and is no longer needed."""
-        for ref in self._decisions.store.tidy(study):
-            self.blobs(study).delete(ref)
+        self.blobs(study).delete(*self._decisions.store.tidy(study))
 
     async def forget(self, study: str) -> None:
         """The study is over here, or withdrawn: its worker ends at once, and nothing of its data, updates and memory is kept."""

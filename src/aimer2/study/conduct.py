@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, final
+from typing import Any, ParamSpec, TypeVar, final
 
 import numpy as np
 
@@ -31,6 +31,13 @@ from aimer2.study.collect import Collected, Patience, collect, drop_infinite_one
 from aimer2.study.evaluation import pooled
 from aimer2.study.events import Absence, Event, FigureDocument, RoundFinished, RoundStarted, StageStarted, StudyFinished, StudyPaused, StudyStarted
 from aimer2.study.result import build_result
+
+
+SMALL = 1 << 16
+"""Elements up to which an array is worked on where the loop is."""
+
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
 
 
 @final
@@ -166,6 +173,7 @@ class Loop:
         self._clock = clock
         self.position = Position()
         self.model: BlobRef | None = None
+        self._is_small = all(tree.size(leaf) <= SMALL for part in plan.parts for leaf in part.initial.values())
 
     async def run(self) -> AsyncIterator[Event]:
         """All parts that are left, from the checkpoint where there is one."""
@@ -214,7 +222,7 @@ class Loop:
         patience = self._patience(part, selected)
         if len(selected) < patience.needed:
             raise _Pause(self._too_few(f"{len(selected)} sites can be asked, {patience.needed} are needed", collected.away))
-        tasks = await asyncio.to_thread(self._tasks, part, state, number, selected)
+        tasks = await self._aside(self._tasks, part, state, number, selected)
         collected.blobs.update(ref for task in tasks.values() for ref in task.inputs.values())
         yield RoundStarted(
             time=self._clock.now(), stage=part.stage, round_number=number, rounds=part.rounds, attempt=self.position.attempt, sites=selected
@@ -289,12 +297,12 @@ class Loop:
         """The step with all updates; where their sum is unusable, without those that are not finite: one odd site must not stop the others."""
         try:
             try:
-                return await asyncio.to_thread(self._advance, part, state, collected)
+                return await self._aside(self._advance, part, state, collected)
             except BadUpdate:
                 if not await asyncio.to_thread(drop_infinite_ones, collected):
                     raise
             self._require(collected, patience)
-            return await asyncio.to_thread(self._advance, part, state, collected)
+            return await self._aside(self._advance, part, state, collected)
         except AimerError as error:
             raise _Pause(f"The sites' sum cannot be used: {error.sentence}") from None
 
@@ -313,6 +321,12 @@ class Loop:
         document = save_state(moved, self._blobs)
         model = document.get("model") if part.stage == "train" else None
         return Advance(document, BlobRef(**model) if model else None, figures)
+
+    async def _aside(self, work: Callable[Given, Made], *given: Given.args, **named: Given.kwargs) -> Made:
+        """In a thread, so that the loop stays free; at once for a small model, where handing over would take longer than the work."""
+        if self._is_small:
+            return work(*given, **named)
+        return await asyncio.to_thread(work, *given, **named)
 
     def _released(self, collected: Collected) -> dict[SiteId, tuple[FigureDocument, ...]]:
         """Each site's own figures, once, at the end, and only where the approved study says so."""
@@ -335,9 +349,7 @@ class Loop:
         old = {BlobRef(**value) for value in previous.state.values() if isinstance(value, Mapping)}
         if collected is not None:
             old |= collected.blobs
-        for ref in old:
-            if ref.sha256 not in kept:
-                self._blobs.delete(ref)
+        self._blobs.delete(*(ref for ref in old if ref.sha256 not in kept))
 
     async def _finish(self, part: Part, state: Any) -> None:
         models = dict(self.position.models)
