@@ -126,7 +126,7 @@ def _add(archive: tarfile.TarFile, path: Path, name: str, digests: dict[str, str
 def _add_member(archive: tarfile.TarFile, name: str, size: int, content: IO[bytes] | _Hashed) -> None:
     member = tarfile.TarInfo(name)
     member.size, member.mode = size, 0o600
-    archive.addfile(member, content)  # type: ignore[arg-type]  # it reads, and nothing else
+    archive.addfile(member, content)
 
 
 class _Hashed:

@@ -100,7 +100,7 @@ class Coordinator:
         """Sees what other processes change, renews leases, notes which sites are there; until cancelled."""
         renewed = self.clock.monotonic()
         while not self.queue.closing:
-            await self.closing.wait(_LOOK_SECONDS)
+            await self.closing.wait(self.closing.count, _LOOK_SECONDS)
             try:
                 await self._look()
                 if self.clock.monotonic() - renewed >= self.settings.lease_seconds / 3:

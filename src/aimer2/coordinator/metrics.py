@@ -26,7 +26,9 @@ class Metrics:
         self.exchanges = Counter("aimer2_exchanges", "Requests in which sites handed in replies and waited for tasks", registry=self._collectors)
         self.bytes_received = Counter("aimer2_received_bytes", "Bytes of request bodies and uploaded blobs", registry=self._collectors)
         self.bytes_sent = Counter("aimer2_sent_bytes", "Bytes of exchanges answered and blobs sent", registry=self._collectors)
-        self.round_seconds = Histogram("aimer2_round_seconds", "Time from asking the sites to the next model", buckets=_ROUND_SECONDS, registry=self._collectors)
+        self.round_seconds = Histogram(
+            "aimer2_round_seconds", "Time from asking the sites to the next model", buckets=_ROUND_SECONDS, registry=self._collectors
+        )
         self.rounds = Counter("aimer2_rounds", "Rounds finished", registry=self._collectors)
         self._collectors.register(self)
 

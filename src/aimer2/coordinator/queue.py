@@ -62,6 +62,8 @@ class Queue:
         self._work: dict[str, Signal] = {}
         self._arrivals: dict[str, Signal] = {}
         self._conducted: set[str] = set()
+        self._settled: set[Key] | None = None
+        """While ``load`` reads: what was closed or forgotten meanwhile, of which it reads what is old."""
         self.number = -1
         self.closing = False
 
@@ -119,13 +121,15 @@ class Queue:
         if any(key not in self._entries for key in pending):
             await self.put(tasks)
         while pending:
+            seen = arrivals.count
             for key in list(pending):
                 entry = self._entries.get(key)
                 if entry is not None and entry.reply is not None:
                     del self._entries[key], pending[key]
+                    # The caller may take its time: replies that come meanwhile have counted.
                     yield entry.reply
             if pending:
-                await arrivals.wait()
+                await arrivals.wait(seen)
 
     async def withdraw(self, tasks: Sequence[Task]) -> None:
         keys = [_key(task) for task in tasks]
@@ -155,11 +159,12 @@ class Queue:
             work = self._work.setdefault(site, Signal())
             end = parts.clock.monotonic() + exchange.wait_seconds
             while True:
+                seen = work.count
                 answer = self._answer(site, exchange)
                 left = end - parts.clock.monotonic()
                 if len(answer) > 2 or left <= 0 or self.closing:
                     return json.dumps(answer).encode()
-                await work.wait(left)
+                await work.wait(seen, left)
         finally:
             parts.presence.left(site)
 
@@ -252,15 +257,17 @@ class Queue:
     async def load(self) -> None:
         """What the database holds: after a start, and when another process has changed something."""
         waiting = [key for key, entry in self._entries.items() if entry.reply is None]
+        settled = self._settled = set()
         number, rows, answered = await self._parts.database.read(self._read, waiting)
-        self.number = number
+        self._settled = None
+        self.number = max(self.number, number)
         inlined: dict[str, str | None] = {}
         found = {(row.id, row.attempt): row.document for row in rows}
         for key, document in found.items():
-            if key not in self._entries:
+            if key not in self._entries and key not in settled:
                 entry = self._entries[key] = self._entry(Task.model_validate_json(document), inlined)
                 self._open.setdefault(entry.task.site, {})[task_key(*key)] = entry
-        for key in waiting:
+        for key in set(waiting) - settled:
             if key in answered and key in self._entries:
                 self._close(key, _REPLY.validate_json(answered[key]))
             elif key not in found:
@@ -285,6 +292,7 @@ class Queue:
         return attach(self._parts.storage.of(study).open(ref).view()) if ref.size <= ATTACHED_BYTES else None
 
     def _close(self, key: Key, reply: Reply) -> None:
+        self._settle(key)
         entry = self._entries.get(key)
         if entry is not None:
             self._open.get(entry.task.site, {}).pop(task_key(*key), None)
@@ -292,10 +300,15 @@ class Queue:
 
     def _forget(self, keys: Collection[Key]) -> None:
         for key in keys:
+            self._settle(key)
             entry = self._entries.pop(key, None)
             if entry is not None:
                 self._open.get(entry.task.site, {}).pop(task_key(*key), None)
                 self.wake([entry.task.site])
+
+    def _settle(self, key: Key) -> None:
+        if self._settled is not None:
+            self._settled.add(key)
 
     def _note(self, number: int | None) -> None:
         # A gap means that another process has changed something too; then the old number stays, and the keeper reads again.

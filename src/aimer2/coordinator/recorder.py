@@ -7,8 +7,6 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, final
 
-from sqlalchemy import Connection
-
 from aimer2.coordinator.store import studies as rows
 from aimer2.coordinator.store.database import Database
 from aimer2.coordinator.store.studies import EventRow
@@ -62,7 +60,7 @@ class Recorder:
 
     async def save(self, document: dict[str, Any]) -> None:
         await self.settle()
-        await self._database.write(self._save, json.dumps(document), self.take())
+        await self._database.write(rows.save_checkpoint, self._digest, self._holder, json.dumps(document), self.take())
         self._stored()
 
     async def events(self) -> Sequence[Event]:
@@ -73,10 +71,6 @@ class Recorder:
             found += [EVENT.validate_json(text) for _, text in page]
             after = page[-1][0]
         return found
-
-    def _save(self, connection: Connection, document: str, taken: Sequence[EventRow]) -> None:
-        rows.save_checkpoint(connection, self._digest, self._holder, document)
-        rows.append_events(connection, self._digest, self._holder, taken)
 
     def _flush_soon(self) -> None:
         self._timer = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import final
 
 from aimer2.audit.entries import Json
@@ -21,9 +22,9 @@ class Records:
         self._audit = audit
 
     async def add(self, kind: Kind, *, actor: str, study: str | None = None, **details: Json) -> None:
-        await asyncio.to_thread(self.add_now, kind, actor=actor, study=study, **details)
+        await asyncio.to_thread(self.add_now, kind, actor=actor, study=study, details=details)
 
-    def add_now(self, kind: Kind, *, actor: str, study: str | None = None, **details: Json) -> None:
+    def add_now(self, kind: Kind, *, actor: str, study: str | None = None, details: Mapping[str, Json]) -> None:
         self._audit.append(kind, actor=actor, study=study, details=details)
         about = " ".join(f"{name}={value}" for name, value in details.items())
         LOG.info("%s by %s%s %s", kind, actor, f" study={study[:16]}" if study else "", about)

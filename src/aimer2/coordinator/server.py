@@ -88,3 +88,4 @@ def _check_port(host: str, port: int) -> None:
 def log_to_stderr(level: int = logging.INFO) -> None:
     """One line per event; nothing per request."""
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)

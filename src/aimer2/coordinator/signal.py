@@ -8,15 +8,20 @@ from typing import final
 
 @final
 class Signal:
-    """Wakes everybody who waits at this moment. Nothing is lost as long as the check before ``wait`` and the wait are not parted by an await."""
+    """Wakes everybody who waits at this moment.
+
+    Whoever looks whether there is something, does anything else and then waits, takes ``count`` before he looks: so nothing is missed.
+    """
 
     def __init__(self) -> None:
         self._waiting: set[asyncio.Future[None]] = set()
         self.count = 0
-        """How often it was set: who looks elsewhere before he waits compares it."""
+        """How often it was set."""
 
-    async def wait(self, seconds: float | None = None) -> None:
-        """Returns at the next ``set``, or when the time is over."""
+    async def wait(self, seen: int, seconds: float | None = None) -> None:
+        """Returns once it was set more than ``seen`` times (at once if it was already), or when the time is over."""
+        if self.count != seen:
+            return
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         timer = None if seconds is None else loop.call_later(seconds, _finish, future)

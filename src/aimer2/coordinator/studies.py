@@ -134,7 +134,7 @@ class Studies:
         before = ("offered", "running", "paused") if final else ("running",)
         change = Transition(digest, before, "stopped" if final else "paused", self._roster(digest), reason)  # type: ignore[arg-type]  # literals
         await self._halt(digest)
-        await self._move(change, Kind.STUDY_STOPPED, by, event, final=final)
+        await self._move(change, Kind.STUDY_STOPPED, by, event)
 
     # -- leases
 
@@ -237,15 +237,22 @@ class Studies:
         offer = self._parts.registry.study(digest)
         enough = len(self._parts.registry.approved(digest, self._parts.clock.now())) >= offer.package.study.sites.minimum
         if offer.state == "offered" and not offer.undecided and enough:
-            await self._move(Transition(digest, ("offered",), "running", self._roster(digest)), Kind.STUDY_STARTED, "coordinator")
-            await self.take_over()
+            change = Transition(digest, ("offered",), "running", self._roster(digest))
+            # Two last decisions at the same moment: one of them starts it.
+            if await self._try(change, Kind.STUDY_STARTED, "coordinator"):
+                await self.take_over()
 
-    async def _move(self, change: Transition, kind: Kind, by: str, event: Event | None = None, **details: Any) -> None:
-        last = [] if event is None else [event_row(event)]
-        if not await self._parts.database.write(rows.change_state, change, last):
+    async def _move(self, change: Transition, kind: Kind, by: str, event: Event | None = None) -> None:
+        if not await self._try(change, kind, by, event):
             raise Conflict(f"The study is {self._parts.registry.study(change.digest).state}: this cannot be done with it now.")
+
+    async def _try(self, change: Transition, kind: Kind, by: str, event: Event | None = None) -> bool:
+        """False where the study is in another state by now."""
+        moved = await self._parts.database.write(rows.change_state, change, [] if event is None else [event_row(event)])
         await self._changed(change.digest)
-        await self._parts.records.add(kind, actor=by, study=change.digest, **details)
+        if moved:
+            await self._parts.records.add(kind, actor=by, study=change.digest, state=change.after)
+        return moved
 
     async def _changed(self, digest: str) -> None:
         await self._parts.registry.load()

@@ -35,16 +35,15 @@ async def follow(coordinator: Coordinator, digest: str, after: int, heartbeat_se
     news = coordinator.studies.news(digest)
     yield b": the events of a study\n\n"
     while True:
-        # The state first: what ends a study is stored in one transaction with its last event.
-        going_on = coordinator.registry.study(digest).state in ("offered", "running")
         seen = news.count
+        # The state before the events: what ends a study is stored in one transaction with its last event.
+        going_on = coordinator.registry.study(digest).state in ("offered", "running")
         while page := await coordinator.database.read(read_events, digest, after):
             for sequence, document in page:
                 yield f"id: {sequence}\ndata: {document}\n\n".encode()
                 after = sequence
         if not going_on or coordinator.queue.closing:
             return
+        await news.wait(seen, heartbeat_seconds)
         if news.count == seen:
-            await news.wait(heartbeat_seconds)
-            if news.count == seen:
-                yield b": still here\n\n"
+            yield b": still here\n\n"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, Integer, Row, and_, bindparam, func, insert, or_, select, update
 
 from aimer2.coordinator.store.database import note_change
 from aimer2.coordinator.store.members import has_uploaded
@@ -106,6 +106,8 @@ def change_state(connection: Connection, change: Transition, rows: Sequence[Even
     values: dict[str, Any] = {"state": change.after, "reason": change.reason, "holder": None, "lease_until": None}
     if result is not None:
         values["result"] = result
+    if (number := _round_of(rows)) is not None:
+        values["round_number"] = number
     if connection.execute(statement.values(**values)).rowcount != 1:
         return False
     _append(connection, change.digest, rows)
@@ -135,11 +137,19 @@ def release_leases(connection: Connection, holder: str) -> None:
     connection.execute(update(studies).where(studies.c.holder == holder).values(holder=None, lease_until=None))
 
 
-def save_checkpoint(connection: Connection, digest: str, holder: str, document: str) -> None:
-    """Raises Conflict where another process has taken the study over."""
-    statement = update(studies).where(studies.c.digest == digest, studies.c.holder == holder).values(checkpoint=document)
-    if connection.execute(statement).rowcount != 1:
+_SAVE = (
+    update(studies)
+    .where(studies.c.digest == bindparam("study"), studies.c.holder == bindparam("by"))
+    .values(checkpoint=bindparam("document"), round_number=func.coalesce(bindparam("number", type_=Integer), studies.c.round_number))
+)
+
+
+def save_checkpoint(connection: Connection, digest: str, holder: str, document: str, rows: Sequence[EventRow]) -> None:
+    """The checkpoint and the events up to it. Raises Conflict, and stores nothing, where another process has taken the study over."""
+    values = {"study": digest, "by": holder, "document": document, "number": _round_of(rows)}
+    if connection.execute(_SAVE, values).rowcount != 1:
         raise Conflict("Another process conducts this study now.")
+    _append(connection, digest, rows)
 
 
 def load_checkpoint(connection: Connection, digest: str) -> str | None:
@@ -153,6 +163,8 @@ def append_events(connection: Connection, digest: str, holder: str, rows: Sequen
     if connection.execute(held).one_or_none() is None:
         return False
     _append(connection, digest, rows)
+    if (number := _round_of(rows)) is not None:
+        connection.execute(update(studies).where(studies.c.digest == digest).values(round_number=number))
     return True
 
 
@@ -177,15 +189,20 @@ def studies_of_model(connection: Connection, sha256: str) -> set[str]:
     return set(connection.execute(select(events.c.study).where(events.c.model == sha256)).scalars())
 
 
+_LAST = select(func.max(events.c.sequence)).where(events.c.study == bindparam("named"))
+_ADD = insert(events)
+
+
 def _append(connection: Connection, digest: str, rows: Sequence[EventRow]) -> None:
     if not rows:
         return
-    last = connection.execute(select(func.max(events.c.sequence)).where(events.c.study == digest)).scalar_one() or 0
+    last = connection.execute(_LAST, {"named": digest}).scalar_one() or 0
     numbered = [{"study": digest, "sequence": last + 1 + i, "document": row.document, "model": row.model} for i, row in enumerate(rows)]
-    connection.execute(insert(events), numbered)
-    rounds = [row.round_number for row in rows if row.round_number is not None]
-    if rounds:
-        connection.execute(update(studies).where(studies.c.digest == digest).values(round_number=rounds[-1]))
+    connection.execute(_ADD, numbered)
+
+
+def _round_of(rows: Sequence[EventRow]) -> int | None:
+    return next((row.round_number for row in reversed(rows) if row.round_number is not None), None)
 
 
 def _tell_sites(connection: Connection, roster: Sequence[str]) -> None:

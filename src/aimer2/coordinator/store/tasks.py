@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, tuple_, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, tuple_, update
 
 from aimer2.coordinator.store.database import note_change
 from aimer2.coordinator.store.schema import tasks
@@ -38,6 +38,9 @@ class Put:
     number: int
 
 
+_INSERT = insert(tasks)
+
+
 def put_tasks(connection: Connection, new: Sequence[NewTask], now: float) -> Put:
     """Adds those that are not known; a withdrawn one is open again."""
     known = {(row.id, row.attempt): row for row in find_tasks(connection, [(task.id, task.attempt) for task in new])}
@@ -56,15 +59,18 @@ def put_tasks(connection: Connection, new: Sequence[NewTask], now: float) -> Put
         if (task.id, task.attempt) not in known
     ]
     if rows:
-        connection.execute(insert(tasks), rows)
+        connection.execute(_INSERT, rows)
     again = [key for key, row in known.items() if row.state == "withdrawn"]
     if again:
         _set_state(connection, again, "open")
     return Put({key: row.reply for key, row in known.items() if row.reply is not None}, frozenset(again), note_change(connection, "tasks"))
 
 
+_BY_KEYS = select(tasks).where(tuple_(tasks.c.id, tasks.c.attempt).in_(bindparam("keys", expanding=True)))
+
+
 def find_tasks(connection: Connection, keys: Collection[Key]) -> Sequence[Row[Any]]:
-    return connection.execute(select(tasks).where(tuple_(tasks.c.id, tasks.c.attempt).in_(keys))).all()
+    return connection.execute(_BY_KEYS, {"keys": list(keys)}).all()
 
 
 def open_tasks(connection: Connection) -> Sequence[Row[Any]]:
@@ -72,24 +78,22 @@ def open_tasks(connection: Connection) -> Sequence[Row[Any]]:
     return connection.execute(select(tasks).where(tasks.c.state == "open").order_by(tasks.c.put)).all()
 
 
+_ANSWER = (
+    update(tasks)
+    .where(tasks.c.id == bindparam("key_id"), tasks.c.attempt == bindparam("key_attempt"), tasks.c.state == "open")
+    .values(state="answered", reply=bindparam("text"), answered=bindparam("now"))
+)
+
+
 def record_replies(connection: Connection, replies: Iterable[tuple[Key, str]], now: float, *, tell: bool) -> int | None:
     """Stores the first reply to each open task; with ``tell`` other processes are told (the topic's new number)."""
-    statement = (
-        update(tasks)
-        .where(tasks.c.id == bindparam("key_id"), tasks.c.attempt == bindparam("key_attempt"), tasks.c.state == "open")
-        .values(state="answered", reply=bindparam("text"), answered=now)
-    )
-    connection.execute(statement, [{"key_id": id, "key_attempt": attempt, "text": text} for (id, attempt), text in replies])
+    connection.execute(_ANSWER, [{"key_id": id, "key_attempt": attempt, "text": text, "now": now} for (id, attempt), text in replies])
     return note_change(connection, "tasks") if tell else None
 
 
 def withdraw_tasks(connection: Connection, keys: Sequence[Key]) -> int:
     _set_state(connection, keys, "withdrawn", only="open")
     return note_change(connection, "tasks")
-
-
-def count_open(connection: Connection) -> int:
-    return int(connection.execute(select(func.count()).select_from(tasks).where(tasks.c.state == "open")).scalar_one())
 
 
 def _set_state(connection: Connection, keys: Sequence[Key], state: str, only: str | None = None) -> None:
