@@ -1,6 +1,6 @@
 """A federated method of one's own, and the loop without a study file.
 
-    pip install aimer2
+    pip install .
     python examples/own_algorithm.py
 
 Federated averaging in which every hospital counts the same, however many patients it has. Both halves are in one class; put it into a

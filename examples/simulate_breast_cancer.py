@@ -1,6 +1,6 @@
 """Three made-up hospitals of different case mix train one model, on this machine and without a network.
 
-    pip install 'aimer2[demo]'
+    pip install '.[demo]'
     python examples/simulate_breast_cancer.py
 
 The data are the 569 biopsies of the Wisconsin breast cancer set that comes with scikit-learn. The study is the same document that a

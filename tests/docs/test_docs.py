@@ -136,7 +136,7 @@ def commands(group: click.Command, name: str = "aimer2") -> Iterator[tuple[str, 
 
 
 def test_every_command() -> None:
-    text = _without_group_option("\n".join(path.read_text(encoding="utf-8") for path in PAGES))
+    text = _without_group_option(" ".join(" ".join(path.read_text(encoding="utf-8").split()) for path in PAGES))
     assert [name for name, _ in commands(aimer2) if name not in text] == []
 
 
