@@ -9,7 +9,7 @@ import errno
 import fcntl
 import itertools
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -57,9 +57,15 @@ class AuditLog:
 
         Raises BadInput (details are not JSON), TooLarge, OutOfResources (the disk is full; nothing was recorded).
         """
-        event = Event(str(kind), actor, study, details or {})
+        return self.extend([Event(str(kind), actor, study, details or {})])[0]
+
+    def extend(self, events: Sequence[Event]) -> list[Entry]:
+        """Record several events in their order, all of them or none; they are on the disk when this returns.
+
+        Raises what `append` raises.
+        """
         with _locked(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, fcntl.LOCK_EX) as file:
-            return self._write(file, event, self._find_head(file))[0]
+            return self._write(file, events, self._find_head(file))[0]
 
     def rotate(self, key: Signer, *, actor: str) -> Entry:
         """Hand the log over to a new key: the old one signs the handing over, everything after it is signed with ``key``."""
@@ -164,13 +170,17 @@ class AuditLog:
         _sync_folder(self._path.parent)
         os.ftruncate(file, os.fstat(file).st_size - len(torn))
         details: dict[str, Json] = {"file": aside.name, "bytes": len(torn), "sha256": digest(torn)}
-        return self._write(file, Event(str(Kind.TORN_ENTRY), "aimer2", None, details), head)[1]
+        return self._write(file, [Event(str(Kind.TORN_ENTRY), "aimer2", None, details)], head)[1]
 
-    def _write(self, file: int, event: Event, head: Head) -> tuple[Entry, Head]:
-        line = sign_line(event, after=head, time=rfc3339(self._clock.now()), key=self._key)
+    def _write(self, file: int, events: Sequence[Event], head: Head) -> tuple[list[Entry], Head]:
+        lines = []
+        for event in events:
+            lines.append(sign_line(event, after=head, time=rfc3339(self._clock.now()), key=self._key))
+            head = Head(head.sequence + 1, digest(lines[-1]))
+        text = b"".join(line + b"\n" for line in lines)
         before = os.fstat(file)
         try:
-            if os.write(file, line + b"\n") != len(line) + 1:
+            if os.write(file, text) != len(text):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fdatasync(file)
         except OSError as error:
@@ -179,9 +189,8 @@ class AuditLog:
             if error.errno in _FULL:
                 raise OutOfResources("The disk of the audit log is full; the entry was not recorded.") from error
             raise
-        new = Head(head.sequence + 1, digest(line))
-        self._seen = _Seen(before.st_ino, before.st_size + len(line) + 1, new)
-        return Entry.parse(line), new
+        self._seen = _Seen(before.st_ino, before.st_size + len(text), head)
+        return [Entry.parse(line) for line in lines], head
 
 
 def snapshot_lines(path: Path) -> Iterator[bytes]:

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 from aimer2 import __version__
-from aimer2.audit.entries import Json
+from aimer2.audit.entries import Event, Json
 from aimer2.audit.kinds import Kind
-from aimer2.core.errors import AimerError, BadInput, Unreachable
+from aimer2.core.errors import AimerError, BadInput, NotAuthenticated, Unreachable
 from aimer2.core.task import Answer, Failure, Task
 from aimer2.identity.keys import PublicKey
 from aimer2.messages.wire import Decision, StudyNotice
@@ -36,7 +36,11 @@ from aimer2.site.threads import Threads
 from aimer2.site.workers import Workers
 
 _ACTOR = "agent"
+_RECORD_SECONDS = 0.1
+_TIDY_SECONDS = 1.0
 _LOG = logging.getLogger("aimer2.site")
+
+_Event: TypeAlias = tuple[Kind, str | None, Mapping[str, Json]]
 
 
 @final
@@ -64,6 +68,8 @@ class Agent:
         self._exchanging = Exchanging(means, self)
         self._notices: asyncio.Queue[Sequence[StudyNotice]] = asyncio.Queue()
         self._broken: asyncio.Future[None] | None = None
+        self._delivered: list[tuple[str, Answer]] = []
+        self._events: list[_Event] = []
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT.
@@ -99,7 +105,9 @@ class Agent:
         await asyncio.gather(*running, return_exceptions=True)
         await self._exchanging.close()
         await self._workers.close()
+        self._tidy()
         self._record(Kind.AGENT_STOPPED, None, {})
+        self._flush()
         self._auditing.shutdown()
         self._connection.close()
 
@@ -117,14 +125,21 @@ class Agent:
         return ready
 
     def delivered(self, ready: Sequence[Ready]) -> None:
-        answers = [(one.study, one.reply) for one in ready if isinstance(one.reply, Answer)]
-        if answers:
-            self._decisions.store.mark_delivered([answer for _, answer in answers], self._decisions.clock.now())
-        for study, answer in answers:
-            if answer.sums:
-                sums: Json = {name: ref.sha256 for name, ref in answer.sums.items()}
-                self._record(Kind.UPDATE_SENT, study, {"task": answer.task, "attempt": answer.attempt, "sums": sums})
-            asyncio.get_running_loop().call_soon(self._performing.tidy, study)
+        for one in ready:
+            if isinstance(one.reply, Answer):
+                if not self._delivered:
+                    asyncio.get_running_loop().call_later(_TIDY_SECONDS, self._tidy)
+                self._delivered.append((one.study, one.reply))
+                if one.reply.sums:
+                    sums: Json = {name: ref.sha256 for name, ref in one.reply.sums.items()}
+                    self._record(Kind.UPDATE_SENT, one.study, {"task": one.reply.task, "attempt": one.reply.attempt, "sums": sums})
+
+    def _tidy(self) -> None:
+        """Notes what was taken, erases what is no longer needed. Were the agent killed before, it would only send once more."""
+        delivered, self._delivered = self._delivered, []
+        self._decisions.store.mark_delivered([answer for _, answer in delivered], self._decisions.clock.now())
+        for study in {study for study, _ in delivered}:
+            self._performing.tidy(study)
 
     def noticed(self, studies: Sequence[StudyNotice]) -> None:
         self._notices.put_nowait(studies)
@@ -166,7 +181,11 @@ class Agent:
     async def _resume(self) -> None:
         """Answers that were computed before a restart and have not been taken yet."""
         for stored in self._decisions.store.undelivered():
-            ready = await self._performing.stored(stored)
+            try:
+                ready = await self._performing.stored(stored)
+            except AimerError as error:
+                _LOG.error("a stored answer cannot be sent: %s", error.code)
+                continue
             if ready is not None:
                 self._exchanging.resume(ready)
 
@@ -201,18 +220,29 @@ class Agent:
     # means
 
     async def _persist(self, function: Callable[[], Any]) -> Any:
-        """Again and again, with growing pauses, while the coordinator cannot be reached."""
+        """Again and again, with growing pauses, while the coordinator cannot be reached or does not know this site (a clock that is off)."""
         backoff = Backoff(self._rng)
         while True:
             try:
                 return await self._threads.run(function)
-            except Unreachable:
+            except (Unreachable, NotAuthenticated):
                 await asyncio.sleep(backoff.failed())
 
     def _record(self, kind: Kind, study: str | None, details: Mapping[str, Json]) -> None:
-        """Into the audit log, in order, beside the path of a round; an agent that cannot record does not go on."""
-        recorded = self._auditing.submit(self._decisions.audit.append, kind, actor=_ACTOR, study=study, details=details)
-        recorded.add_done_callback(self._recorded)
+        """Into the audit log, in order, a moment later and together. A kill in between loses no sending: what is not noted as delivered
+        is sent, and recorded, again."""
+        if not self._events:
+            asyncio.get_running_loop().call_later(_RECORD_SECONDS, self._flush)
+        self._events.append((kind, study, details))
+
+    def _flush(self) -> None:
+        """An agent that cannot record does not go on."""
+        events, self._events = self._events, []
+        if events:
+            self._auditing.submit(self._append, events).add_done_callback(self._recorded)
+
+    def _append(self, events: list[_Event]) -> None:
+        self._decisions.audit.extend([Event(str(kind), _ACTOR, study, details) for kind, study, details in events])
 
     def _recorded(self, recorded: Any) -> None:
         error = recorded.exception()
