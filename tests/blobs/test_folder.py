@@ -77,6 +77,22 @@ def test_an_upload_goes_on_after_the_process_has_died(store: FolderStore) -> Non
     assert files(store) == [f"{REF.sha256[:2]}/{REF.sha256}"]
 
 
+def test_a_small_blob_that_was_received_in_parts_can_be_deleted(store: FolderStore) -> None:
+    ref = BlobRef(sha256=hashlib.sha256(b"small").hexdigest(), size=5)
+    partial = store.partial(ref)
+    partial.write(b"small")
+    partial.finish()
+    assert bytes(store.open(ref).view()) == b"small"
+    store.delete(ref)
+    assert ref not in store
+
+
+def test_a_wrong_size_does_not_save_a_blob_from_being_deleted(store: FolderStore) -> None:
+    refs = store.put(b"x", DATA)
+    store.delete(*(BlobRef(sha256=ref.sha256, size=size) for ref, size in zip(refs, (10**6, 1), strict=True)))
+    assert not [ref for ref in refs if ref in store]
+
+
 def test_an_unfinished_upload_is_not_a_blob(store: FolderStore) -> None:
     partial = store.partial(REF)
     partial.write(DATA[:-1])

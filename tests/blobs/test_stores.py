@@ -96,5 +96,8 @@ def test_deleting(store: BlobStore, size: int) -> None:
     assert ref not in store
     assert other in store
     assert bytes(view) == some(size)  # who reads it reads on
+    store.delete(ref, other)
+    assert other not in store
+    store.delete()
     with pytest.raises(NotFound):
         store.open(ref)

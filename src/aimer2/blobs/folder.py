@@ -84,10 +84,10 @@ class FolderStore:
 
     def delete(self, *refs: BlobRef) -> None:
         with self._small as small:
-            small.executemany("DELETE FROM small WHERE sha256 = ?", [(ref.sha256,) for ref in refs if ref.size <= SMALL_BYTES])
+            small.executemany("DELETE FROM small WHERE sha256 = ?", [(ref.sha256,) for ref in refs])
         for ref in refs:
-            if ref.size > SMALL_BYTES:
-                self.path(ref.sha256).unlink(missing_ok=True)
+            # a small one too: it is a file where it was received in parts, and its size is what somebody said
+            self.path(ref.sha256).unlink(missing_ok=True)
 
     def put(self, *blobs: bytes) -> list[BlobRef]:
         """Stores blobs that are in memory; the small ones in one transaction."""
