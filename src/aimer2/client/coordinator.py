@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
 import numpy.typing as npt
 import urllib3
+from pydantic import ValidationError
 
 from aimer2.blobs.folder import FileBlob, FolderStore
 from aimer2.client.run import Run
 from aimer2.client.transport import PIECE, Address, Transport, parse, transport_errors
 from aimer2.core import tree
 from aimer2.core.clock import SystemClock
-from aimer2.core.errors import BadStudy, Conflict, Fault, NotFound, Tampered, Unreachable
+from aimer2.core.errors import BadStudy, Conflict, Fault, NotFound, Tampered, Unreachable, VersionMismatch
 from aimer2.core.protocols import Blob
 from aimer2.core.study import Study
 from aimer2.core.task import BlobRef, Document, SiteId
 from aimer2.identity.documents import open_document
 from aimer2.identity.keys import PublicKey
+from aimer2.messages.package import digest as digest_of
 from aimer2.messages.tensors import read_tree
 from aimer2.messages.wire import CoordinatorInfo, Login, SiteStatus, StudySummary, Token
 from aimer2.study.check import refuse_faults
@@ -30,7 +36,10 @@ from aimer2.study.events import EVENT, Event, StudyFinished, StudyStopped
 from aimer2.study.pack import pack
 
 _PREFLIGHT_SECONDS = 600.0
-_TRIES = 5
+_PAUSES = (0.1, 0.3, 1, 3, 10, 20, 30, 30, 30)
+"""Seconds before each new attempt to reach a coordinator that has gone."""
+
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class _Stop(Document):
@@ -45,9 +54,7 @@ class Coordinator:
     ``key`` is its signing key: with it results are verified; without it the key that it shows over the checked connection.
     """
 
-    def __init__(
-        self, url: str, token: str = "", *, fingerprint: str | None = None, ca_file: Path | None = None, key: str | None = None
-    ) -> None:
+    def __init__(self, url: str, token: str = "", *, fingerprint: str | None = None, ca_file: Path | None = None, key: str | None = None) -> None:
         self._transport = Transport(Address(url, fingerprint, ca_file), token)
         self.key = key
 
@@ -74,15 +81,22 @@ class Coordinator:
         with tempfile.TemporaryDirectory(prefix="aimer2-") as scratch:
             blobs = FolderStore(Path(scratch))
             package = pack(study, folder, roster, blobs)
-            for ref in {package.initial, *package.files.values()}:
-                self._upload(blobs.open(ref))
-            return Run(self, parse(StudySummary, self._transport.ask("POST", "/v1/studies", package)).digest)
+            run = Run(self, digest_of(package))
+            try:
+                run.summary()
+            except NotFound:
+                for ref in {package.initial, *package.files.values()}:
+                    self._upload(blobs.open(ref))
+                self._transport.ask("POST", "/v1/studies", package)
+            return run
 
     def studies(self) -> list[StudySummary]:
         return parse(list[StudySummary], self._transport.ask("GET", "/v1/studies"))
 
     def study(self, which: str) -> StudySummary:
         """The study with this digest, this beginning of a digest, or this name. Raises NotFound; Conflict where it could be several."""
+        if _DIGEST.fullmatch(which):
+            return parse(StudySummary, self._transport.ask("GET", f"/v1/studies/{which}"))
         known = self.studies()
         found = [study for study in known if study.digest.startswith(which)] if len(which) >= 4 else []
         found = found or [study for study in known if study.name == which]
@@ -111,7 +125,7 @@ class Coordinator:
     def events(self, digest: str, after: int = 0) -> Iterator[Event]:
         """All events from the beginning (or after number ``after``), then live, until the study has finished, stopped or paused.
 
-        A broken connection is taken up where it broke; Unreachable after several tries in a row.
+        A lost connection is made again, and no event is told twice. Raises Unreachable when the coordinator stays away for two minutes.
         """
         failed = 0
         while True:
@@ -121,35 +135,43 @@ class Coordinator:
                     yield event
                     if isinstance(event, StudyFinished | StudyStopped):
                         return
-                last = self.study(digest).state
+                if self.study(digest).state not in ("offered", "running"):
+                    return
             except Unreachable:
-                failed += 1
-                if failed >= _TRIES:
+                if failed == len(_PAUSES):
                     raise
-                continue
-            if last in ("paused", "finished", "stopped"):
-                return
+            # Also after a stream that ended in order: the coordinator ends it when it is about to end itself.
+            time.sleep(_PAUSES[min(failed, len(_PAUSES) - 1)])
+            failed += 1
 
     def result(self, digest: str) -> dict[str, Any]:
-        """The study's record. Raises NotFound while there is none, Tampered unless the coordinator's key has signed it."""
-        text = self._transport.ask("GET", f"/v1/studies/{digest}/result").decode()
+        """The study's record. Raises NotFound while there is none; Tampered or NotAuthenticated unless the coordinator's key has signed it."""
+        text = self._transport.ask("GET", f"/v1/studies/{digest}/result").decode("utf-8", "replace")
         key = self.key or self.info().key
         found: dict[str, Any] = json.loads(open_document(text, PublicKey.from_text(key), kind="result"))
+        if found["study"] != digest:
+            raise Tampered("This is the result of another study.")
         return found
 
     def save_model(self, digest: str, path: Path) -> BlobRef:
-        """The final (or, while it runs, the newest) model in safetensors format; nothing is there until all of it is. Raises Unreachable."""
-        draft, summed, size = path.with_name(f".{path.name}.draft"), hashlib.sha256(), 0
-        response = self._opened(f"/v1/studies/{digest}/model")
-        with draft.open("wb") as file, transport_errors(self.url):
-            for piece in response.stream(PIECE):
-                file.write(piece)
-                summed.update(piece)
-                size += len(piece)
-        if f'"{summed.hexdigest()}"' != response.headers.get("ETag"):
-            draft.unlink()
-            raise Tampered("The model that came does not have the digest that was announced.")
-        draft.replace(path)
+        """The final (or, while it runs, the newest) model in safetensors format; nothing is there until all of it is.
+
+        Raises Unreachable, Tampered where a finished study's model is not the one that its signed result names.
+        """
+        draft, summed, size = path.with_name(f".{path.name}.{os.getpid()}.draft"), hashlib.sha256(), 0
+        expected = self._final_model(digest)
+        try:
+            with self._opened(f"/v1/studies/{digest}/model") as response, draft.open("wb") as file:
+                for piece in response.stream(PIECE):
+                    file.write(piece)
+                    summed.update(piece)
+                    size += len(piece)
+                announced = response.headers.get("ETag", "").strip('"')
+            if summed.hexdigest() != (expected or announced):
+                raise Tampered("The model that came does not have the digest that was announced.")
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
         return BlobRef(sha256=summed.hexdigest(), size=size)
 
     def model(self, digest: str) -> dict[str, npt.NDArray[Any]]:
@@ -174,31 +196,64 @@ class Coordinator:
     def _act(self, digest: str, action: str, body: Document | None = None) -> StudySummary:
         return parse(StudySummary, self._transport.ask("POST", f"/v1/studies/{digest}/{action}", body))
 
+    def _final_model(self, digest: str) -> str | None:
+        """What the signed result says of the model; None while there is none."""
+        try:
+            return str(self.result(digest)["model"]["sha256"])
+        except NotFound:
+            return None
+
     def _upload(self, blob: Blob) -> None:
-        """From where an earlier attempt stopped."""
-        path = f"/v1/blobs/{blob.ref.sha256}"
-        there = self._transport.send("HEAD", path)
-        if there.status == 200:
-            return
-        offset = int(there.headers.get("Upload-Offset", "0"))
-        view = blob.view()
-        headers = {"Upload-Offset": str(offset), "Upload-Length": str(len(view)), "Content-Length": str(len(view) - offset)}
-        pieces = [view[start : start + PIECE] for start in range(offset, len(view), PIECE)]
-        self._transport.checked(self._transport.send("PUT", path, pieces, headers=headers))
+        """From where an earlier attempt stopped. What is there already is sent all the same: it proves that we have it."""
+        path, view = f"/v1/blobs/{blob.ref.sha256}", blob.view()
+        offset = _offset(self._transport.send("HEAD", path))
+        for pause in _PAUSES:
+            headers = {"Upload-Offset": str(offset), "Upload-Length": str(len(view)), "Content-Length": str(len(view) - offset)}
+            pieces = [view[start : start + PIECE] for start in range(offset, len(view), PIECE)]
+            try:
+                answer = self._transport.send("PUT", path, pieces, headers=headers)
+            except Unreachable:
+                time.sleep(pause)
+                answer = self._transport.send("HEAD", path)
+            else:
+                if answer.status == 201:
+                    return
+                if "Upload-Offset" not in answer.headers:
+                    self._transport.checked(answer)
+            offset = _offset(answer)
+        raise Unreachable("The upload broke off again and again.")
 
     def _events(self, digest: str, after: int) -> Iterator[tuple[int, Event]]:
         """Event by event with its number, as it comes."""
         number = after
-        with transport_errors(self.url):
-            for line in _lines(self._opened(f"/v1/studies/{digest}/events", {"Last-Event-ID": str(after)})):
+        with self._opened(f"/v1/studies/{digest}/events", {"Last-Event-ID": str(after)}) as response:
+            for line in _lines(response):
                 field, _, value = line.partition(": ")
                 if field == "id":
                     number = int(value)
                 elif field == "data":
-                    yield number, EVENT.validate_json(value)
+                    yield number, _event(value)
 
-    def _opened(self, path: str, headers: Mapping[str, str] | None = None) -> urllib3.BaseHTTPResponse:
-        return self._transport.checked(self._transport.send("GET", path, headers=headers, stream=True))
+    @contextmanager
+    def _opened(self, path: str, headers: Mapping[str, str] | None = None) -> Iterator[urllib3.BaseHTTPResponse]:
+        with transport_errors(self.url):
+            response = self._transport.send("GET", path, headers=headers, stream=True)
+            try:
+                yield self._transport.checked(response)
+            finally:
+                # What was not read is given up together with its connection.
+                response.close()
+
+
+def _offset(response: urllib3.BaseHTTPResponse) -> int:
+    return int(response.headers.get("Upload-Offset", "0"))
+
+
+def _event(text: str) -> Event:
+    try:
+        return EVENT.validate_json(text)
+    except ValidationError:
+        raise VersionMismatch("The coordinator tells an event that this version does not know.") from None
 
 
 def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[str]:
