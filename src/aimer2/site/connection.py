@@ -21,7 +21,7 @@ from urllib3.exceptions import HTTPError, SSLError
 from aimer2 import __version__
 from aimer2.blobs.folder import FolderStore
 from aimer2.core.clock import Clock, rfc3339
-from aimer2.core.errors import AimerError, ClockSkew, Conflict, NotApproved, NotAuthenticated, Unreachable, VersionMismatch
+from aimer2.core.errors import AimerError, ClockSkew, Conflict, NotApproved, NotAuthenticated, OutOfResources, Unreachable, VersionMismatch
 from aimer2.core.protocols import Blob
 from aimer2.core.task import BlobRef, Digest, Document
 from aimer2.identity.assertions import make_assertion
@@ -169,8 +169,8 @@ class Connection:
         }
         try:
             response = self._as_site("PUT", path, _Pieces(view[offset:], stopped), headers=headers)
-        except Conflict:
-            raise Unreachable("An earlier upload of these bytes has not ended yet.") from None
+        except (Conflict, OutOfResources) as error:
+            raise Unreachable(f"The upload has to wait: {error.sentence}") from None
         if response.status != 201:
             raise Unreachable("The upload broke off.")
 

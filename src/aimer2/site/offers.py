@@ -6,7 +6,7 @@ import logging
 from typing import final
 
 from aimer2.audit.kinds import Kind
-from aimer2.core.errors import AimerError, BadInput, Conflict, NotFound, Tampered, Unreachable
+from aimer2.core.errors import AimerError, BadInput, Conflict, NotAuthenticated, NotFound, Tampered, Unreachable
 from aimer2.messages.package import Package, digest
 from aimer2.messages.wire import StudyNotice
 from aimer2.site.approval import Approve, Ask, Policy, Refuse, StudyRequest, decide
@@ -31,7 +31,7 @@ class Offers:
         self.enforced: frozenset[Protection] = frozenset()
 
     def take(self, notice: StudyNotice) -> None:
-        """Notes a study; a new one is fetched, and the rules are asked. Raises Unreachable, to be called again then."""
+        """Notes a study; a new one is fetched, and the rules are asked. Raises Unreachable and NotAuthenticated, to be called again then."""
         now = self._decisions.clock.now()
         if self._decisions.store.note_study(notice.digest, notice.state, now):
             self._decisions.audit.append(Kind.STUDY_OFFERED, actor="agent", study=notice.digest)
@@ -40,7 +40,7 @@ class Offers:
             return
         try:
             package = self._fetch(notice.digest)
-        except Unreachable:
+        except (Unreachable, NotAuthenticated):
             raise
         except AimerError as error:
             _LOG.error("study %s cannot be taken in: %s %s", notice.digest[:16], error.code, error.sentence)
@@ -85,11 +85,11 @@ class Offers:
             _LOG.warning("study %s fits %s, but: %s", study[:16], by, error.sentence)
 
     def send_decisions(self) -> None:
-        """Raises Unreachable, to be called again then."""
+        """Raises Unreachable and NotAuthenticated, to be called again then."""
         for number, statement in self._decisions.store.unsent():
             try:
                 self._connection.decide(statement)
-            except Unreachable:
+            except (Unreachable, NotAuthenticated):
                 raise
             except AimerError as error:
                 # The coordinator will not take it however often it is sent; here it is in force all the same.

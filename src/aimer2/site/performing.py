@@ -193,6 +193,7 @@ class Performing:
         document = {"task": task.model_dump(mode="json"), "received": list(received), "memory": list(memory)}
         stored = [self.blobs(task.study).open(ref) for ref in memory.values()]
         for attempt in (1, 2):
+            begun = self._decisions.clock.monotonic()
             try:
                 async with asyncio.timeout(opening.settings.task_hours * _HOUR):
                     worker = await self._workers.take(task.study, opening)
@@ -201,6 +202,8 @@ class Performing:
                 return _handed(reply, files), files, worker.cpu_seconds_since()
             except WorkerDied as death:
                 await self._workers.end(task.study)
+                # What a process that is gone has used nobody can say; it was at most this, as it has one thread by default.
+                self._decisions.store.spend(task.study, self._decisions.clock.monotonic() - begun)
                 error = of_death(death)
                 if attempt == 2 or not death.killed:
                     raise error from None

@@ -229,8 +229,10 @@ class Store:
             return [_stored(row) for row in connection.execute(sa.select(*columns).where(where).order_by(_ANSWERS.c.finished))]
 
     def mark_delivered(self, answers: Iterable[Answer], now: float) -> None:
-        with self._engine.begin() as connection:
-            connection.execute(_DELIVERED, [{"now": now, "task": answer.task, "attempt": answer.attempt} for answer in answers])
+        rows = [{"now": now, "task": answer.task, "attempt": answer.attempt} for answer in answers]
+        if rows:
+            with self._engine.begin() as connection:
+                connection.execute(_DELIVERED, rows)
 
     def rounds(self, study: str) -> list[dict[str, Any]]:
         """What was answered, with the site's own figures, in order."""
