@@ -1,0 +1,305 @@
+"""What every method promises, whoever wrote it: one suite over the catalogue, each run with its `EXAMPLE`."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import inspect
+import json
+import re
+from collections.abc import Mapping, MutableMapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aimer2.algorithms import catalogue
+from aimer2.blobs.folder import FolderStore
+from aimer2.blobs.memory import MemoryStore
+from aimer2.core import tree
+from aimer2.core.clock import SystemClock
+from aimer2.core.dataset import Samples
+from aimer2.core.errors import BadStudy
+from aimer2.core.protocols import Algorithm, Local
+from aimer2.core.study import Target, Training
+from aimer2.core.task import SiteId, Task
+from aimer2.core.tree import LazyArray, Tree
+from aimer2.core.update import Update, total
+from aimer2.engines.in_process import InProcess
+from aimer2.learners.numpy import NumpyLearner
+from aimer2.learners.recipe import Recipe
+from aimer2.messages import tensors
+from aimer2.messages.tensors import read_tree
+from aimer2.models.linear import Logistic
+from aimer2.study.checkpoint import load_state, save_state
+from aimer2.study.collect import Patience
+from aimer2.study.conduct import Loop, Part, Plan
+from aimer2.study.events import EVENT, Event, RoundFinished, StudyPaused
+from aimer2.study.perform import Participant, Performed
+
+NAMES = catalogue.names()
+SITES = ("a", "b", "c")
+FEATURES = 3
+
+
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def algorithm(name: str) -> Algorithm[Any]:
+    return catalogue.example(name)
+
+
+def learner(rate: float = 0.3) -> NumpyLearner:
+    recipe = Recipe(Training(learning_rate=rate), Target(name="y"), 10, (FEATURES,), ("auc",))
+    made = NumpyLearner(lambda: Logistic(FEATURES), recipe)
+    made.initialise(np.random.default_rng(1))
+    return made
+
+
+def rows(seed: int, count: int = 40) -> Samples:
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(count, FEATURES)) + seed / 4
+    return Samples(features, (features[:, 0] + rng.normal(size=count) > 0).astype(np.int64))
+
+
+class Remembering:
+    """A site that notes whether its method keeps a memory."""
+
+    def __init__(self, inner: Participant) -> None:
+        self._inner = inner
+        self.remembers = False
+
+    def perform(self, task: Task, received: Mapping[str, Tree], memory: MutableMapping[str, Tree]) -> Performed:
+        performed = self._inner.perform(task, received, memory)
+        self.remembers = self.remembers or bool(memory)
+        return performed
+
+
+def participants(algorithm: Algorithm[Any], *, steps: int = 3, batch_size: int | None = 8) -> dict[SiteId, Remembering]:
+    return {
+        site: Remembering(
+            Participant(
+                site=site, algorithm=algorithm, learner=learner(), data=rows(number, 30 + 10 * number), steps=steps, batch_size=batch_size, seed=3
+            )
+        )
+        for number, site in enumerate(SITES)
+    }
+
+
+class Written:
+    """Checkpoints as they are when they have lain on a disk."""
+
+    def __init__(self) -> None:
+        self.text: str | None = None
+        self.kept: list[str] = []
+
+    async def load(self) -> dict[str, Any] | None:
+        return None if self.text is None else json.loads(self.text)
+
+    async def save(self, document: dict[str, Any]) -> None:
+        self.text = json.dumps(document, allow_nan=False)
+
+    async def events(self) -> Sequence[Event]:
+        return [EVENT.validate_json(text) for text in self.kept]
+
+
+@dataclasses.dataclass
+class Run:
+    algorithm: Algorithm[Any]
+    blobs: Any = dataclasses.field(default_factory=MemoryStore)
+    order: Sequence[SiteId] = SITES
+    checkpoints: Written = dataclasses.field(default_factory=Written)
+
+    def __post_init__(self) -> None:
+        self.sites = participants(self.algorithm)
+        self.engine = InProcess(self.sites, self.blobs, order=self.order)
+        self.plan = Plan(
+            digest="5e" * 32,
+            roster=SITES,
+            parts=(Part("train", self.algorithm, 100, learner().parameters()),),
+            patience=Patience(1, 60.0),
+        )
+
+    def go(self, stop_after: int | None = None) -> tuple[list[Event], dict[str, bytes]]:
+        """The events up to the end, or to the one after which the coordinator is killed; and the bits of the final model."""
+
+        async def conduct() -> tuple[list[Event], dict[str, bytes]]:
+            loop, seen = Loop(self.plan, self.engine, self.blobs, self.checkpoints, SystemClock()), []
+            running: Any = loop.run()
+            async for event in running:
+                seen.append(event)
+                self.checkpoints.kept.append(event.model_dump_json())
+                if len(seen) == stop_after:
+                    await running.aclose()
+                    break
+            return seen, {} if loop.model is None else bits(read_tree(self.blobs.open(loop.model)))
+
+        return asyncio.run(asyncio.wait_for(conduct(), 30))
+
+
+def bits(leaves: Tree) -> dict[str, bytes]:
+    return {leaf: tree.load(array).tobytes() for leaf, array in leaves.items()}
+
+
+def local(algorithm: Algorithm[Any], state: Any, data: Samples, *, steps: int = 1, batch_size: int | None = None, rate: float = 0.3) -> Update:
+    site = Local(data=data, learner=learner(rate), memory={}, rng=np.random.default_rng(1), round_number=1, steps=steps, batch_size=batch_size)
+    return algorithm.local(algorithm.broadcast(state), site)
+
+
+def test_it_is_a_frozen_dataclass_that_nobody_inherits_from(algorithm: Algorithm[Any]) -> None:
+    kind: Any = type(algorithm)
+    assert dataclasses.is_dataclass(kind)
+    assert kind.__dataclass_params__.frozen
+    assert getattr(kind, "__final__", False)
+    assert isinstance(kind.version, int)
+    assert all(field.kw_only for field in dataclasses.fields(kind))
+    assert all(isinstance(field.default, bool | int | float | str) for field in dataclasses.fields(kind)), "each has a default that can be printed"
+
+
+def test_its_page_names_a_paper_or_a_definition_and_what_leaves_the_site(name: str, algorithm: Algorithm[Any]) -> None:
+    page = inspect.getdoc(inspect.getmodule(type(algorithm))) or ""
+    assert re.search(r"\b(19|20)\d\d\b", page), "no year, so no paper"
+    assert "Leaves the site:" in page
+    assert catalogue.summary(name).endswith(".")
+
+
+def test_what_leaves_the_site_is_what_its_page_says(name: str, algorithm: Algorithm[Any]) -> None:
+    state = algorithm.init(learner().parameters())
+    sent = local(algorithm, state, rows(1), steps=2)
+    documented = [re.match(r"``(\w+)``", line) for line in catalogue.leaves(name)]
+    assert {match.group(1) for match in documented if match} == set(sent.sums), catalogue.leaves(name)
+    assert None not in documented
+
+
+def test_it_runs_to_its_end_and_moves_the_model(algorithm: Algorithm[Any]) -> None:
+    events, final = Run(algorithm).go()
+    finished = [event for event in events if isinstance(event, RoundFinished)]
+    assert not [event for event in events if isinstance(event, StudyPaused)]
+    assert len(finished) == getattr(algorithm, "rounds", len(finished))
+    assert final.keys() == learner().parameters().keys()
+    assert final != bits(learner().parameters())
+    assert all(np.isfinite(np.frombuffer(leaf)).all() for leaf in final.values())
+
+
+@pytest.mark.parametrize("order", [("c", "b", "a"), ("b", "c", "a")], ids="".join)
+def test_the_order_of_arrival_changes_no_bit(algorithm: Algorithm[Any], order: tuple[str, ...]) -> None:
+    assert Run(algorithm, order=order).go()[1] == Run(algorithm).go()[1]
+
+
+def test_the_coordinator_killed_after_any_event_ends_with_the_same_bits(algorithm: Algorithm[Any]) -> None:
+    events, expected = Run(algorithm).go()
+    for count in range(1, len(events)):
+        run = Run(algorithm)
+        run.go(stop_after=count)
+        assert run.go()[1] == expected, count
+
+
+def test_sites_without_memory_killed_too_end_with_the_same_bits(algorithm: Algorithm[Any]) -> None:
+    whole = Run(algorithm)
+    events, expected = whole.go()
+    if any(site.remembers for site in whole.sites.values()):
+        pytest.skip("its sites remember: what they keep survives them, as an agent's store does")
+    for count in range(1, len(events)):
+        run = Run(algorithm)
+        run.go(stop_after=count)
+        run.sites = participants(algorithm)
+        run.engine = InProcess(run.sites, run.blobs)
+        assert run.go()[1] == expected, count
+
+
+def test_a_state_left_in_files_is_the_state_in_memory(algorithm: Algorithm[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = Run(algorithm).go()[1]
+    monkeypatch.setattr(tensors, "LAZY_BYTES", 0)
+    monkeypatch.setattr("aimer2.blobs.folder.SMALL_BYTES", -1)
+    run = Run(algorithm, blobs=FolderStore(tmp_path))
+    assert run.go()[1] == expected
+    state = algorithm.init({"w": np.ones(5)})
+    kept = load_state(type(state), save_state(state, run.blobs), run.blobs)
+    assert all(not isinstance(leaf, np.ndarray) for leaf in algorithm.model(kept).values()), "nothing was lazy here"
+
+
+def test_its_state_is_kept_by_a_checkpoint(algorithm: Algorithm[Any]) -> None:
+    blobs = MemoryStore()
+    state = algorithm.init(learner().parameters())
+    for _ in range(2):
+        state = algorithm.update(state, total([local(algorithm, state, rows(1)), local(algorithm, state, rows(2))]))
+    again = load_state(type(state), json.loads(json.dumps(save_state(state, blobs))), blobs)
+    assert save_state(again, blobs) == save_state(state, blobs)
+    assert bits(algorithm.model(again)) == bits(algorithm.model(state))
+    assert algorithm.finished(again) == algorithm.finished(state)
+
+
+def test_neither_half_changes_what_it_is_given(algorithm: Algorithm[Any]) -> None:
+    state = algorithm.init(learner().parameters())
+    update = local(algorithm, state, rows(1), steps=2)
+    before = [bits(leaves) for leaves in (*update.sums.values(), *algorithm.broadcast(state).values(), algorithm.model(state))]
+    algorithm.update(state, update)
+    local(algorithm, state, rows(2), steps=2)
+    assert [bits(leaves) for leaves in (*update.sums.values(), *algorithm.broadcast(state).values(), algorithm.model(state))] == before
+
+
+def test_its_sums_travel(algorithm: Algorithm[Any]) -> None:
+    state = algorithm.init(learner().parameters())
+    for leaves in (*local(algorithm, state, rows(1)).sums.values(), *algorithm.broadcast(state).values()):
+        assert leaves
+        assert all(leaf.dtype.name in ("float32", "float64", "int64") for leaf in leaves.values())
+        assert tree.is_finite(leaves)
+
+
+def test_two_sites_pooled_are_one(algorithm: Algorithm[Any]) -> None:
+    """One step over all rows: the sum of two sites' updates is the update of a site that has both's rows (FedSGD)."""
+    first, second = rows(1, 30), rows(2, 50)
+    both = Samples(np.concatenate([first.features, second.features]), np.concatenate([first.targets, second.targets]))
+    state = algorithm.init(learner().parameters())
+    apart = algorithm.update(state, total([local(algorithm, state, first), local(algorithm, state, second)]))
+    together = algorithm.update(state, local(algorithm, state, both))
+    for leaf, array in algorithm.model(together).items():
+        np.testing.assert_allclose(algorithm.model(apart)[leaf], array, rtol=0, atol=1e-12)
+        assert not np.array_equal(array, algorithm.model(state)[leaf])
+
+
+def test_an_update_is_weighted_by_rows(algorithm: Algorithm[Any]) -> None:
+    data = rows(1, 20)
+    twice = Samples(np.concatenate([data.features] * 2), np.concatenate([data.targets] * 2))
+    state = algorithm.init(learner().parameters())
+    single, double = local(algorithm, state, data), local(algorithm, state, twice)
+    for sum_name, leaves in total([single, single]).sums.items():
+        for leaf, array in leaves.items():
+            np.testing.assert_allclose(double.sums[sum_name][leaf], array, rtol=1e-12, atol=1e-12)
+
+
+def test_the_study_can_ask_for_it_by_name(name: str, algorithm: Algorithm[Any]) -> None:
+    given = {field.name: getattr(algorithm, field.name) for field in dataclasses.fields(algorithm) if field.name != "rounds"}  # type: ignore[arg-type]
+    assert catalogue.make(name, getattr(algorithm, "rounds", 1), given) == algorithm
+    with pytest.raises(BadStudy, match="no such hyper-parameter"):
+        catalogue.make(name, 3, given | {"of_the_future": 1.0})
+
+
+def test_select_names_sites_that_are_there(algorithm: Algorithm[Any]) -> None:
+    chosen = algorithm.select(algorithm.init(learner().parameters()), SITES)
+    assert set(chosen) <= set(SITES)
+    assert len(set(chosen)) == len(chosen) >= 1
+
+
+def test_lazy_leaves_are_only_read(algorithm: Algorithm[Any]) -> None:
+    """The coordinator's half works on arrays that are read in slices: nothing but tree.map and tree.load may touch them."""
+
+    class Slices:
+        def __init__(self, whole: Any) -> None:
+            self.whole, self.shape, self.dtype = whole, whole.shape, whole.dtype
+
+        def read(self, start: int, stop: int) -> Any:
+            return self.whole.reshape(-1)[start:stop].copy()
+
+    def lazily(leaves: Tree) -> dict[str, LazyArray]:
+        return {leaf: Slices(array) for leaf, array in leaves.items()}
+
+    state = algorithm.init(learner().parameters())
+    update = local(algorithm, state, rows(1))
+    expected = bits(algorithm.model(algorithm.update(state, update)))
+    moved = algorithm.update(algorithm.init(lazily(learner().parameters())), Update({key: lazily(leaves) for key, leaves in update.sums.items()}))
+    assert bits(algorithm.model(moved)) == expected
