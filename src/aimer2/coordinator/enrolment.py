@@ -110,7 +110,7 @@ class Enrolment:
             raise Conflict("The new key is the old one.")
         await parts.database.write(members.change_key, site, old.text, new.text)
         await parts.registry.load()
-        await parts.records.add(Kind.KEY_ROTATED, actor=site, key=new.text)
+        await parts.records.add(Kind.SITE_ENROLLED, actor=site, key=new.text, replaces=old.text)
 
     def _check(self, assertion: str) -> str:
         return check_assertion(assertion, key_of=self._key_of, audience=self._parts.settings.url, now=self._parts.clock.now(), seen=self._used)

@@ -54,7 +54,7 @@ class Database:
             with self.engine.begin() as connection:
                 return transaction(connection, *args, **named)
         # A file does not go away: its connection is kept, which halves the time of a small transaction.
-        connection = getattr(self._kept, "writer", None)
+        connection: Connection | None = getattr(self._kept, "writer", None)
         if connection is None:
             connection = self._kept.writer = self.engine.connect().execution_options(aimer2_writes=True)
         with connection.begin():

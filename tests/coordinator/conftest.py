@@ -1,0 +1,81 @@
+"""Coordinators that end with their tests: one that all share, and more for tests that kill it."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+# Tests are imported one by one (importlib mode), so what they share is found by its path.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from serving import Client, Hospital, Server, SiteClient, enrolled, free_port, person
+
+
+def make_servers(folder: Path) -> Iterator[Callable[..., Server]]:
+    made: list[Server] = []
+
+    def make(*options: str) -> Server:
+        server = Server(folder / f"coordinator-{len(made)}", free_port())
+        server.command("init", "--port", str(server.port), *options)
+        made.append(server)
+        return server
+
+    yield make
+    for server in made:
+        if server.process is not None and server.process.poll() is None:
+            server.kill()
+
+
+@pytest.fixture
+def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    yield from make_servers(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Shared by all tests that leave it as it was; each with sites of its own."""
+    for make in make_servers(tmp_path_factory.mktemp("shared")):
+        made = make()
+        made.start()
+        yield made
+        assert made.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def researcher(server: Server) -> Client:
+    return person(server, "anna", "researcher")
+
+
+@pytest.fixture(scope="session")
+def new_name() -> Callable[[str], str]:
+    numbers = itertools.count(1)
+    return lambda name: f"{name}-{next(numbers)}"
+
+
+@pytest.fixture
+def sites(server: Server, new_name: Callable[[str], str]) -> list[SiteClient]:
+    return [enrolled(server, new_name(name)) for name in ("charite", "heidelberg")]
+
+
+@pytest.fixture
+def three(server: Server, new_name: Callable[[str], str]) -> list[SiteClient]:
+    return [enrolled(server, new_name(name)) for name in ("a", "b", "c")]
+
+
+@pytest.fixture
+def hospitals() -> Iterator[Callable[..., None]]:
+    """Lets sites take part by themselves until the test ends."""
+    working: list[Hospital] = []
+
+    def work(roster: list[SiteClient], pause: float = 0.0) -> None:
+        for site in roster:
+            working.append(Hospital(site, pause))
+            working[-1].start()
+
+    yield work
+    for hospital in working:
+        hospital.ended.set()
