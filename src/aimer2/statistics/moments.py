@@ -49,7 +49,8 @@ class Moments:
         return {"moments": state.model}
 
     def local(self, received: Mapping[str, Tree], site: Local) -> Update:
-        features, _ = site.data.batch(np.arange(len(site.data)))
+        rows, _ = site.data.batch(np.arange(len(site.data)))
+        features = np.asarray(rows, np.float64)
         there = ~np.isnan(features)
         count = there.sum(axis=0).astype(np.float64)
         if site.round_number == 1:
@@ -59,6 +60,7 @@ class Moments:
         return Update({"count": {"columns": count}, "sum": {"columns": values.sum(axis=0)}})
 
     def update(self, state: Gathered, total: Update) -> Gathered:
+        tree.check_alike({"columns": state.model["mean"]}, total.sums["count"], total.sums["sum"])
         count, summed = tree.load(total.sums["count"]["columns"]), tree.load(total.sums["sum"]["columns"])
         if state.round_number == 0:
             gathered = {"count": count, "mean": summed / np.maximum(count, 1), "deviation": np.zeros_like(summed)}
