@@ -7,6 +7,7 @@ from html import escape
 from typing import final
 
 from rich.table import Table
+from rich.text import Text
 
 from aimer2.study.events import FigureDocument
 
@@ -46,7 +47,7 @@ class Figures(tuple[FigureDocument, ...]):
     def __rich__(self) -> Table:
         table = Table("figure", "value", "95 % interval", "n", "note", box=None, pad_edge=False)
         for figure in self:
-            table.add_row(*map(printable, self._cells(figure)))
+            table.add_row(*(Text(printable(cell)) for cell in self._cells(figure)))
         return table
 
     def _repr_html_(self) -> str:

@@ -41,7 +41,7 @@ def _section(title: str, content: RenderableType) -> Iterator[RenderableType]:
 def _facts(result: Mapping[str, Any]) -> Table:
     method = result["method"]
     parameters = "".join(f", {name} = {value}" for name, value in method["parameters"].items())
-    grid = Table.grid(padding=(0, 2))
+    grid = _grid()
     grid.add_row("study", result["study"])
     grid.add_row("led by", Text(printable(result["principal_investigator"])))
     grid.add_row("ethics", Text(printable(result["ethics"])))
@@ -80,13 +80,21 @@ def _stretches(result: Mapping[str, Any]) -> Iterator[tuple[str, int, int, list[
             stretch.append(item)
 
 
+def _grid() -> Table:
+    """Two columns; a digest is broken, never cut, on a narrow screen."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column()
+    grid.add_column(overflow="fold")
+    return grid
+
+
 def _figures(documents: list[Mapping[str, Any]]) -> Table:
     return Figures(FigureDocument(**document) for document in documents).__rich__()
 
 
 def _lineage(result: Mapping[str, Any]) -> Table:
     lineage = result["lineage"]
-    grid = Table.grid(padding=(0, 2))
+    grid = _grid()
     grid.add_row("untrained weights", lineage["initial"])
     for name, sha256 in lineage["code"].items():
         grid.add_row(Text(printable(name)), sha256)

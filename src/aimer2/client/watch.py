@@ -184,8 +184,9 @@ class Watch:
     def __init__(self, console: Console | None = None, *, asked: Sequence[SiteId] = ()) -> None:
         self._console = console or Console()
         self._lock = threading.Lock()
-        self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=8) if self._console.is_terminal else None
         self.progress = Progress(asked)
+        # Draws as soon as it is made, so it comes last.
+        self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=8) if self._console.is_terminal else None
 
     def __enter__(self) -> Self:
         if self._live is not None:
