@@ -22,7 +22,7 @@ class Settings(Document):
 
     name: str = Field(min_length=1, max_length=200, description="shown to sites and researchers")
     host: str = Field(default="127.0.0.1", description="the address to listen on; 0.0.0.0: on every one")
-    port: int = Field(default=8443, ge=1, le=65535)
+    port: int = Field(default=8443, ge=1, le=65535, description="the one port, HTTPS")
     url: str = Field(pattern=r"^https://[^\s/]+$", description="how sites and researchers reach it; also the audience of their assertions")
     database: str = Field(default="sqlite:///coordinator.sqlite", description="SQLAlchemy address: SQLite, or postgresql+psycopg://…")
     blobs: str = Field(default="blobs", description="folder of model weights and updates")

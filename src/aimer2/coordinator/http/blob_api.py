@@ -14,11 +14,12 @@ from aimer2.blobs.folder import FolderStore
 from aimer2.coordinator.coordinator import Coordinator
 from aimer2.coordinator.enrolment import SITE_ROLE
 from aimer2.coordinator.http.access import holder_of
+from aimer2.coordinator.http.bodies import drain
 from aimer2.coordinator.http.files import PIECE, send_blob
 from aimer2.coordinator.http.problems import response_of
 from aimer2.coordinator.store.members import has_uploaded, note_upload
 from aimer2.coordinator.store.studies import studies_of_model
-from aimer2.core.errors import BadInput, Conflict, NotFound, Tampered, TooLarge
+from aimer2.core.errors import AimerError, Conflict, NotFound, Tampered, TooLarge
 from aimer2.core.task import BlobRef
 from aimer2.identity.tokens import Holder
 from aimer2.messages.wire import problem_of
@@ -158,15 +159,16 @@ def blob_routes(coordinator: Coordinator) -> APIRouter:
         upload_length: Annotated[int, Header(ge=0, description="size of the whole blob")],
     ) -> Response:
         """Uploads a blob, or the rest of it. 201: complete and its SHA-256 is right. 202: `Upload-Offset` says how far it has come."""
-        holder = holder_of(coordinator, request)
-        if upload_length > largest:
-            raise TooLarge(f"A blob has at most {largest} bytes here.")
-        if upload_offset > upload_length:
-            raise BadInput("The offset lies behind the end.")
         try:
+            holder = holder_of(coordinator, request)
+            if upload_length > largest:
+                raise TooLarge(f"A blob has at most {largest} bytes here.")
             offset = await uploads.receive(request, BlobRef(sha256=sha256, size=upload_length), upload_offset, owner_of(holder))
-        except WrongOffset as error:
-            return response_of(problem_of(error), {"Upload-Offset": str(error.offset)})
+        except AimerError as error:
+            await drain(request)
+            if isinstance(error, WrongOffset):
+                return response_of(problem_of(error), {"Upload-Offset": str(error.offset)})
+            raise
         return Response(status_code=201 if offset == upload_length else 202, headers={"Upload-Offset": str(offset)})
 
     return routes

@@ -1,13 +1,18 @@
-"""Reading JSON bodies within a limit."""
+"""Reading bodies: JSON within a limit, and the rest of what is refused."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TypeVar
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
 from aimer2.core.errors import TooLarge
 from aimer2.core.task import Document
+
+_PATIENCE_BYTES = 64 << 20
+"""So much of a refused body is still taken in."""
 
 _D = TypeVar("_D", bound=Document)
 
@@ -18,8 +23,20 @@ async def read_body(request: Request, limit: int) -> bytes:
     async for piece in request.stream():
         body += piece
         if len(body) > limit:
+            await drain(request)
             raise TooLarge(f"The body of a request has at most {limit} bytes.")
     return bytes(body)
+
+
+async def drain(request: Request) -> None:
+    """Takes in the rest of a body that is refused: an answer on a line that is being sent on would be lost with the line."""
+    left = _PATIENCE_BYTES
+    # The framework's word for a body that was read to its end is a RuntimeError.
+    with suppress(RuntimeError, ClientDisconnect):
+        async for piece in request.stream():
+            left -= len(piece)
+            if left < 0:
+                return
 
 
 async def read_document(request: Request, kind: type[_D], limit: int) -> _D:
