@@ -101,6 +101,10 @@ class Federation:
         client.login(RESEARCHER, self.password)
         return client
 
+    def command(self, *arguments: str) -> str:
+        """Gives one command and returns what it prints."""
+        return self._run(*arguments)
+
     def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         """A process that lives until `stop`, its words in a log file."""
         with open(self.log(name), "ab") as log:

@@ -31,7 +31,7 @@ from typing import ClassVar, final
 
 
 class AimerError(Exception):
-    """The root of AIMER2's own errors: a stable code, a public sentence, what to do."""
+    """Something went wrong that has no name of its own."""
 
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
