@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import pwd
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -79,3 +82,38 @@ def hospitals() -> Iterator[Callable[..., None]]:
     yield work
     for hospital in working:
         hospital.ended.set()
+
+
+def unavailable(message: str) -> None:
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a PostgreSQL server of our own."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not found:
+        unavailable("no PostgreSQL server: install the package `postgresql`")
+    programs = found[-1].parent
+    try:
+        owner = pwd.getpwnam("postgres") if os.getuid() == 0 else None
+    except KeyError:
+        unavailable("PostgreSQL does not run as root, and there is no user postgres")
+    folder = tmp_path_factory.mktemp("postgresql")
+    if owner is not None:
+        for part in (folder, *list(folder.parents)[:2]):
+            part.chmod(0o755)
+        os.chown(folder, owner.pw_uid, owner.pw_gid)
+    data, port = folder / "data", free_port()
+    user = None if owner is None else "postgres"
+
+    def run(*arguments: str) -> None:
+        subprocess.run(arguments, user=user, check=True, capture_output=True, cwd=folder, timeout=60)
+
+    run(str(programs / "initdb"), "-D", str(data), "-U", "aimer2", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale", "C")
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
+    run(str(programs / "pg_ctl"), "-D", str(data), "-w", "-o", options, "-l", str(folder / "log"), "start")
+    yield f"postgresql+psycopg://aimer2@127.0.0.1:{port}/postgres"
+    run(str(programs / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop")

@@ -56,6 +56,22 @@ def test_kill_9_at_any_moment_gives_the_same_model_and_a_whole_record(
     assert verify(server.folder / "audit.jsonl", key).intact
 
 
+@pytest.mark.integration
+def test_a_study_on_postgresql_goes_on_after_kill_9(make_server: Callable[..., Server], hospitals: Callable[..., None], postgresql: str) -> None:
+    server = make_server("--database", postgresql)
+    server.start()
+    researcher = person(server, "anna", "researcher")
+    sites = [enrolled(server, name) for name in ("a", "b")]
+    study = submit(researcher, sites, method=ROUNDS)
+    for site in sites:
+        site.decide(study)
+    hospitals(sites)
+    eventually(lambda: researcher.get(f"/v1/studies/{study}")["round_number"] >= 5, 30)
+    server.kill()
+    server.start()
+    eventually(lambda: finished(researcher, study), 30)
+
+
 def test_a_task_is_there_after_kill_9_and_an_answer_that_was_acknowledged_too(make_server: Callable[..., Server]) -> None:
     server = make_server()
     server.start()

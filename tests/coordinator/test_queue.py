@@ -1,0 +1,242 @@
+"""The queue in one event loop: nobody is forgotten, nobody polls."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from serving import package_of, ref_of, tensor
+
+from aimer2.coordinator.coordinator import Coordinator
+from aimer2.coordinator.preflight import rehearse
+from aimer2.coordinator.queue import StudyQueue
+from aimer2.coordinator.settings import Folder, Settings
+from aimer2.coordinator.setup import initialise
+from aimer2.coordinator.signal import Signal
+from aimer2.coordinator.store import members, studies
+from aimer2.core.clock import SystemClock
+from aimer2.core.protocols import BlobStore
+from aimer2.core.task import Answer, BlobRef, Reply, Task
+from aimer2.identity.keys import SigningKey
+from aimer2.messages.package import Package
+from aimer2.messages.wire import Decision, Exchange, Exchanged
+from aimer2.study.checkpoint import Checkpoints
+from aimer2.study.events import Event
+
+STUDY = "d" * 64
+
+
+async def wait_forever(
+    package: Package, digest: str, queue: StudyQueue, blobs: BlobStore, checkpoints: Checkpoints
+) -> AsyncIterator[Event]:
+    """A conductor that is told to do nothing, so that the test alone puts tasks."""
+    await asyncio.Event().wait()
+    return
+    yield
+
+
+
+def open_coordinator(folder: Path, *, database: str | None = None) -> Coordinator:
+    place = Folder(folder)
+    if not place.settings_file.exists():
+        given = {} if database is None else {"database": database}
+        initialise(place, Settings(name="x", url="https://127.0.0.1:1", lease_seconds=1.5, **given), SystemClock())
+    return Coordinator.open(place, conduct=wait_forever)
+
+
+def offer(coordinator: Coordinator, sites: list[str]) -> None:
+    """A running study that these sites have approved."""
+    package, _ = package_of([], BlobRef(sha256="0" * 64, size=0))
+    package = package.model_copy(update={"roster": {site: SigningKey.generate().public.text for site in sites}})
+    database = coordinator.database
+    for site in sites:
+        database.write_now(members.add_invitation, site, site, 0.0, 100.0)
+        database.write_now(members.enrol, members.Enrolment(site, site, SigningKey.generate().public.text, 1.0))
+    database.write_now(studies.add_study, studies.NewStudy(STUDY, package.model_dump_json(), sites, "anna", 2.0))
+    for site in sites:
+        decision = Decision(study=STUDY, site=site, decision="approve", by="Dr A", dataset="d", time=1.0)
+        database.write_now(studies.add_decision, decision, "key", f"statement of {site}")
+    database.write_now(studies.change_state, studies.Transition(STUDY, ("offered",), "running", sites))
+
+
+def task(site: str, number: int = 1) -> Task:
+    return Task(id=f"t-{number}-{site}", study=STUDY, site=site, stage="train", round_number=number)
+
+
+def answer(task: Task) -> Answer:
+    return Answer(task=task.id, attempt=task.attempt, site=task.site)
+
+
+async def exchange(coordinator: Coordinator, site: str, **fields: Any) -> Exchanged:
+    revision = coordinator.registry.sites[site].revision
+    return Exchanged.model_validate_json(await coordinator.queue.exchange(site, Exchange(**({"revision": revision} | fields))))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., None]:
+    """Runs a test inside a coordinator's loop, with these sites in a running study."""
+
+    def start(test: Callable[[Coordinator], Coroutine[Any, Any, None]], *sites: str) -> None:
+        async def whole() -> None:
+            coordinator = open_coordinator(tmp_path / "coordinator")
+            offer(coordinator, list(sites))
+            await coordinator.start()
+            await asyncio.wait_for(test(coordinator), 30)
+            await coordinator.close()
+
+        asyncio.run(whole())
+
+    return start
+
+
+def test_a_signal_between_the_look_and_the_wait_is_not_missed() -> None:
+    async def test() -> None:
+        signal = Signal()
+        seen = signal.count
+        signal.set()
+        await asyncio.wait_for(signal.wait(seen), 1)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(signal.wait(signal.count), 0.01)
+        began = time.monotonic()
+        await signal.wait(signal.count, 0.05)
+        assert 0.04 < time.monotonic() - began < 1
+
+    asyncio.run(test())
+
+
+def test_a_reply_that_comes_while_another_one_is_worked_on_is_not_lost(run: Callable[..., None]) -> None:
+    async def test(coordinator: Coordinator) -> None:
+        queue = coordinator.queue.view(STUDY)
+        tasks = [task("a"), task("b")]
+        await queue.put(tasks)
+        replies: list[Reply] = []
+        await exchange(coordinator, "b", replies=(answer(tasks[1]),), wait_seconds=0)
+        async for reply in queue.replies(tasks):
+            replies.append(reply)
+            if reply.site == "b":
+                await exchange(coordinator, "a", replies=(answer(tasks[0]),), wait_seconds=0)
+        assert [reply.site for reply in replies] == ["b", "a"]
+
+    run(test, "a", "b")
+
+
+def test_asking_again_gives_the_replies_that_are_there(run: Callable[..., None]) -> None:
+    async def test(coordinator: Coordinator) -> None:
+        queue = coordinator.queue.view(STUDY)
+        await queue.put([task("a")])
+        await exchange(coordinator, "a", replies=(answer(task("a")),), wait_seconds=0)
+        for _ in range(2):
+            await queue.put([task("a")])
+            assert [reply async for reply in queue.replies([task("a")])] == [answer(task("a"))]
+        assert coordinator.queue.open_count == 0
+
+    run(test, "a")
+
+
+def test_two_hundred_waiting_sites_cost_nothing_and_are_woken_at_once(run: Callable[..., None]) -> None:
+    names = [f"s{number}" for number in range(200)]
+
+    async def test(coordinator: Coordinator) -> None:
+        waiting = [asyncio.create_task(exchange(coordinator, name, wait_seconds=60)) for name in names]
+        await asyncio.sleep(0.2)
+        cpu, began = time.process_time(), time.monotonic()
+        await asyncio.sleep(0.5)
+        assert time.process_time() - cpu < 0.1 * (time.monotonic() - began)
+        await coordinator.queue.put([task(name) for name in names])
+        put = time.monotonic()
+        answers = await asyncio.gather(*waiting)
+        assert time.monotonic() - put < 0.5
+        assert all(len(found.tasks) == 1 for found in answers)
+
+    run(test, *names)
+
+
+def test_a_held_task_does_not_come_again_and_is_taken_back_when_withdrawn(run: Callable[..., None]) -> None:
+    async def test(coordinator: Coordinator) -> None:
+        queue = coordinator.queue.view(STUDY)
+        await queue.put([task("a")])
+        assert len((await exchange(coordinator, "a")).tasks) == 1
+        held = asyncio.create_task(exchange(coordinator, "a", holding=("t-1-a/1",), wait_seconds=60))
+        await asyncio.sleep(0.05)
+        assert not held.done()
+        await queue.withdraw([task("a")])
+        assert (await held).withdrawn == ("t-1-a/1",)
+
+    run(test, "a")
+
+
+def test_what_another_process_puts_is_seen_and_its_reply_is_too(run: Callable[..., None], tmp_path: Path) -> None:
+    async def test(coordinator: Coordinator) -> None:
+        # A second process on the same database, as it is with PostgreSQL: it serves the sites, the first one conducts.
+        second = tmp_path / "second"
+        other = open_coordinator(second, database=f"sqlite:///{tmp_path / 'coordinator' / 'coordinator.sqlite'}")
+        await other.start()
+        keeping = [asyncio.create_task(each.keep()) for each in (coordinator, other)]
+        waiting = asyncio.create_task(exchange(other, "a", wait_seconds=60))
+        queue = coordinator.queue.of(STUDY)
+        await queue.put([task("a")])
+        assert len((await waiting).tasks) == 1
+        await exchange(other, "a", replies=(answer(task("a")),), wait_seconds=0)
+        assert [reply.site async for reply in queue.replies([task("a")])] == ["a"]
+        for each in keeping:
+            each.cancel()
+        await other.close()
+
+    run(test, "a")
+
+
+def test_a_study_is_taken_over_from_a_process_that_has_died(tmp_path: Path) -> None:
+    async def test() -> None:
+        first = open_coordinator(tmp_path / "first")
+        offer(first, ["a"])
+        await first.start()
+        second = open_coordinator(tmp_path / "second", database=f"sqlite:///{tmp_path / 'first' / 'coordinator.sqlite'}")
+        await second.start()
+
+        def holder() -> str:
+            row = second.database.read_now(studies.read_study, STUDY)
+            assert row is not None
+            return str(row.holder)
+
+        assert "/first/" in holder(), "its lease holds"
+        # The first one is silent from now on: nobody calls its `keep`.
+        keeping = asyncio.create_task(second.keep())
+        async with asyncio.timeout(10):
+            while "/second/" not in holder():  # noqa: ASYNC110 - the lease is a row: nothing tells when it changes
+                await asyncio.sleep(0.05)
+        keeping.cancel()
+        await first.studies.keep()
+        assert "/second/" in holder(), "who has lost it does not take it back"
+        await second.close()
+        await first.close()
+
+    asyncio.run(test())
+
+
+def test_a_rehearsal_says_who_is_silent(run: Callable[..., None]) -> None:
+    async def test(coordinator: Coordinator) -> None:
+        asked = asyncio.create_task(rehearse(coordinator.queue.view(STUDY), 0.2))
+        (text,) = (await exchange(coordinator, "a")).tasks
+        assert text
+        found = (await asked).sites
+        assert [(site.site, site.outcome) for site in found] == [("a", "silent"), ("b", "silent")]
+        assert coordinator.queue.open_count == 0
+
+    run(test, "a", "b")
+
+
+def test_attachments_must_have_their_name(run: Callable[..., None]) -> None:
+    async def test(coordinator: Coordinator) -> None:
+        await coordinator.queue.put([task("a")])
+        blob = tensor(w=np.zeros(2, np.float32))
+        reply = answer(task("a")).model_copy(update={"sums": {"x": ref_of(blob)}})
+        with pytest.raises(Exception, match="does not match its digest"):
+            await exchange(coordinator, "a", replies=(reply,), attachments={ref_of(blob).sha256: "AAAA"})
+        assert coordinator.queue.open_count == 1
+
+    run(test, "a")
