@@ -21,7 +21,7 @@ from aimer2.connectors.table import Table
 from aimer2.core import tree
 from aimer2.core.clock import SystemClock
 from aimer2.core.dataset import Dataset, Samples
-from aimer2.core.errors import AimerError, BadData
+from aimer2.core.errors import AimerError, BadData, BadInput
 from aimer2.core.protocols import Algorithm, Learner
 from aimer2.core.random import stream
 from aimer2.core.study import Study
@@ -90,6 +90,8 @@ def federate(
 
     Raises AimerError where a site fails, with its reason.
     """
+    if not sites:
+        raise BadInput("There is no site to ask.")
     performers = {
         site: Participant(site=site, algorithm=algorithm, learner=learner, data=data, steps=steps, batch_size=batch_size, seed=seed)
         for site, (learner, data) in sites.items()
@@ -143,6 +145,8 @@ async def _simulate(
     on_event: Callable[[Event], None] | None,
     order: Sequence[SiteId] | None,
 ) -> Simulation:
+    if not sites or (order is not None and sorted(order) != sorted(sites)):
+        raise BadInput("There is no site to ask." if not sites else "`order` names every site once.")
     clock = SystemClock()
     study = _for_these(study, sites)
     refuse_faults(study, folder, clock)
@@ -158,24 +162,27 @@ async def _simulate(
 
 
 def _for_these(study: Study, sites: Mapping[SiteId, SiteData]) -> Study:
-    """The study asked of these sites; rows that are ready need no preparation."""
-    asked = study.sites.model_copy(update={"names": tuple(sorted(sites))})
-    if _feature_shape(sites) is None:
-        return study.model_copy(update={"sites": asked})
-    ready = study.cohort.model_copy(update={"standardise": "none", "missing": "refuse"})
-    return study.model_copy(update={"sites": asked, "cohort": ready})
+    """The study asked of these sites; rows that are ready need no preparation. Raises BadStudy for a name that no site can have."""
+    changed = study.model_dump()
+    changed["sites"]["names"] = tuple(sorted(sites))
+    if _feature_shape(sites) is not None:
+        changed["cohort"] |= {"standardise": "none", "missing": "refuse"}
+    return Study(**changed)
 
 
 def _feature_shape(sites: Mapping[SiteId, SiteData]) -> tuple[int, ...] | None:
     """The shape of ready rows; None where the study's cohort says it."""
-    shapes = {data.feature_shape for data in sites.values() if not isinstance(data, pd.DataFrame | Table)}
+    shapes = {None if isinstance(data, pd.DataFrame | Table) else data.feature_shape for data in sites.values()}
     if len(shapes) > 1:
-        raise BadData("The sites' rows differ in the shape of their features.")
-    return next(iter(shapes), None)
+        told = "are tables at one site and rows that are ready at another" if None in shapes else "differ in the shape of their features"
+        raise BadData(f"The sites' data {told}.")
+    return next(iter(shapes))
 
 
 def _performer(study: Study, site: SiteId, data: SiteData, files: Mapping[str, Path], patient: str | None) -> Performs:
     if isinstance(data, pd.DataFrame):
+        if patient is not None and patient not in data.columns:
+            raise BadData(f"There is no column {patient!r} at {site}.")
         data = from_frame(data, split_key=hashlib.sha256(site.encode()).digest(), patient=patient)
     if isinstance(data, Table):
         return open_performer(study, data, site=site, files=files)

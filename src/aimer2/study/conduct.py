@@ -32,7 +32,6 @@ from aimer2.study.evaluation import pooled
 from aimer2.study.events import Absence, Event, FigureDocument, RoundFinished, RoundStarted, StageStarted, StudyFinished, StudyPaused, StudyStarted
 from aimer2.study.result import build_result
 
-
 SMALL = 1 << 16
 """Elements up to which an array is worked on where the loop is."""
 

@@ -26,7 +26,8 @@ def pack(
     Raises BadModel where the model cannot be built.
     """
     files = {} if study.model.code is None else {study.model.code: folder / study.model.code}
-    learner = make_learner(study, feature_shape=feature_shape or (design_width(study.cohort),), files=files, device="cpu")
+    shape = (design_width(study.cohort),) if feature_shape is None else feature_shape
+    learner = make_learner(study, feature_shape=shape, files=files, device="cpu")
     initialise(learner, study)
     stored = {}
     for name, path in files.items():
