@@ -28,6 +28,7 @@ from aimer2.messages.package import Package
 from aimer2.messages.package import digest as digest_of
 from aimer2.site.folder import SiteFolder
 from aimer2.site.reports import read_report
+from aimer2.site.store import Store
 from aimer2.study.pack import pack
 
 RULE = '[[rule]]\nname = "all of heart"\nset_by = "Dr Rule"\ndecision = "approve"\ndatasets = ["heart"]\nallow_code = true\n'
@@ -112,11 +113,15 @@ class World:
     def state(self, digest: str) -> str:
         return str(self.ask("GET", f"/v1/studies/{digest}")["state"])
 
-    def wait(self, happened: Callable[[], object], seconds: float = 30) -> None:
+    def wait(self, happened: Callable[[], object], seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while not happened():
             assert time.monotonic() < deadline, "".join(path.read_text() for path in sorted(self.folder.glob("*.log")))
             time.sleep(0.01)
+
+    def has_package(self, study: str) -> bool:
+        found = Store(self.site.state).study(study)
+        return found is not None and found.package is not None
 
     def answers(self, study: str, columns: str = "task") -> list[tuple[Any, ...]]:
         with sqlite3.connect(self.site.state) as state:
@@ -152,11 +157,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             made.stop(name, signal.SIGKILL)
 
 
+@pytest.fixture(autouse=True)
+def _no_agent_is_left(world: World) -> Iterator[None]:
+    yield
+    if "coordinator" not in world.processes:
+        world.run_coordinator()
+    if "north" in world.processes:
+        world.stop("north")
+
+
 def test_nothing_runs_before_a_named_person_has_approved_and_then_all_of_it(world: World, a_study: Callable[..., Study]) -> None:
     world.run_site()
     digest = world.submit(a_study())
-    world.wait(lambda: digest[:12] in world.command("site", "requests"))
-    world.wait((world.site.study(digest) / "files" / "study.json").is_file)
+    world.wait(lambda: world.has_package(digest))
+    assert digest[:12] in world.command("site", "requests")
     shown = world.command("site", "show", digest[:8])
     assert digest in shown and "difference" in shown and "Dr Ada Test" in shown
     assert not world.answers(digest) and not world.site.log(digest).exists()
@@ -182,8 +196,6 @@ def running(world: World) -> Iterator[World]:
     world.site.policy.write_text(RULE)
     world.run_site()
     yield world
-    if "north" in world.processes:
-        world.stop("north")
     world.site.policy.write_text("")
 
 
@@ -198,7 +210,8 @@ class Slow:
     def initial(self, rng): return self.inner.initial(rng)
     def predict(self, parameters, features): return self.inner.predict(parameters, features)
     def gradient(self, parameters, features, targets):
-        time.sleep({seconds} if len(features) > 2 else 0)
+        open("training", "w").close()
+        time.sleep({seconds})
         return self.inner.gradient(parameters, features, targets)
 
 def build(features, classes):
@@ -223,7 +236,7 @@ def test_an_agent_that_is_killed_goes_on_where_it_was(running: World, a_study: C
 
 def test_an_answer_computed_while_the_coordinator_is_away_is_sent_as_it_was_stored(running: World, a_study: Callable[..., Study]) -> None:
     digest = running.submit(slow(a_study, "away", 2), SLOW.format(seconds=0.5))
-    running.wait(lambda: any("train" in row[0] for row in _holding(running, digest)))
+    running.wait((running.site.study(digest) / "scratch" / "training").is_file)
     running.stop("coordinator", signal.SIGKILL)
     running.wait(lambda: any("train" in row[0] for row in running.answers(digest)))
     stored = running.answers(digest, "task, answer, delivered")
@@ -243,10 +256,10 @@ def _holding(world: World, digest: str) -> list[tuple[str]]:
 
 def test_a_withdrawal_ends_the_worker_at_once_and_the_study_is_told(running: World, a_study: Callable[..., Study]) -> None:
     digest = running.submit(slow(a_study, "withdrawn", 2), SLOW.format(seconds=60))
-    running.wait(lambda: any("train" in row[0] for row in _holding(running, digest)) and running.workers())
+    running.wait((running.site.study(digest) / "scratch" / "training").is_file)
     begun = time.monotonic()
     running.command("site", "withdraw", digest[:10], "--by", "Dr Grace", "--reason", "patients asked")
-    running.wait(lambda: not running.workers(), 5)
+    running.wait(lambda: not running.workers())
     assert time.monotonic() - begun < 10
     assert not running.site.blobs(digest).exists()
     running.wait(lambda: _said(running, digest) == "withdraw")
@@ -260,23 +273,24 @@ def _said(world: World, digest: str) -> str:
 
 def test_a_task_that_nobody_waits_for_any_more_ends_its_worker(running: World, a_study: Callable[..., Study]) -> None:
     digest = running.submit(slow(a_study, "stopped", 2), SLOW.format(seconds=60))
-    running.wait(lambda: any("train" in row[0] for row in _holding(running, digest)) and running.workers())
+    running.wait((running.site.study(digest) / "scratch" / "training").is_file)
     running.ask("POST", f"/v1/studies/{digest}/stop", {"final": True, "reason": "enough"})
-    running.wait(lambda: not running.workers(), 10)
+    running.wait(lambda: not running.workers())
 
 
 def test_no_worker_outlives_its_agent(running: World, a_study: Callable[..., Study]) -> None:
     digest = running.submit(slow(a_study, "orphan", 2), SLOW.format(seconds=60))
-    running.wait(lambda: any("train" in row[0] for row in _holding(running, digest)) and running.workers())
+    running.wait((running.site.study(digest) / "scratch" / "training").is_file)
     workers = running.workers()
+    assert workers
     running.stop("north", signal.SIGKILL)
-    running.wait(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), 5)
+    running.wait(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
 
 
 def test_a_decision_without_an_agent_is_kept_and_sent_when_it_starts(world: World, a_study: Callable[..., Study]) -> None:
     world.run_site()
     digest = world.submit(a_study(name="later"))
-    world.wait((world.site.study(digest) / "files" / "study.json").is_file)
+    world.wait(lambda: world.has_package(digest))
     world.stop("north")
     assert "does not run" in world.command("site", "refuse", digest[:10], "--by", "Dr Grace", "--reason", "not now")
     assert _said(world, digest) == "waiting"
