@@ -80,17 +80,17 @@ def divide(reading: Reading, path: Path, division: Division, seed: int) -> dict[
     if division.kind == "dirichlet" and reading.study.cohort.target.kind == "regression":
         raise BadInput("--dirichlet divides by classes; the target of this study is a number.")
     patients = pd.DataFrame({"number": np.arange(len(first)), "label": table.columns[label].values[first]})
-    parts = _parts(patients, division, np.random.Generator(stream(seed, "partition").bit_generator))
+    parts = _parts(patients, division, stream(seed, "partition"), reading.study.cohort.minimum_patients)
     return {site: _take(table, np.flatnonzero(np.isin(patient, part["number"].to_numpy()))) for site, part in parts.items()}
 
 
-def _parts(patients: pd.DataFrame, division: Division, rng: np.random.Generator) -> Mapping[str, pd.DataFrame]:
+def _parts(patients: pd.DataFrame, division: Division, rng: np.random.Generator, minimum: int) -> Mapping[str, pd.DataFrame]:
     names = [f"site-{number:0{len(str(division.count))}}" for number in range(1, division.count + 1)]
     if division.kind == "iid":
         return partition.iid(patients, names, rng=rng)
     if division.kind == "dirichlet":
-        return partition.dirichlet(patients, names, alpha=division.alpha, rng=rng, label="label")
-    return partition.quantity(patients, names, alpha=division.alpha, rng=rng)
+        return partition.dirichlet(patients, names, alpha=division.alpha, rng=rng, label="label", minimum=minimum)
+    return partition.quantity(patients, names, alpha=division.alpha, rng=rng, minimum=minimum)
 
 
 def _by_column(connector: Connector, column: str) -> dict[str, npt.NDArray[np.int64]]:

@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 
 from aimer2.blobs.memory import MemoryStore
+from aimer2.cli.made_up_patients import made_up_patients
 from aimer2.cli.made_up_sites import Division, Reading, divide, read_sites
 from aimer2.client.report import report
 from aimer2.client.simulate import simulate as run_simulation
@@ -28,7 +29,8 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 @click.command("simulate")
 @click.argument("file", type=_FILE)
-@click.option("--sites", metavar="NAME=FILE", multiple=True, help="A site and its data, CSV or Parquet; once for each site.")
+@click.argument("more_sites", metavar="[NAME=FILE]...", nargs=-1)
+@click.option("--sites", metavar="NAME=FILE", multiple=True, help="A site and its data, CSV or Parquet; further ones may follow without --sites.")
 @click.option("--data", type=click.Path(path_type=Path), help="One file of data, to be divided among made-up sites.")
 @click.option("--by", metavar="COLUMN", help="Divide: one site per value of this column.")
 @click.option("--iid", metavar="N", type=click.IntRange(1), help="Divide at random among N sites.")
@@ -36,21 +38,30 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--quantity", metavar="N:ALPHA", help="Divide so that the sizes differ; the more, the smaller ALPHA.")
 @click.option("--patient", metavar="COLUMN", help="The column of patients' ids; without it each row is a patient.")
 @click.option("--mapping", type=_FILE, help="What the columns mean, as for a site's data set; without it they are named as in the study.")
+@click.option("--seed", type=click.IntRange(0), help="Of every draw, the division too.  [default: the study's]")
 @click.option("--save-model", type=_FILE, help="Write the final model here, in safetensors format.")
 @click.option("--json", "machine", is_flag=True, help="For programs: the result as JSON on standard output.")
 def simulate(
+    *,
     file: Path,
+    more_sites: Sequence[str],
     sites: Sequence[str],
     data: Path | None,
     patient: str | None,
     mapping: Path | None,
+    seed: int | None,
     save_model: Path | None,
     machine: bool,
     **divisions: Any,
 ) -> None:
-    """Run a study over files on this machine, without a network: the same steps as between hospitals, with the same result."""
+    """Run a study over files on this machine, without a network: the same steps as between hospitals, with the same result.
+
+    Without any data it runs over made-up patients, to try its method and its code.
+    """
     study = read_study(file)
-    tables = _tables(study, sites, data, Reading(study, mapping, patient), divisions)
+    if seed is not None:
+        study = study.model_copy(update={"seed": seed})
+    tables = _tables(study, (*sites, *more_sites), data, Reading(study, mapping, patient), divisions)
     with Watch(Console(stderr=machine), asked=sorted(tables)) as view:
         simulation = run_simulation(study, tables, folder=file.parent, on_event=view.add)
     if machine:
@@ -62,14 +73,17 @@ def simulate(
 
 
 def _tables(study: Study, sites: Sequence[str], data: Path | None, reading: Reading, divisions: Mapping[str, Any]) -> Mapping[str, Table]:
-    if bool(sites) == (data is not None):
-        remedy = "For example: --data patients.csv --iid 4, or --sites north=north.csv --sites south=south.csv"
-        raise BadInput("Whose data? Give either --sites, once for each site, or --data.", remedy=remedy)
     given = [(kind, value) for kind, value in divisions.items() if value is not None]
-    if data is None:
-        if given:
-            raise BadInput("--by, --iid, --dirichlet and --quantity divide one file: give it with --data.")
+    if sites and data is not None:
+        remedy = "For example: --data patients.csv --iid 4, or --sites north=north.csv south=south.csv"
+        raise BadInput("Whose data? Give either --sites or --data.", remedy=remedy)
+    if given and data is None:
+        raise BadInput("--by, --iid, --dirichlet and --quantity divide one file: give it with --data.")
+    if sites:
         return read_sites(reading, _named_files(sites))
+    if data is None:
+        click.echo("No data are given: these patients are made up, and the figures mean nothing.", err=True)
+        return made_up_patients(study)
     if len(given) != 1:
         raise BadInput("How shall the data be divided? Give one of --by, --iid, --dirichlet, --quantity.")
     return divide(reading, data, _division(*given[0]), study.seed)

@@ -31,7 +31,7 @@ from aimer2.study.events import StudyFinished
 _SHOWN = 16
 _YEAR = datetime.timedelta(days=365)
 _FILE = click.Path(path_type=Path, dir_okay=False)
-_DECIDED = {"waiting": "waits", "approve": "approved", "refuse": "refused", "withdraw": "withdrawn"}
+_DECIDED = {"waiting": "waiting", "approve": "approved", "refuse": "refused", "withdraw": "withdrawn"}
 
 
 def _as_json(command: Callable[..., None]) -> Callable[..., None]:
