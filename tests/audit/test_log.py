@@ -112,7 +112,7 @@ def test_two_logs_and_four_threads_in_one_process(path: Path) -> None:
 
     def work(log: AuditLog) -> None:
         for _ in range(25):
-            log.append(Kind.TASK_RECEIVED, actor="agent")
+            log.append(Kind.TASK_FINISHED, actor="agent")
 
     threads = [threading.Thread(target=work, args=(logs[number % 2],)) for number in range(4)]
     for thread in threads:
@@ -173,7 +173,7 @@ def test_a_running_process_sets_aside_what_another_left_torn(path: Path) -> None
     for number in (1, 2):
         with path.open("ab") as file:
             file.write(b'{"actor":')
-        log.append(Kind.TASK_RECEIVED, actor="agent")
+        log.append(Kind.TASK_FINISHED, actor="agent")
         assert (path.parent / f"audit.log.torn-{number}").read_bytes() == b'{"actor":'
     assert verify(path, KEY.public).intact
 
@@ -217,10 +217,10 @@ def test_after_a_rotation_only_the_new_key_goes_on(path: Path) -> None:
     other_process.append(Kind.AGENT_STARTED, actor="agent")
     log.rotate(new, actor="root")
     with pytest.raises(Conflict):
-        other_process.append(Kind.TASK_RECEIVED, actor="agent")
-    log.append(Kind.TASK_RECEIVED, actor="agent")
+        other_process.append(Kind.TASK_FINISHED, actor="agent")
+    log.append(Kind.TASK_FINISHED, actor="agent")
     with pytest.raises(Conflict):
-        opened(path).append(Kind.TASK_RECEIVED, actor="agent")
+        opened(path).append(Kind.TASK_FINISHED, actor="agent")
     opened(path, new).append(Kind.TASK_FINISHED, actor="agent")
     assert verify(path, [KEY.public, new.public]).intact
 
@@ -247,18 +247,18 @@ def test_a_full_disk_records_nothing_and_spoils_nothing(path: Path) -> None:
 @pytest.mark.parametrize("details", [{"a": float("nan")}, {"a": b"x"}, {"a": {1}}, {1: "a", "b": 2}, {"a": "\ud800"}, {"a": object()}])
 def test_details_are_plain_json(path: Path, details: dict[str, object]) -> None:
     with pytest.raises(BadInput):
-        opened(path).append(Kind.POLICY_CHANGED, actor="root", details=details)  # type: ignore[arg-type]
+        opened(path).append(Kind.DATASET_ADDED, actor="root", details=details)  # type: ignore[arg-type]
     assert path.read_bytes() == b""
 
 
 def test_details_are_small_and_the_largest_entry_is_still_a_tail(path: Path) -> None:
     log = opened(path)
-    log.append(Kind.POLICY_CHANGED, actor="root", details={"a": ""})
+    log.append(Kind.DATASET_ADDED, actor="root", details={"a": ""})
     empty = len(path.read_bytes()) - 1
-    log.append(Kind.POLICY_CHANGED, actor="root", details={"a": "x" * (LONGEST_LINE - empty)})
+    log.append(Kind.DATASET_ADDED, actor="root", details={"a": "x" * (LONGEST_LINE - empty)})
     with pytest.raises(TooLarge):
-        log.append(Kind.POLICY_CHANGED, actor="root", details={"a": "x" * (LONGEST_LINE - empty + 1)})
-    opened(path).append(Kind.POLICY_CHANGED, actor="root", details={"line": "\n\u2028\r", "quote": '"\\'})
+        log.append(Kind.DATASET_ADDED, actor="root", details={"a": "x" * (LONGEST_LINE - empty + 1)})
+    opened(path).append(Kind.DATASET_ADDED, actor="root", details={"line": "\n\u2028\r", "quote": '"\\'})
     assert verify(path, KEY.public).intact
     assert opened(path).head().sequence == 3
 

@@ -92,6 +92,11 @@ class Cohort(Document):
         default="federated", description="numbers to mean 0, standard deviation 1: by each site's own, or by all sites' together (sums travel)"
     )
 
+    @property
+    def common_moments(self) -> bool:
+        """Whether the sites first add up counts, sums and squared distances per column, for means and deviations in common."""
+        return self.standardise == "federated" or (self.standardise == "none" and self.missing == "mean")
+
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         names = [feature.name for feature in self.features] + [self.target.name]

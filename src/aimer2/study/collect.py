@@ -29,6 +29,8 @@ class Collected:
     absent: dict[SiteId, Absence] = field(default_factory=dict)
     away: tuple[Absence, ...] = ()
     """Who could not be asked."""
+    hopeless: bool = False
+    """Whether the round ended because too few answers could still come."""
     blobs: set[BlobRef] = field(default_factory=set)
     """All that this round has put into the store."""
 
@@ -46,7 +48,8 @@ class Collected:
         return [self.updates[site] for site in sorted(self.updates)]
 
     def absences(self) -> tuple[Absence, ...]:
-        late = {site: Absence(site=site, outcome="late", reason="no answer by the deadline") for site in self.silent}
+        why = "the round ended before its answer came: too few others could answer" if self.hopeless else "no answer by the deadline"
+        late = {site: Absence(site=site, outcome="late", reason=why) for site in self.silent}
         return tuple(sorted([*self.away, *self.absent.values(), *late.values()], key=lambda absence: absence.site))
 
     def drop(self, site: SiteId, code: str, reason: str) -> None:
@@ -97,6 +100,7 @@ async def collect(
         await asyncio.gather(waiting, return_exceptions=True)
         if isinstance(replies, AsyncGenerator):
             await replies.aclose()
+    collected.hopeless = not possible(collected, patience)
     drop_odd_ones(collected)
 
 

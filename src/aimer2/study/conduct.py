@@ -116,7 +116,7 @@ def plan_of(package: Package, digest: str, blobs: BlobStore) -> Plan:
     method = catalogue.make(study.method.name, study.method.rounds, study.method.parameters)
     empty = {name: np.zeros(design_width(study.cohort)) for name in ("count", "mean", "deviation")}
     parts = [Part("preflight", Moments(), 1, {})]
-    if study.cohort.standardise == "federated" or (study.cohort.standardise == "none" and study.cohort.missing == "mean"):
+    if study.cohort.common_moments:
         parts.append(Part("moments", Moments(), 2, empty))
     parts.append(Part("train", method, study.method.rounds, initial))
     if study.evaluation.held_out > 0:
