@@ -134,6 +134,6 @@ def test_a_person_reads_everything_before_deciding(a_study: Make) -> None:
     study = a_study(model={"framework": "numpy", "code": "model.py"}, evaluation={"release_per_site": True})
     asked = request(study)
     text = "\n".join(describe_request(asked.package, asked.digest, {"model.py": "import this\nbuild = 1"}))
-    for part in (study.question, study.purpose, study.ethics, "Dr Ada Test", "chol", "``difference``", "under its name", "import this", "build = 1"):
+    for part in (study.question, study.purpose, study.ethics, "Dr Ada Test", "chol", "difference = n", "under its name", "import this", "build = 1"):
         assert part in text
     assert text.endswith(asked.digest)
