@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import pwd
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -91,7 +93,7 @@ def unavailable(message: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql() -> Iterator[str]:
     """The address of a PostgreSQL server of our own."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not found:
@@ -101,19 +103,20 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         owner = pwd.getpwnam("postgres") if os.getuid() == 0 else None
     except KeyError:
         unavailable("PostgreSQL does not run as root, and there is no user postgres")
-    folder = tmp_path_factory.mktemp("postgresql")
+    # Not pytest's folder: that is closed to other users, and the server is one.
+    folder = Path(tempfile.mkdtemp(prefix="aimer2-postgresql-"))
     if owner is not None:
-        for part in (folder, *list(folder.parents)[:2]):
-            part.chmod(0o755)
         os.chown(folder, owner.pw_uid, owner.pw_gid)
     data, port = folder / "data", free_port()
     user = None if owner is None else "postgres"
 
     def run(*arguments: str) -> None:
-        subprocess.run(arguments, user=user, check=True, capture_output=True, cwd=folder, timeout=60)
+        ended = subprocess.run(arguments, check=False, user=user, capture_output=True, cwd=folder, timeout=60, text=True)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
 
     run(str(programs / "initdb"), "-D", str(data), "-U", "aimer2", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale", "C")
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
     run(str(programs / "pg_ctl"), "-D", str(data), "-w", "-o", options, "-l", str(folder / "log"), "start")
     yield f"postgresql+psycopg://aimer2@127.0.0.1:{port}/postgres"
     run(str(programs / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop")
+    shutil.rmtree(folder)

@@ -10,7 +10,7 @@ import sqlite3
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import IO
 
@@ -19,7 +19,9 @@ from aimer2.coordinator.store.database import Database
 from aimer2.core.errors import BadInput, Conflict, NotAvailable, Tampered
 
 _MANIFEST = "manifest.json"
+_SCRATCH = ".backup-"
 _PIECE = 1 << 20
+_BUSY_SECONDS = 30
 
 
 def back_up(folder: Folder, target: Path) -> int:
@@ -40,20 +42,37 @@ def back_up(folder: Folder, target: Path) -> int:
         file = os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
     except FileExistsError:
         raise Conflict(f"{target} exists and is not overwritten.") from None
-    with file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive, tempfile.TemporaryDirectory() as scratch:
-        # Databases first: a blob that a row names was there before the row.
-        digests: dict[str, str] = {}
-        databases = [source, *sorted(folder.resolve(settings.blobs).rglob("*.sqlite"))]
-        for path in databases:
-            copy = Path(scratch) / "copy.sqlite"
-            _copy_database(path, copy)
-            _add(archive, copy, str(path.relative_to(root)), digests)
-            copy.unlink()
-        for path in _plain_files(root, databases, target.resolve()):
-            _add(archive, path, str(path.relative_to(root)), digests)
-        manifest = json.dumps({"format": 1, "files": digests}, indent=1).encode()
-        _add_member(archive, _MANIFEST, len(manifest), io.BytesIO(manifest))
+    with file, tempfile.TemporaryDirectory(dir=root, prefix=_SCRATCH) as scratch:
+        held = Path(scratch)
+        _hold(root, source, folder.resolve(settings.blobs), held, target.resolve())
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            digests: dict[str, str] = {}
+            for path in sorted(path for path in held.rglob("*") if path.is_file()):
+                _add(archive, path, str(path.relative_to(held)), digests)
+            manifest = json.dumps({"format": 1, "files": digests}, indent=1).encode()
+            _add_member(archive, _MANIFEST, len(manifest), io.BytesIO(manifest))
     return len(digests)
+
+
+def _hold(root: Path, source: Path, blobs: Path, held: Path, target: Path) -> None:
+    """Everything as it is at one moment, in a scratch folder: databases copied, files linked.
+
+    Meanwhile no other process can write to the database, so no round can end: a blob that a row names is not deleted.
+    """
+    databases = [source, *sorted(blobs.rglob("*.sqlite"))]
+    with closing(sqlite3.connect(source, timeout=_BUSY_SECONDS, isolation_level=None)) as lock:
+        lock.execute("BEGIN IMMEDIATE")
+        for path in databases:
+            copy = held / path.relative_to(root)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            _copy_database(path, copy)
+        for path in _plain_files(root, databases, target):
+            link = held / path.relative_to(root)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            # What a study has just ceased to need may vanish between the listing and the link.
+            with suppress(FileNotFoundError):
+                os.link(path, link)
+        lock.execute("ROLLBACK")
 
 
 def restore(source: Path, folder: Folder) -> int:
@@ -100,7 +119,8 @@ def _verify(fresh: Path) -> int:
 def _plain_files(root: Path, databases: list[Path], target: Path) -> Iterator[Path]:
     skipped = {f"{path}{ending}" for path in databases for ending in ("", "-wal", "-shm")} | {str(root / ".running"), str(target)}
     for path in sorted(root.rglob("*")):
-        if path.is_file() and str(path) not in skipped and path.parent.name != "incoming":
+        held = any(part.startswith(_SCRATCH) for part in path.relative_to(root).parts)
+        if path.is_file() and str(path) not in skipped and path.parent.name != "incoming" and not held:
             yield path
 
 
@@ -110,12 +130,7 @@ def _copy_database(source: Path, copy: Path) -> None:
 
 
 def _add(archive: tarfile.TarFile, path: Path, name: str, digests: dict[str, str]) -> None:
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        # A running study has deleted what it no longer needs.
-        return
-    with file:
+    with path.open("rb") as file:
         # The audit log grows meanwhile: what is there now is what counts.
         size = os.fstat(file.fileno()).st_size
         hashed = _Hashed(file, size)

@@ -289,7 +289,13 @@ class Queue:
         return _Entry(task, signed, {ref.sha256: text for ref in task.inputs.values() if (text := inlined[ref.sha256]) is not None})
 
     def _inline(self, study: str, ref: BlobRef) -> str | None:
-        return attach(self._parts.storage.of(study).open(ref).view()) if ref.size <= ATTACHED_BYTES else None
+        """None: the site fetches it; a blob that has gone then fails this task, and not the coordinator."""
+        if ref.size > ATTACHED_BYTES:
+            return None
+        try:
+            return attach(self._parts.storage.of(study).open(ref).view())
+        except NotFound:
+            return None
 
     def _close(self, key: Key, reply: Reply) -> None:
         self._settle(key)

@@ -50,19 +50,22 @@ class Database:
         return await asyncio.get_running_loop().run_in_executor(self._readers, lambda: self.read_now(transaction, *args, **named))
 
     def write_now(self, transaction: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **named: _P.kwargs) -> _T:
-        if not self.is_sqlite:
-            with self.engine.begin() as connection:
-                return transaction(connection, *args, **named)
-        # A file does not go away: its connection is kept, which halves the time of a small transaction.
-        connection: Connection | None = getattr(self._kept, "writer", None)
-        if connection is None:
-            connection = self._kept.writer = self.engine.connect().execution_options(aimer2_writes=True)
-        with connection.begin():
+        if self.is_sqlite:
+            with self._writer().begin():
+                return transaction(self._writer(), *args, **named)
+        with self.engine.begin() as connection:
             return transaction(connection, *args, **named)
 
     def read_now(self, transaction: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **named: _P.kwargs) -> _T:
         with self.engine.connect() as connection, connection.begin():
             return transaction(connection, *args, **named)
+
+    def _writer(self) -> Connection:
+        """This thread's own connection: a file does not go away, and opening anew would double the time of a small transaction."""
+        kept: Connection | None = getattr(self._kept, "writer", None)
+        if kept is None:
+            kept = self._kept.writer = self.engine.connect().execution_options(aimer2_writes=True)
+        return kept
 
     def close(self) -> None:
         self._writers.shutdown()
