@@ -192,11 +192,12 @@ class Unreachable(AimerError):
 
 
 def catalogue() -> dict[str, type[AimerError]]:
-    """Every error class by its code."""
+    """Every error class by its code; one that has only its parent's is a way to raise the parent."""
     found: dict[str, type[AimerError]] = {}
     todo: list[type[AimerError]] = [AimerError]
     while todo:
         error = todo.pop()
-        found[error.code] = error
+        if "code" in vars(error):
+            found[error.code] = error
         todo.extend(error.__subclasses__())
     return found
