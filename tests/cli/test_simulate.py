@@ -11,6 +11,9 @@ import pytest
 from safetensors.numpy import load_file
 from sklearn.datasets import load_breast_cancer
 
+from aimer2.cli.made_up_sites import Division, Reading, divide
+from aimer2.core.study import read_study
+
 STUDY = """\
 name = "breast-cancer"
 question = "Do five measurements of the nuclei tell whether the tumour is malignant?"
@@ -90,9 +93,6 @@ def test_one_file_divided_is_the_same_every_time(command: Any, study: Path, data
 
 
 def test_a_patients_rows_stay_at_one_site(command: Any, study: Path, data: Path) -> None:
-    from aimer2.cli.made_up_sites import Division, Reading, divide
-    from aimer2.core.study import read_study
-
     parts = divide(Reading(read_study(study), None, "patient"), data, Division("iid", count=3), seed=7)
     seen = [set(table.patient.tolist()) for table in parts.values()]
     assert sum(map(len, seen)) == len(set.union(*seen)) == 285
