@@ -1,4 +1,4 @@
-"""The connection to SQLite or PostgreSQL: transactions are functions, run in a few threads of their own."""
+"""The connection to SQLite or PostgreSQL: transactions are functions; those on a server are waited for in threads."""
 
 from __future__ import annotations
 
@@ -38,16 +38,19 @@ class Database:
         if self.is_sqlite:
             event.listen(self.engine, "connect", _configure)
             event.listen(self.engine, "begin", _begin)
-        # SQLite has one writer at a time: one thread is the queue for it.
         self._kept = threading.local()
-        self._writers = ThreadPoolExecutor(1 if self.is_sqlite else 4, "database-write")
-        self._readers = ThreadPoolExecutor(3, "database-read")
+        # A transaction on SQLite is done where it is asked for: it takes less time than handing it to a thread and back.
+        self._threads = ThreadPoolExecutor(4, "database")
 
     async def write(self, transaction: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **named: _P.kwargs) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._writers, lambda: self.write_now(transaction, *args, **named))
+        if self.is_sqlite:
+            return self.write_now(transaction, *args, **named)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: self.write_now(transaction, *args, **named))
 
     async def read(self, transaction: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **named: _P.kwargs) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._readers, lambda: self.read_now(transaction, *args, **named))
+        if self.is_sqlite:
+            return self.read_now(transaction, *args, **named)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: self.read_now(transaction, *args, **named))
 
     def write_now(self, transaction: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **named: _P.kwargs) -> _T:
         if self.is_sqlite:
@@ -68,8 +71,7 @@ class Database:
         return kept
 
     def close(self) -> None:
-        self._writers.shutdown()
-        self._readers.shutdown()
+        self._threads.shutdown()
         self.engine.dispose()
 
 
