@@ -85,7 +85,9 @@ def test_an_old_decision_does_not_undo_a_newer_one(researcher: Client, sites: li
     assert [s["decision"] for s in researcher.get(f"/v1/studies/{study}")["sites"]] == ["refuse", "waiting"]
 
 
-def test_a_study_is_seen_by_its_own_people_only(server: Server, researcher: Client, sites: list[SiteClient], new_name: Callable[[str], str]) -> None:
+def test_a_study_is_seen_by_its_own_people_only(
+    server: Server, researcher: Client, sites: list[SiteClient], new_name: Callable[[str], str]
+) -> None:
     study = submit(researcher, sites)
     stranger = enrolled(server, new_name("stranger"))
     assert stranger.call("GET", f"/v1/studies/{study}/package").status == 404
@@ -102,9 +104,12 @@ def test_sites_and_people_have_each_their_own_doors(researcher: Client, sites: l
     assert researcher.call("POST", "/v1/exchange", {}).status == 403
     assert sites[0].call("GET", "/v1/sites").status == 403
     assert Client(researcher.server).call("GET", "/v1/sites").status == 401
-    assert Client(researcher.server, issue_token(b"x" * 32, subject="anna", role="operator", now=time.time(), lifetime_seconds=60)).call(
-        "GET", "/v1/sites"
-    ).headers["WWW-Authenticate"] == "Bearer"
+    assert (
+        Client(researcher.server, issue_token(b"x" * 32, subject="anna", role="operator", now=time.time(), lifetime_seconds=60))
+        .call("GET", "/v1/sites")
+        .headers["WWW-Authenticate"]
+        == "Bearer"
+    )
 
 
 def test_a_revoked_site_is_out_at_once_and_may_be_invited_again(server: Server, researcher: Client, three: list[SiteClient]) -> None:

@@ -18,7 +18,7 @@ from aimer2.coordinator.queue import StudyQueue
 from aimer2.coordinator.settings import Folder, Settings
 from aimer2.coordinator.setup import initialise
 from aimer2.coordinator.signal import Signal
-from aimer2.coordinator.store import members, studies
+from aimer2.coordinator.store import members, studies, tasks
 from aimer2.core.clock import SystemClock
 from aimer2.core.protocols import BlobStore
 from aimer2.core.task import Answer, BlobRef, Reply, Task
@@ -38,7 +38,6 @@ async def wait_forever(
     await asyncio.Event().wait()
     return
     yield
-
 
 
 def open_coordinator(folder: Path, *, database: str | None = None) -> Coordinator:
@@ -112,14 +111,14 @@ def test_a_signal_between_the_look_and_the_wait_is_not_missed() -> None:
 def test_a_reply_that_comes_while_another_one_is_worked_on_is_not_lost(run: Callable[..., None]) -> None:
     async def test(coordinator: Coordinator) -> None:
         queue = coordinator.queue.view(STUDY)
-        tasks = [task("a"), task("b")]
-        await queue.put(tasks)
+        asked = [task("a"), task("b")]
+        await queue.put(asked)
         replies: list[Reply] = []
-        await exchange(coordinator, "b", replies=(answer(tasks[1]),), wait_seconds=0)
-        async for reply in queue.replies(tasks):
+        await exchange(coordinator, "b", replies=(answer(asked[1]),), wait_seconds=0)
+        async for reply in queue.replies(asked):
             replies.append(reply)
             if reply.site == "b":
-                await exchange(coordinator, "a", replies=(answer(tasks[0]),), wait_seconds=0)
+                await exchange(coordinator, "a", replies=(answer(asked[0]),), wait_seconds=0)
         assert [reply.site for reply in replies] == ["b", "a"]
 
     run(test, "a", "b")
@@ -204,6 +203,7 @@ def test_a_study_is_taken_over_from_a_process_that_has_died(tmp_path: Path) -> N
             return str(row.holder)
 
         assert "/first/" in holder(), "its lease holds"
+        await first.queue.put([task("a")])
         # The first one is silent from now on: nobody calls its `keep`.
         keeping = asyncio.create_task(second.keep())
         async with asyncio.timeout(10):
@@ -212,6 +212,7 @@ def test_a_study_is_taken_over_from_a_process_that_has_died(tmp_path: Path) -> N
         keeping.cancel()
         await first.studies.keep()
         assert "/second/" in holder(), "who has lost it does not take it back"
+        assert [row.id for row in second.database.read_now(tasks.open_tasks)] == ["t-1-a"], "nor the tasks with it"
         await second.close()
         await first.close()
 

@@ -57,7 +57,9 @@ def test_kill_9_at_any_moment_gives_the_same_model_and_a_whole_record(
 
 
 @pytest.mark.integration
-def test_a_study_on_postgresql_goes_on_after_kill_9(make_server: Callable[..., Server], hospitals: Callable[..., None], postgresql: str) -> None:
+def test_a_study_on_postgresql_goes_on_after_kill_9(
+    make_server: Callable[..., Server], hospitals: Callable[..., None], postgresql: str
+) -> None:
     server = make_server("--database", postgresql)
     server.start()
     researcher = person(server, "anna", "researcher")

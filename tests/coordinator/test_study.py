@@ -149,7 +149,7 @@ def test_a_rehearsal_shows_every_sites_checks(researcher: Client, three: list[Si
 def test_waiting_sites_are_woken_by_a_new_study(researcher: Client, sites: list[SiteClient]) -> None:
     sites[0].exchange(wait=0)
     found: list[tuple[float, Any]] = []
-    waiting = threading.Thread(target=lambda: found.append((time.monotonic(), sites[0].exchange(wait=20)) [::-1]))
+    waiting = threading.Thread(target=lambda: found.append((time.monotonic(), sites[0].exchange(wait=20))[::-1]))
     waiting.start()
     time.sleep(0.3)
     study = submit(researcher, sites)

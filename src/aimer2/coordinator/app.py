@@ -34,9 +34,10 @@ def build_app(coordinator: Coordinator) -> FastAPI:
         description=_DESCRIPTION,
         docs_url=None,
         redoc_url=None,
-        responses={"default": {"description": "A problem", "content": {problems.MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}}},
+        responses={
+            "default": {"description": "A problem", "content": {problems.MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}}
+        },
     )
-    # The exchange comes first: routes are tried in order.
     for router in (site_routes, blob_routes, research_routes, event_routes, health_routes):
         app.include_router(router(coordinator))
     problems.install(app)

@@ -150,5 +150,3 @@ def _lock(folder: Folder) -> int:
         os.close(file)
         raise Conflict(f"Another process runs the coordinator in {folder.path}.", remedy="Stop it first.") from None
     return file
-
-

@@ -56,5 +56,3 @@ def _checks(site: str, replies: dict[str, Reply]) -> SiteChecks:
     if isinstance(reply, Answer):
         return SiteChecks(site=site, outcome="answer", checks=reply.checks)
     return SiteChecks(site=site, outcome=reply.kind, code=reply.code, reason=reply.reason)
-
-

@@ -78,6 +78,10 @@ class Queue:
         self._conducted.add(study)
         return self.view(study)
 
+    def leave(self, study: str) -> None:
+        """This process conducts the study no longer: replies to its tasks are told to other processes."""
+        self._conducted.discard(study)
+
     def view(self, study: str) -> StudyQueue:
         return StudyQueue(self, study)
 
@@ -140,7 +144,6 @@ class Queue:
 
     async def withdraw_study(self, study: str) -> None:
         await self.withdraw([entry.task for entry in self._entries.values() if entry.task.study == study and entry.reply is None])
-        self._conducted.discard(study)
 
     async def refuse(self, site: str, study: str | None = None) -> None:
         """A site that has withdrawn or was revoked: its open tasks are answered for it, so that no round waits."""

@@ -49,9 +49,7 @@ class Offer:
 
     def approved(self, now: float) -> list[str]:
         """The sites whose approval holds, in order."""
-        return sorted(
-            site for site, row in self.decisions.items() if row.decision == "approve" and (row.until is None or row.until > now)
-        )
+        return sorted(site for site, row in self.decisions.items() if row.decision == "approve" and (row.until is None or row.until > now))
 
     @property
     def undecided(self) -> list[str]:
@@ -165,5 +163,11 @@ class Registry:
 
 def _site(row: Row[Any]) -> Site:
     return Site(
-        row.site, PublicKey.from_text(row.key), row.enrolled, row.revoked is not None, row.last_contact, json.loads(row.status), row.revision
+        row.site,
+        PublicKey.from_text(row.key),
+        row.enrolled,
+        row.revoked is not None,
+        row.last_contact,
+        json.loads(row.status),
+        row.revision,
     )

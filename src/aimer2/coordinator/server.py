@@ -15,6 +15,7 @@ from granian.server.embed import Server
 
 from aimer2.coordinator.app import build_app
 from aimer2.coordinator.coordinator import Coordinator
+from aimer2.coordinator.http.exchange_first import ExchangeFirst
 from aimer2.coordinator.records import LOG
 from aimer2.coordinator.settings import Folder
 from aimer2.core.errors import Conflict
@@ -38,7 +39,7 @@ async def serve(folder: Folder, ready: Callable[[Coordinator], None]) -> None:
     _check_port(settings.host, settings.port)
     coordinator = Coordinator.open(folder)
     server = Server(
-        build_app(coordinator),
+        ExchangeFirst(build_app(coordinator), coordinator),
         address=settings.host,
         port=settings.port,
         interface=Interfaces.ASGINL,
@@ -82,7 +83,9 @@ def _check_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise Conflict(f"{host}:{port} cannot be listened on: {error.strerror}.", remedy="Stop what uses it, or set another port.") from None
+            raise Conflict(
+                f"{host}:{port} cannot be listened on: {error.strerror}.", remedy="Stop what uses it, or set another port."
+            ) from None
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:

@@ -57,4 +57,3 @@ def inviter(folder: Folder, settings: Settings, clock: Clock) -> Inviter:
     certificate = folder.resolve(settings.certificate).read_bytes() if settings.pinned else None
     key = SigningKey.load(folder.signing_key).public
     return Inviter(settings, key, None if certificate is None else fingerprint(certificate), clock)
-

@@ -118,7 +118,9 @@ class Studies:
         offer = self._parts.registry.study(digest)
         ready, needed = len(self._parts.registry.approved(digest, self._parts.clock.now())), offer.package.study.sites.minimum
         if ready < needed:
-            raise Conflict(f"{ready} sites have approved the study, {needed} are needed.", remedy="Wait for the sites that have not decided.")
+            raise Conflict(
+                f"{ready} sites have approved the study, {needed} are needed.", remedy="Wait for the sites that have not decided."
+            )
         await self._move(Transition(digest, ("offered",), "running", self._roster(digest)), Kind.STUDY_STARTED, by)
         await self.take_over()
 
@@ -152,7 +154,7 @@ class Studies:
         now = parts.clock.now()
         kept = await parts.database.write(rows.renew_leases, parts.holder, now + parts.lease_seconds)
         for digest in self._running.keys() - kept:
-            await self._halt(digest)
+            await self._halt(digest, withdraw=False)
         for offer in list(parts.registry.studies.values()):
             if offer.state in ("offered", "running", "paused") and offer.package.study.expires_at < now:
                 await self.stop(offer.digest, "coordinator", final=True, reason="The study has expired.")
@@ -203,23 +205,26 @@ class Studies:
     async def _end(self, digest: str, last: Event | None, recorder: Recorder) -> None:
         parts = self._parts
         self._running.pop(digest, None)
-        await parts.queue.withdraw_study(digest)
         event = last or StudyPaused(time=parts.clock.now(), reason="The study ended without a result.")
         result = sign_document(_canonical(event.result), parts.key, kind="result") if isinstance(event, StudyFinished) else None
         state = "finished" if result else "stopped" if isinstance(event, StudyStopped) else "paused"
         reason = "" if isinstance(event, StudyFinished) else getattr(event, "reason", "")
         change = Transition(digest, ("running",), state, self._roster(digest), reason, parts.holder)  # type: ignore[arg-type]  # literals
+        # Where another process has taken the study over, its tasks are that one's.
         if await parts.database.write(rows.change_state, change, [*recorder.take(), event_row(event)], result):
+            await parts.queue.withdraw_study(digest)
             await self._changed(digest)
             kind = Kind.STUDY_FINISHED if result else Kind.STUDY_FAILED
-            await parts.records.add(kind, actor="coordinator", study=digest, state=state, reason=reason)
+            await parts.records.add(kind, actor="coordinator", study=digest, state=state, reason=reason[:2000])
+        parts.queue.leave(digest)
 
     async def _halt(self, digest: str, *, withdraw: bool = True) -> None:
-        """Ends this process's conducting of the study, at once."""
+        """Ends this process's conducting of the study, at once; ``withdraw`` unless another process goes on with its tasks."""
         task = self._running.pop(digest, None)
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+        self._parts.queue.leave(digest)
         if withdraw:
             await self._parts.queue.withdraw_study(digest)
 

@@ -25,6 +25,13 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _of_anything)
 
 
+async def problem_response(request: Request, error: Exception) -> Response:
+    """What the application answers to this error."""
+    if isinstance(error, AimerError):
+        return await _of_ours(request, error)
+    return await (_of_a_body if isinstance(error, ValidationError) else _of_anything)(request, error)
+
+
 def response_of(problem: Problem, headers: dict[str, str] | None = None) -> Response:
     headers = dict(headers or {})
     if problem.status == 401:
@@ -56,5 +63,7 @@ async def _of_http(request: Request, error: Exception) -> Response:
 
 async def _of_anything(request: Request, error: Exception) -> Response:
     last = traceback.extract_tb(error.__traceback__)[-1]
-    LOG.error("%s %s: %s at %s:%d", request.method, request.url.path, type(error).__name__, last.filename.rpartition("/")[2], last.lineno or 0)
+    LOG.error(
+        "%s %s: %s at %s:%d", request.method, request.url.path, type(error).__name__, last.filename.rpartition("/")[2], last.lineno or 0
+    )
     return response_of(problem_of(AimerError("Something went wrong in the coordinator.")))

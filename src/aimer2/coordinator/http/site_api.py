@@ -27,10 +27,21 @@ _FORM = {
 _FORM_BODY = {"requestBody": {"required": True, "content": {"application/x-www-form-urlencoded": {"schema": _FORM}}}}
 
 
+async def exchange_for(coordinator: Coordinator, request: Request) -> Response:
+    """The exchange itself, without a framework around it: `ExchangeFirst` comes here straight."""
+    site = site_of(coordinator, request)
+    body = await read_body(request, coordinator.settings.max_request_bytes)
+    answer = await coordinator.queue.exchange(site, Exchange.model_validate_json(body))
+    metrics = coordinator.metrics
+    metrics.exchanges.inc()
+    metrics.bytes_received.inc(len(body))
+    metrics.bytes_sent.inc(len(answer))
+    return Response(answer, media_type="application/json")
+
+
 def site_routes(coordinator: Coordinator) -> APIRouter:
     routes = APIRouter(tags=["sites"])
     limit = coordinator.settings.max_request_bytes
-    metrics = coordinator.metrics
 
     @routes.post("/v1/exchange", response_model=Exchanged, openapi_extra=described(Exchange))
     async def exchange(request: Request) -> Response:
@@ -38,13 +49,7 @@ def site_routes(coordinator: Coordinator) -> APIRouter:
 
         Replies are stored before this answers. The same replies again change nothing.
         """
-        site = site_of(coordinator, request)
-        body = await read_body(request, limit)
-        answer = await coordinator.queue.exchange(site, Exchange.model_validate_json(body))
-        metrics.exchanges.inc()
-        metrics.bytes_received.inc(len(body))
-        metrics.bytes_sent.inc(len(answer))
-        return Response(answer, media_type="application/json")
+        return await exchange_for(coordinator, request)
 
     @routes.post("/v1/enrolments", openapi_extra=described(EnrolmentRequest))
     async def enrol(request: Request) -> Enrolled:

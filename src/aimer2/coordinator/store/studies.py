@@ -128,7 +128,10 @@ def acquire_leases(connection: Connection, holder: str, earlier: str, now: float
 def renew_leases(connection: Connection, holder: str, until: float) -> set[str]:
     """The studies that are still this process's."""
     kept = connection.execute(
-        update(studies).where(studies.c.state == "running", studies.c.holder == holder).values(lease_until=until).returning(studies.c.digest)
+        update(studies)
+        .where(studies.c.state == "running", studies.c.holder == holder)
+        .values(lease_until=until)
+        .returning(studies.c.digest)
     )
     return set(kept.scalars())
 

@@ -1,0 +1,32 @@
+"""The one request that a round is made of, answered before the framework: its routing costs more than the whole exchange."""
+
+from __future__ import annotations
+
+from typing import final
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from aimer2.coordinator.coordinator import Coordinator
+from aimer2.coordinator.http.problems import problem_response
+from aimer2.coordinator.http.site_api import exchange_for
+
+
+@final
+class ExchangeFirst:
+    """The application, with a shorter way to the exchange; it answers the same with and without."""
+
+    def __init__(self, app: ASGIApp, coordinator: Coordinator) -> None:
+        self._app = app
+        self._coordinator = coordinator
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != "/v1/exchange" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        try:
+            response = await exchange_for(self._coordinator, request)
+        except Exception as error:  # noqa: BLE001 - the edge of a request
+            response = await problem_response(request, error)
+        await response(scope, receive, send)
