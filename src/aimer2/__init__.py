@@ -6,14 +6,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from aimer2.client.coordinator import Coordinator
     from aimer2.client.simulate import federate, simulate
     from aimer2.core.study import Study
 
-__all__ = ["Study", "__version__", "federate", "simulate"]
+__all__ = ["Coordinator", "Study", "__version__", "federate", "simulate"]
 __version__ = "0.1.0"
 
 # Loaded when first asked for, so that `import aimer2` costs nothing.
-_HOMES = {"Study": "aimer2.core.study", "federate": "aimer2.client.simulate", "simulate": "aimer2.client.simulate"}
+_HOMES = {
+    "Coordinator": "aimer2.client.coordinator",
+    "Study": "aimer2.core.study",
+    "federate": "aimer2.client.simulate",
+    "simulate": "aimer2.client.simulate",
+}
 
 
 def __getattr__(name: str) -> object:

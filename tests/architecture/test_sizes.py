@@ -22,7 +22,7 @@ def test_no_function_is_too_long(modules: dict[str, ast.Module]) -> None:
         (path, node)
         for path, tree in modules.items()
         for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and "migrations/versions/" not in path
     ]
     assert functions
     assert not [f"{path}:{node.lineno} {node.name}: {length(node)} lines" for path, node in functions if length(node) > LINES_OF_A_FUNCTION]

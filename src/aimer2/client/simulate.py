@@ -110,7 +110,15 @@ Outcome = TypeVar("Outcome")
 
 
 def _run(work: Coroutine[Any, Any, Outcome]) -> Outcome:
-    """Runs it to its end, also from a notebook, whose own loop is running."""
+    """Runs it to its end; beside the loop where one runs already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        here = True
+    else:
+        here = False
+    if here:
+        return asyncio.run(work)
     with ThreadPoolExecutor(1) as beside:
         return beside.submit(asyncio.run, work).result()
 

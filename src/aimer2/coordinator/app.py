@@ -14,7 +14,7 @@ from aimer2.coordinator.http import problems
 from aimer2.coordinator.http.blob_api import blob_routes
 from aimer2.coordinator.http.events_api import event_routes
 from aimer2.coordinator.http.health import health_routes
-from aimer2.coordinator.http.research_api import Stop, research_routes
+from aimer2.coordinator.http.research_api import Stop, people_routes, research_routes
 from aimer2.coordinator.http.site_api import site_routes
 from aimer2.messages.package import Package
 from aimer2.messages.wire import EnrolmentRequest, Exchange, KeyRotation, Login, Problem, SignedDecision
@@ -38,7 +38,7 @@ def build_app(coordinator: Coordinator) -> FastAPI:
             "default": {"description": "A problem", "content": {problems.MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}}
         },
     )
-    for router in (site_routes, blob_routes, research_routes, event_routes, health_routes):
+    for router in (site_routes, blob_routes, people_routes, research_routes, event_routes, health_routes):
         app.include_router(router(coordinator))
     problems.install(app)
     app.openapi = lambda: _describe(app)  # type: ignore[method-assign]  # FastAPI's documented way

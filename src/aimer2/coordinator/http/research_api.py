@@ -27,14 +27,8 @@ class Stop(Document):
     reason: str = Field(default="Stopped by a person.", max_length=500)
 
 
-def research_routes(coordinator: Coordinator) -> APIRouter:
+def people_routes(coordinator: Coordinator) -> APIRouter:
     routes = APIRouter(tags=["researchers"])
-    limit = coordinator.settings.max_request_bytes
-
-    async def summary_of(digest: str) -> StudySummary:
-        round_number, result = await coordinator.database.read(read_result, digest)
-        named = None if result is None else hashlib.sha256(result.encode()).hexdigest()
-        return coordinator.registry.study(digest).summary(round_number, named)
 
     @routes.post("/v1/sessions", openapi_extra=described(Login))
     async def login(request: Request) -> Token:
@@ -47,6 +41,18 @@ def research_routes(coordinator: Coordinator) -> APIRouter:
         """Every site that has enrolled, whether it is there, and what it said of itself."""
         person_of(coordinator, request)
         return [_status(coordinator, site) for site in coordinator.registry.sites]
+
+    return routes
+
+
+def research_routes(coordinator: Coordinator) -> APIRouter:
+    routes = APIRouter(tags=["researchers"])
+    limit = coordinator.settings.max_request_bytes
+
+    async def summary_of(digest: str) -> StudySummary:
+        round_number, result = await coordinator.database.read(read_result, digest)
+        named = None if result is None else hashlib.sha256(result.encode()).hexdigest()
+        return coordinator.registry.study(digest).summary(round_number, named)
 
     @routes.post("/v1/studies", status_code=201, openapi_extra=described(Package))
     async def submit(request: Request) -> StudySummary:
