@@ -21,7 +21,7 @@ datasets = ["registry"]
 methods = ["fedavg"]
 minimum_patients = 10
 maximum_rounds = 1000
-maximum_days = 366
+maximum_days = 36600
 """
 
 STUDY = """\
