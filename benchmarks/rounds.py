@@ -58,9 +58,8 @@ def measure(federation: Federation, sites: int, size: int, rounds: int) -> tuple
     federation.make_sites(hospitals)
     for hospital in hospitals:
         federation.run_site(hospital.name)
-    shutil.copy(trivial.__file__, federation.folder / "model.py")
-    researcher = federation.researcher()
-    submitted = researcher.submit(study_of(hospitals, size, rounds), federation.folder)
+    write_model(federation.folder)
+    submitted = federation.researcher().submit(study_of([hospital.name for hospital in hospitals], size, rounds), federation.folder)
     events = list(submitted.events())
     if not isinstance(events[-1], StudyFinished):
         raise RuntimeError(f"the study did not finish: {events[-1]}")
@@ -68,7 +67,11 @@ def measure(federation: Federation, sites: int, size: int, rounds: int) -> tuple
     return [event.seconds for event in events if _is_round(event)][1:], memory
 
 
-def study_of(hospitals: list[Hospital], size: int, rounds: int) -> Study:
+def write_model(folder: Path) -> None:
+    shutil.copy(trivial.__file__, folder / "model.py")
+
+
+def study_of(sites: list[str], size: int, rounds: int) -> Study:
     return Study(
         name="benchmark",
         question="How long does a round take?",
@@ -86,7 +89,7 @@ def study_of(hospitals: list[Hospital], size: int, rounds: int) -> Study:
         model={"framework": "numpy", "code": "model.py", "options": {"size": size}},
         training={"batch_size": None, "local_steps": 1},
         method={"rounds": rounds},
-        sites={"names": [hospital.name for hospital in hospitals], "minimum": len(hospitals)},
+        sites={"names": sites, "minimum": len(sites)},
         evaluation={"held_out": 0},
     )
 
