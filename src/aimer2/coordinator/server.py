@@ -24,6 +24,7 @@ _WAITING_REQUESTS = 16_384
 """Each waiting site is one open request."""
 
 _END_SECONDS = 5
+_KNOCK_SECONDS = 0.005
 
 
 def run(folder: Folder, ready: Callable[[Coordinator], None]) -> None:
@@ -61,9 +62,13 @@ async def serve(folder: Folder, ready: Callable[[Coordinator], None]) -> None:
     await coordinator.start()
     keeping = asyncio.create_task(coordinator.keep())
     serving = asyncio.create_task(server.serve())
-    server.on_startup(lambda: loop.call_soon(ready, coordinator))
     ended = asyncio.create_task(told.wait())
+    opened = asyncio.create_task(_wait_for_port(settings.host, settings.port))
+    await asyncio.wait({opened, ended, serving}, return_when=asyncio.FIRST_COMPLETED)
+    if opened.done():
+        ready(coordinator)
     await asyncio.wait({ended, serving}, return_when=asyncio.FIRST_COMPLETED)
+    opened.cancel()
     LOG.info("ending")
     coordinator.stop_waiting()
     server.stop()  # type: ignore[no-untyped-call]
@@ -73,6 +78,19 @@ async def serve(folder: Folder, ready: Callable[[Coordinator], None]) -> None:
     ended.cancel()
     await asyncio.gather(keeping, ended, return_exceptions=True)
     await coordinator.close()
+
+
+async def _wait_for_port(host: str, port: int) -> None:
+    """The server does not say when its port is open: so we knock."""
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    while True:
+        try:
+            _, line = await asyncio.open_connection(address, port)
+        except ConnectionError:
+            await asyncio.sleep(_KNOCK_SECONDS)
+        else:
+            line.close()
+            return
 
 
 def _check_port(host: str, port: int) -> None:
