@@ -16,6 +16,7 @@ from rich.table import Table
 from aimer2.audit.entries import Json
 from aimer2.audit.kinds import Kind
 from aimer2.audit.log import AuditLog
+from aimer2.cli.collector import collect_rarely
 from aimer2.coordinator.backup import back_up, restore
 from aimer2.coordinator.coordinator import Coordinator
 from aimer2.coordinator.people import ROLES
@@ -96,6 +97,7 @@ def run(folder: Folder, ready_file: Path | None) -> None:
             draft.write_text(settings.url)
             os.replace(draft, ready_file)
 
+    collect_rarely()
     run_server(folder, ready)
     # Threads of the server may still hold a request that nobody waits for; everything is stored and closed.
     os._exit(_ENDED_BY_SIGNAL)

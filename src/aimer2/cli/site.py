@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import getpass
 import importlib
 import json
@@ -14,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
 from aimer2.audit.log import AuditLog
 from aimer2.audit.verify import verify
+from aimer2.cli.collector import collect_rarely
 from aimer2.core.clock import SystemClock, rfc3339
 from aimer2.core.errors import AimerError, BadInput, NotFound
 from aimer2.identity.invitations import Invitation
@@ -278,7 +279,9 @@ def run(folder: Path | None) -> None:
     """Run this site's agent until it is stopped."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     place = existing(folder)
-    asyncio.run(Agent(_decisions(place), read_settings(place.settings)).run())
+    agent = Agent(_decisions(place), read_settings(place.settings))
+    collect_rarely()
+    uvloop.run(agent.run())
 
 
 @site.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +116,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self._engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
+        self._local = threading.local()
         sa.event.listen(self._engine, "connect", _configure)
         with self._engine.connect() as connection:
             _migrate(connection)
@@ -122,6 +124,13 @@ class Store:
 
     def close(self) -> None:
         self._engine.dispose()
+
+    def _kept(self) -> sa.Connection:
+        """This thread's own connection, for what is asked with every task: opening anew would double its time."""
+        kept: sa.Connection | None = getattr(self._local, "connection", None)
+        if kept is None:
+            kept = self._local.connection = self._engine.connect()
+        return kept
 
     # studies
 
@@ -199,14 +208,16 @@ class Store:
             "delivered": None,
             "erased": 0,
         }
-        with self._engine.begin() as connection:
+        connection = self._kept()
+        with connection.begin():
             connection.execute(_COMMIT, row)
             connection.execute(_SPEND, {"study": done.task.study, "cpu_seconds": done.cpu_seconds})
 
     def standing(self, task: Task) -> Standing:
         """What is known before a task is begun."""
         asked = {"study": task.study, "position": position(task), "task": task.id, "attempt": task.attempt}
-        with self._engine.connect() as connection:
+        connection = self._kept()
+        with connection.begin():
             row = connection.execute(_STANDING, asked).one()
         return Standing(
             decision=Decision.model_validate_json(row.decision) if row.decision else None,
