@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constrain
 .PHONY: demo test lint campaign clean
 .DELETE_ON_ERROR:
 
-demo: .venv/demo.installed ## three hospitals, one model, on this machine
+demo: .venv/demo.installed ## four hospitals, one model, on this machine
 	@$(BIN)/aimer2 demo
 
 test: lint ## everything that CI runs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -64,3 +66,24 @@ def test_the_interval_of_the_area_covers_as_often_as_it_says() -> None:
 def test_a_mean_of_one_record_has_no_interval() -> None:
     read = intervals.mean(3.0, 9.0, 1)
     assert (read.value, read.low, read.high, read.n) == (3.0, None, None, 1)
+
+
+@pytest.mark.parametrize(("positives", "negatives"), [(4, 16), (13, 18), (1, 1), (100, 3)])
+def test_a_perfect_area_is_not_certain(positives: int, negatives: int) -> None:
+    """The bound is the area whose own standard error (Hanley and McNeil's, equal spread) just reaches 1."""
+    found = intervals.extreme_auc_interval(1.0, positives, negatives)
+    assert found is not None
+    low, high = found
+    q1, q2 = low / (2 - low), 2 * low**2 / (1 + low)
+    each = (positives + negatives) / 2 - 1
+    variance = (low * (1 - low) + each * (q1 - low**2 + q2 - low**2)) / (positives * negatives)
+    assert high == 1
+    assert (1 - low) / math.sqrt(variance) == pytest.approx(1.959964, abs=1e-4)
+    assert intervals.extreme_auc_interval(0.0, positives, negatives) == (0.0, pytest.approx(1 - low))
+    more = intervals.extreme_auc_interval(1.0, 10 * positives, 10 * negatives)
+    assert more is not None and more[0] > low
+
+
+def test_an_area_between_or_without_a_class_has_no_extreme_interval() -> None:
+    assert intervals.extreme_auc_interval(0.9, 10, 10) is None
+    assert intervals.extreme_auc_interval(1.0, 0, 10) is None

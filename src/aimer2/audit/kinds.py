@@ -59,6 +59,7 @@ class Kind(StrEnum):
     # Who may take part and log in
     INVITATION_MADE = "invitation-made", "An invitation to enrol one site was made."
     SITE_ENROLLED = "site-enrolled", "A site used its invitation and its public key was recorded."
+    SITE_KEY_REPLACED = "site-key-replaced", "A site's public key was replaced, at the word of both keys."
     SITE_REVOKED = "site-revoked", "A site's key was made invalid."
     USER_ADDED = "user-added", "An account was added."
     LOGIN_SUCCEEDED = "login-succeeded", "Somebody logged in."

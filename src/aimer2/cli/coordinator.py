@@ -33,6 +33,7 @@ from aimer2.core.task import SITE_ID
 from aimer2.identity.certificates import fingerprint
 from aimer2.identity.keys import SigningKey
 from aimer2.identity.passwords import hash_password
+from aimer2.site.sandbox import die_with_parent
 
 CLOCK = SystemClock()
 _ENDED_BY_SIGNAL = 0
@@ -80,16 +81,19 @@ def init(folder: Folder, /, *, host: str, port: int, url: str | None, database: 
 
 @coordinator.command()
 @click.option("--ready-file", type=click.Path(path_type=Path, dir_okay=False), help="Written with the address once the port is open.")
+@click.option("--parent", type=int, hidden=True, help="End as soon as this process has ended, which started this one.")
 @click.pass_obj
-def run(folder: Folder, ready_file: Path | None) -> None:
+def run(folder: Folder, ready_file: Path | None, parent: int | None) -> None:
     """Serve until it is told to end (SIGTERM, Ctrl-C)."""
+    if parent is not None:
+        die_with_parent(parent)
     log_to_stderr()
     settings = folder.read_settings()
     print_of_certificate = fingerprint(folder.resolve(settings.certificate).read_bytes())
 
     def ready(started: Coordinator) -> None:
         click.echo(f"{settings.name} at {settings.url}")
-        click.echo(f"Its key          {started.key.public.fingerprint}")
+        click.echo(f"Its key          {started.key.public.fingerprint}  ({started.key.public.text})")
         click.echo(f"Its certificate  {print_of_certificate}")
         sys.stdout.flush()
         if ready_file is not None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table as Printed
 
@@ -40,7 +41,7 @@ def demo(data: Path | None, keep: bool, folder: Path | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     case = breast_cancer(folder) if data is None else heart_disease(data)
-    federation = Federation(folder)
+    federation = Federation(folder, outlives_us=keep)
     try:
         _run(console, federation, case)
         console.print(f"[dim]{time.monotonic() - began:.0f} s in all.[/dim]")
@@ -122,7 +123,8 @@ def _own_figures(folder: SiteFolder, digest: str) -> Sequence[FigureDocument]:
 
 
 def _table(lines: Sequence[Line]) -> Printed:
-    printed = Printed("hospital", "n train", "n test", "model", *_SHOWN.values(), title="On each hospital's own held-out patients (95 % interval)")
+    headers = ("hospital", "n train", "n test", "model", *_SHOWN.values())
+    printed = Printed(*headers, title="On each hospital's own held-out patients (95 % interval)", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     last = ""
     for line in lines:
         found: Mapping[str, FigureDocument] = {figure.name: figure for figure in line.figures}
@@ -140,7 +142,7 @@ def _cell(figure: FigureDocument | None) -> str:
         return "undefined"
     if figure.low is None or figure.high is None:
         return f"{figure.value:.2f}"
-    return f"{figure.value:.2f} ({figure.low:.2f}–{figure.high:.2f})"
+    return f"{figure.value:.2f} {figure.low:.2f}–{figure.high:.2f}"
 
 
 def _say_what_runs(console: Console, federation: Federation) -> None:

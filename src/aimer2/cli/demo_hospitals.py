@@ -14,7 +14,7 @@ from sklearn.datasets import load_breast_cancer
 from aimer2.cli.federation import Hospital
 from aimer2.core.errors import BadInput
 
-BREAST = {"university-hospital": (100, 110), "city-hospital": (66, 108), "county-hospital": (32, 76), "screening-centre": (14, 63)}
+BREAST = {"university": (100, 110), "city": (66, 108), "county": (32, 76), "screening": (14, 63)}
 """Malignant and benign cases of each: different sizes, different case mix. All 569 patients, each once."""
 
 HEART = {

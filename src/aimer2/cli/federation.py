@@ -40,8 +40,10 @@ class Hospital:
 class Federation:
     """Starts and ends the processes; every step is the command that a person would give."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, outlives_us: bool = False) -> None:
+        """``outlives_us``: the processes go on when this one has ended."""
         self.folder = folder
+        self._bound = () if outlives_us else ("--parent", str(os.getpid()))
         self.port = _free_port()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.password = secrets.token_urlsafe(12)
@@ -106,10 +108,15 @@ class Federation:
         return self._run(*arguments)
 
     def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
-        """A process that lives until `stop`, its words in a log file."""
+        """A server process that lives until `stop`, its words in a log file."""
         with open(self.log(name), "ab") as log:
             self.processes[name] = subprocess.Popen(
-                self._command(*arguments), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment(), start_new_session=True
+                self._command(*arguments, *self._bound),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment(),
+                start_new_session=True,
             )
         return self.processes[name]
 

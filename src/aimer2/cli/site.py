@@ -35,6 +35,7 @@ from aimer2.site.doctor import examine
 from aimer2.site.enrolment import known_keys, make_site, rotate_key
 from aimer2.site.folder import SiteFolder, existing, locate
 from aimer2.site.reports import write_report
+from aimer2.site.sandbox import die_with_parent
 from aimer2.site.settings import read_settings
 from aimer2.site.store import KnownStudy, Store
 
@@ -274,9 +275,12 @@ def _decide(folder: SiteFolder, command: str, *, study: str, by: str, **given: A
 
 
 @site.command()
+@click.option("--parent", type=int, hidden=True, help="End as soon as this process has ended, which started this one.")
 @_in_folder
-def run(folder: Path | None) -> None:
+def run(folder: Path | None, parent: int | None) -> None:
     """Run this site's agent until it is stopped."""
+    if parent is not None:
+        die_with_parent(parent)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     place = existing(folder)
     agent = Agent(_decisions(place), read_settings(place.settings))
@@ -332,7 +336,7 @@ def verify_audit(folder: Path | None) -> None:
         click.echo(f"line {problem.line}: {problem.code}: {problem.sentence}")
     if not found.intact:
         raise AimerError(f"The audit log has {found.found} problems.", remedy="Compare it with a backup; report it to your security officer.")
-    click.echo(f"{found.entries} entries, unbroken; head {found.head.sequence} {found.head.digest}")
+    click.echo(f"{found.entries} entries, unbroken; head {found.head.sequence}:{found.head.digest}")
 
 
 @audit.command("show")

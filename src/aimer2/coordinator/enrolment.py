@@ -119,7 +119,7 @@ class Enrolment:
             raise Conflict("The new key is the old one.")
         await parts.database.write(members.change_key, site, old.text, new.text)
         await parts.registry.load()
-        await parts.records.add(Kind.SITE_ENROLLED, actor=site, key=new.text, replaces=old.text)
+        await parts.records.add(Kind.SITE_KEY_REPLACED, actor=site, key=new.text, replaces=old.text)
 
     def _check(self, assertion: str) -> str:
         return check_assertion(

@@ -35,7 +35,7 @@ def _faults_of_roster(package: Package, registry: Registry) -> list[Fault]:
     for name, key in sorted(package.roster.items()):
         site = registry.sites.get(name)
         if site is None or site.revoked:
-            faults.append(Fault(f"roster.{name}", "is not enrolled here", "name sites that `aimer2 study sites` lists"))
+            faults.append(Fault(f"roster.{name}", "is not enrolled here", "name sites that `aimer2 sites` lists"))
         elif site.key.text != key:
             faults.append(Fault(f"roster.{name}", "has another key here", "submit again with the site's present key"))
     named = package.study.sites.names

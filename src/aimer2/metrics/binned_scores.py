@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aimer2.metrics.intervals import NOTHING, Estimate, estimate, logit_interval, mean_over_classes, undefined
+from aimer2.metrics.intervals import NOTHING, Estimate, estimate, extreme_auc_interval, logit_interval, mean_over_classes, undefined
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -65,6 +65,9 @@ def auc(counts: Counts) -> Estimate:
     value = float(counts[1] @ to_positives / counts[1].sum())
     variance = delong_variance(counts)
     interval = None if variance is None else logit_interval(value, variance)
+    if interval is None:
+        negatives, positives = counts.sum(axis=1)
+        interval = extreme_auc_interval(value, float(positives), float(negatives))
     note = _rounding_note(*auc_range(counts))
     return estimate(value, interval, n, note if interval else f"{note}; no interval: too few records or no variation")
 

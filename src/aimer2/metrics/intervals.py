@@ -77,6 +77,27 @@ def logit_interval(value: float, variance: float) -> Interval | None:
     return _logistic(middle - half), _logistic(middle + half)
 
 
+def extreme_auc_interval(value: float, positives: float, negatives: float) -> Interval | None:
+    """The interval of an area of 0 or 1, where nothing varies and DeLong's variance is 0.
+
+    Paper: R. G. Newcombe, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic", Statistics in Medicine 25
+    (2006), part 2, method 5: all areas whose own standard error reaches to the one that was seen. None without both classes.
+    """
+    if positives <= 0 or negatives <= 0 or value not in (0.0, 1.0):
+        return None
+    half = (positives + negatives) / 2
+
+    def reaches(area: float) -> bool:
+        spread = area * (1 - area) / (positives * negatives) * (2 * half - 1 - (3 * half - 3) / ((2 - area) * (1 + area)))
+        return (1 - area) ** 2 <= Z * Z * spread
+
+    outside, inside = 0.0, 1.0
+    for _ in range(60):
+        middle = (outside + inside) / 2
+        outside, inside = (outside, middle) if reaches(middle) else (middle, inside)
+    return (inside, 1.0) if value == 1 else (0.0, 1 - inside)
+
+
 def _logistic(x: float) -> float:
     return 1 / (1 + exp(-x)) if x >= 0 else exp(x) / (1 + exp(x))
 

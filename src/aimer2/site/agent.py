@@ -84,6 +84,8 @@ class Agent:
             read_toml(self._decisions.folder.policy, Policy)
         with agent_lock(self._decisions.folder):
             self._record(Kind.AGENT_STARTED, None, {"version": __version__})
+            found: Capabilities = await self._threads.run(capabilities)
+            self._offers.enforced = protections(found)
             async with serve_control(self._decisions.folder, self.command):
                 running = [loop.create_task(part) for part in (self._exchanging.run(), self._attend(), self._resume())]
                 try:
@@ -157,8 +159,6 @@ class Agent:
 
     async def _attend(self) -> None:
         """Takes notices in, one list after the other, and sends decisions."""
-        found: Capabilities = await self._threads.run(capabilities)
-        self._offers.enforced = protections(found)
         self._notices.put_nowait(())
         while True:
             notices = await self._notices.get()

@@ -252,7 +252,8 @@ class Performing:
 
     def tidy(self, study: str) -> None:
         """Erases what was delivered and is no longer needed."""
-        self.blobs(study).delete(*self._decisions.store.tidy(study))
+        if study not in self._stopped:
+            self.blobs(study).delete(*self._decisions.store.tidy(study))
 
     async def forget(self, study: str) -> None:
         """The study is over here, or withdrawn: its worker ends at once, and nothing of its data, updates and memory is kept."""
