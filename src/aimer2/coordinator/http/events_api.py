@@ -39,9 +39,8 @@ async def follow(coordinator: Coordinator, digest: str, after: int, heartbeat_se
         # The state before the events: what ends a study is stored in one transaction with its last event.
         going_on = coordinator.registry.study(digest).state in ("offered", "running")
         while page := await coordinator.database.read(read_events, digest, after):
-            for sequence, document in page:
-                yield f"id: {sequence}\ndata: {document}\n\n".encode()
-                after = sequence
+            after = page[-1][0]
+            yield "".join(f"id: {sequence}\ndata: {document}\n\n" for sequence, document in page).encode()
         if not going_on or coordinator.queue.closing:
             return
         await news.wait(seen, heartbeat_seconds)

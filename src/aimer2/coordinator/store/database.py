@@ -54,20 +54,26 @@ class Database:
 
     def write_now(self, transaction: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **named: _P.kwargs) -> _T:
         if self.is_sqlite:
-            with self._writer().begin():
-                return transaction(self._writer(), *args, **named)
+            kept = self._kept_connection("writer", aimer2_writes=True)
+            with kept.begin():
+                return transaction(kept, *args, **named)
         with self.engine.begin() as connection:
             return transaction(connection, *args, **named)
 
     def read_now(self, transaction: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **named: _P.kwargs) -> _T:
+        if self.is_sqlite:
+            kept = self._kept_connection("reader", aimer2_writes=False)
+            with kept.begin():
+                return transaction(kept, *args, **named)
         with self.engine.connect() as connection, connection.begin():
             return transaction(connection, *args, **named)
 
-    def _writer(self) -> Connection:
-        """This thread's own connection: a file does not go away, and opening anew would double the time of a small transaction."""
-        kept: Connection | None = getattr(self._kept, "writer", None)
+    def _kept_connection(self, name: str, *, aimer2_writes: bool) -> Connection:
+        """This thread's own: a file does not go away, and opening anew would double the time of a small transaction."""
+        kept: Connection | None = getattr(self._kept, name, None)
         if kept is None:
-            kept = self._kept.writer = self.engine.connect().execution_options(aimer2_writes=True)
+            kept = self.engine.connect().execution_options(aimer2_writes=aimer2_writes)
+            setattr(self._kept, name, kept)
         return kept
 
     def close(self) -> None:

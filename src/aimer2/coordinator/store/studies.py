@@ -162,23 +162,17 @@ def load_checkpoint(connection: Connection, digest: str) -> str | None:
 
 def append_events(connection: Connection, digest: str, holder: str, rows: Sequence[EventRow]) -> bool:
     """False, and nothing stored, where another process has taken the study over."""
-    held = select(studies.c.digest).where(studies.c.digest == digest, studies.c.holder == holder)
-    if connection.execute(held).one_or_none() is None:
+    if connection.execute(_HELD, {"named": digest, "by": holder}).one_or_none() is None:
         return False
     _append(connection, digest, rows)
     if (number := _round_of(rows)) is not None:
-        connection.execute(update(studies).where(studies.c.digest == digest).values(round_number=number))
+        connection.execute(_ROUND, {"named": digest, "number": number})
     return True
 
 
 def read_events(connection: Connection, digest: str, after: int, limit: int = 200) -> list[tuple[int, str]]:
-    found = connection.execute(
-        select(events.c.sequence, events.c.document)
-        .where(events.c.study == digest, events.c.sequence > after)
-        .order_by(events.c.sequence)
-        .limit(limit)
-    )
-    return [(row.sequence, row.document) for row in found]
+    found = connection.execute(_EVENTS, {"named": digest, "after": after, "most": limit})
+    return [(sequence, document) for sequence, document in found]
 
 
 def last_model(connection: Connection, digest: str) -> str | None:
@@ -192,6 +186,15 @@ def studies_of_model(connection: Connection, sha256: str) -> set[str]:
     return set(connection.execute(select(events.c.study).where(events.c.model == sha256)).scalars())
 
 
+# Statements of every round: built once, as one costs ten times as much to build as to run.
+_HELD = select(studies.c.digest).where(studies.c.digest == bindparam("named"), studies.c.holder == bindparam("by"))
+_ROUND = update(studies).where(studies.c.digest == bindparam("named")).values(round_number=bindparam("number"))
+_EVENTS = (
+    select(events.c.sequence, events.c.document)
+    .where(events.c.study == bindparam("named"), events.c.sequence > bindparam("after"))
+    .order_by(events.c.sequence)
+    .limit(bindparam("most"))
+)
 _LAST = select(func.max(events.c.sequence)).where(events.c.study == bindparam("named"))
 _ADD = insert(events)
 
