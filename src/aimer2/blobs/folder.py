@@ -65,10 +65,10 @@ class FolderStore:
 
     def find(self, sha256: str) -> Blob:
         """The blob of this name, whatever its length. Raises NotFound."""
-        path = self.path(sha256)
         row = self._small.execute("SELECT data FROM small WHERE sha256 = ?", (sha256,)).fetchone()
         if row is not None:
             return MemoryBlob(BlobRef(sha256=sha256, size=len(row[0])), row[0])
+        path = self.path(sha256)
         try:
             size = path.stat().st_size
         except FileNotFoundError:
