@@ -100,7 +100,7 @@ class Performer:
     def perform(self, task: Task, received: Mapping[str, Tree], memory: MutableMapping[str, Tree]) -> Performed:
         """Raises AimerError of the kind that the site reports; its sentence may be shown, it holds no value of a patient."""
         if task.stage == "preflight":
-            return Performed({}, checks=preflight.checks(self._study, self._table, self._environment))
+            return Performed({}, checks=self._checks())
         if task.stage == "moments":
             return self._moments(task, received, memory)
         performed = self._trained_by(received).perform(task, received, memory)
@@ -110,9 +110,18 @@ class Performer:
         shown = figures(self._study.cohort.target.kind, metrics, self._study.metrics)
         return Performed(performed.sums, figures=tuple(shown))
 
+    def _checks(self) -> tuple[Check, ...]:
+        return preflight.checks(self._study, self._table, self._environment)
+
     def _designs(self) -> tuple[cohort.Design, cohort.Design]:
-        """Training and held-out rows, as the cohort defines them."""
+        """Training and held-out rows, as the cohort defines them; only of data that meet the contract, whether or not the site was asked first.
+
+        Raises BadData.
+        """
         if self._parts is None:
+            unmet = [check.finding for check in self._checks() if check.blocking and not check.passed]
+            if unmet:
+                raise BadData(" ".join(unmet))
             whole = cohort.design(self._study.cohort, self._table)
             self._parts = cohort.split(whole, self._study.evaluation.held_out)
         return self._parts
