@@ -168,6 +168,28 @@ def test_a_study_survives_a_kill(make_federation: Callable[..., Federation], vic
     assert_same_bits(run_model(federation, run), undisturbed(federation, method=rounds))
 
 
+@pytest.mark.campaign
+@pytest.mark.parametrize("seed", range(10))
+def test_a_study_survives_any_kills(make_federation: Callable[..., Federation], seed: int) -> None:
+    """Twelve kills of drawn victims after drawn rounds, often several in one round: every round is told once, the bits are the same."""
+    federation, rng = make_federation(), np.random.default_rng(seed)
+    rounds = {"name": "fedavgm", "rounds": 60, "parameters": {"momentum": 0.5}}
+    run = federation.researcher().submit(study_of(method=rounds), federation.folder)
+    victims = rng.choice(["coordinator", *SITES], 12)
+
+    def kill(victim: str) -> None:
+        federation.kill(victim)
+        federation.run_coordinator() if victim == "coordinator" else federation.run_site(victim)
+
+    planned: dict[int, list[str]] = {}
+    for victim, after in zip(victims, rng.integers(1, 55, 12), strict=True):
+        planned.setdefault(int(after), []).append(str(victim))
+    events = finish(run, {after: lambda those=those: [kill(victim) for victim in those] and None for after, those in planned.items()})
+    assert [event.round_number for event in training_rounds(events)] == list(range(1, 61))
+    assert all(event.took_part == SITES for event in training_rounds(events))
+    assert_same_bits(run_model(federation, run), undisturbed(federation, method=rounds))
+
+
 def test_a_lost_site_is_named_and_the_others_go_on(make_federation: Callable[..., Federation]) -> None:
     federation = make_federation()
     sites = {"names": list(SITES), "minimum": 3, "quorum": 2, "deadline_seconds": 2}

@@ -288,7 +288,7 @@ def test_a_device_that_is_not_there_is_not_available() -> None:
             TorchLearner(lambda: nn.Linear(4, 1), recipe(), "cuda")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
+@pytest.mark.gpu
 def test_a_gpu_trains_what_the_cpu_trains_and_the_same_bits_twice() -> None:
     def build() -> nn.Module:
         return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,8 @@ class Federation:
         """``outlives_us``: the processes go on when this one has ended."""
         self.folder = folder
         self._bound = () if outlives_us else ("--parent", str(os.getpid()))
+        # To the kernel a parent is the thread that starts a process: one that lives as long as we do.
+        self._starter = ThreadPoolExecutor(1, "starter")
         self.port = _free_port()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.password = secrets.token_urlsafe(12)
@@ -109,16 +112,14 @@ class Federation:
 
     def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         """A server process that lives until `stop`, its words in a log file."""
-        with open(self.log(name), "ab") as log:
-            self.processes[name] = subprocess.Popen(
-                self._command(*arguments, *self._bound),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=self._environment(),
-                start_new_session=True,
-            )
+        self.processes[name] = self._starter.submit(self._begin, name, self._command(*arguments, *self._bound)).result()
         return self.processes[name]
+
+    def _begin(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        with open(self.log(name), "ab") as log:
+            return subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment(), start_new_session=True
+            )
 
     def log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
