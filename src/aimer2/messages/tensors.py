@@ -7,14 +7,16 @@ bytes of a tree are unique (names sorted, no padding choices), so equal trees ha
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from aimer2.core.errors import BadUpdate
 from aimer2.core.protocols import Blob, BlobWriter
-from aimer2.core.tree import Array, ArrayFile, FileArray, Tree, size, slices
+from aimer2.core.tree import Array, ArrayFile, FileArray, Tree, slices
 
 LAZY_BYTES = 1 << 20
 """Blobs from this size on stay in their file when they are read lazily."""
@@ -23,6 +25,12 @@ _TYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8
 _CODES = {(dtype.kind, dtype.itemsize): code for code, dtype in _TYPES.items()}
 _HEADER_LIMIT = 100 * 1024 * 1024
 _DIMENSIONS = 32
+_KEPT_HEADER = 16 * 1024
+"""Bytes of a header up to which its meaning is kept: every round of a study has the same ones."""
+
+Entries: TypeAlias = Mapping[str, tuple[np.dtype[Any], tuple[int, ...], int, int]]
+"""By name: type, shape, first byte and the byte after the last, counted from the first array."""
+
 _METADATA = "__metadata__"
 """The layout's own entry. Blobs of ours have none: what travels is arrays."""
 
@@ -33,24 +41,32 @@ def write_tree(tree: Tree, writer: BlobWriter) -> None:
     Raises BadUpdate for a leaf that is not float32, float64 or int64, and for a name that no blob can have.
     """
     names = sorted(tree)
-    for name in names:
-        _check_name(name)
-    header: dict[str, Any] = {}
-    offset = 0
+    layout = []
     for name in names:
         leaf = tree[name]
         code = _CODES.get((leaf.dtype.kind, leaf.dtype.itemsize))
         if code is None:
             raise BadUpdate(f"{name} is {leaf.dtype.name}; only float32, float64 and int64 travel.")
-        length = size(leaf) * leaf.dtype.itemsize
-        header[name] = {"dtype": code, "shape": list(leaf.shape), "data_offsets": [offset, offset + length]}
-        offset += length
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    writer.write(len(text).to_bytes(8, "little") + text)
-    for name in names:
+        layout.append((name, code, tuple(leaf.shape)))
+    writer.write(_header(tuple(layout)))
+    for name, code, _ in layout:
         for part in slices(tree[name], 1 << 18):
-            writer.write(np.ascontiguousarray(part, dtype=_TYPES[header[name]["dtype"]]).data.cast("B") if len(part) else b"")
+            writer.write(np.ascontiguousarray(part, dtype=_TYPES[code]).data.cast("B") if len(part) else b"")
+
+
+@lru_cache(maxsize=64)
+def _header(layout: tuple[tuple[str, str, tuple[int, ...]], ...]) -> bytes:
+    """The bytes before the arrays; the same in every round of a study, so the last ones are kept."""
+    entries: dict[str, Any] = {}
+    offset = 0
+    for name, code, shape in layout:
+        _check_name(name)
+        length = prod(shape) * _TYPES[code].itemsize
+        entries[name] = {"dtype": code, "shape": list(shape), "data_offsets": [offset, offset + length]}
+        offset += length
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def read_tree(blob: Blob, *, lazy: bool = False) -> dict[str, Array]:
@@ -80,7 +96,16 @@ def _header_end(first: bytes | memoryview, total: int) -> int:
     return 8 + length
 
 
-def _entries(text: bytes, room: int) -> dict[str, tuple[np.dtype[Any], tuple[int, ...], int, int]]:
+def _entries(text: bytes, room: int) -> Entries:
+    return _kept_entries(text, room) if len(text) <= _KEPT_HEADER else _parse(text, room)
+
+
+@lru_cache(maxsize=64)
+def _kept_entries(text: bytes, room: int) -> Entries:
+    return _parse(text, room)
+
+
+def _parse(text: bytes, room: int) -> Entries:
     entries: dict[str, tuple[np.dtype[Any], tuple[int, ...], int, int]] = {}
     expected = 0
     try:
