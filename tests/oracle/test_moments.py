@@ -103,6 +103,20 @@ def test_any_division_among_sites_gives_the_pooled_answer(values: list[float], c
     assert state.model["deviation"][0] == pytest.approx(float(whole.std(ddof=1)), abs=1e-11 * scale)
 
 
+def test_a_site_lost_between_the_passes_leaves_the_others_moments_and_no_bias() -> None:
+    """The lost site lies far away: its part of the first mean must not stay in the deviation."""
+    rng = np.random.default_rng(5)
+    staying, lost = [rng.normal(50, 3, (40, 1)), rng.normal(51, 3, (60, 1))], rng.normal(5000, 3, (100, 1))
+    algorithm = Moments()
+    state = algorithm.init({name: np.zeros(1) for name in ("count", "mean", "deviation")})
+    state = algorithm.update(state, sum_of([sent(algorithm, state, part, 1) for part in (*staying, lost)]))
+    state = algorithm.update(state, sum_of([sent(algorithm, state, part, 2) for part in staying]))
+    whole = np.concatenate(staying)
+    assert state.model["count"][0] == 100
+    assert state.model["mean"][0] == pytest.approx(float(whole.mean()), rel=1e-12)
+    assert state.model["deviation"][0] == pytest.approx(float(whole.std(ddof=1)), rel=1e-9)
+
+
 def sent(algorithm: Moments, state: Any, part: Any, round_number: int) -> Update:
     site: Any = type("Site", (), {"data": Samples(part, np.zeros(len(part))), "round_number": round_number})
     return algorithm.local(algorithm.broadcast(state), site)

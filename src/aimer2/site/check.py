@@ -59,7 +59,7 @@ def _names(study: Study, stage: Stage) -> frozenset[str] | None:
     if stage == "preflight":
         return frozenset()
     if stage == "moments":
-        return frozenset({"count", "sum"})
+        return frozenset({"count", "sum", "squares"})
     if stage == "final":
         return frozenset({"metrics"})
     named = frozenset(name for line in catalogue.leaves(study.method.name) for name in _NAME.findall(line)[:1])

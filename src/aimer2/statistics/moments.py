@@ -1,10 +1,12 @@
 """Mean and standard deviation of every column over all sites, in two passes.
 
-Two rounds, because the one-pass formula Σx² − (Σx)²/n loses every digit where the mean is large against the spread (Chan, Golub, LeVeque
-1983): the first adds up counts and sums, the second the squared distances from the common mean. Missing values are left out.
+Two rounds, because the one-pass formula Σx² − (Σx)²/n loses every digit where the mean is large against the spread: the first adds up counts
+and sums, the second sums and squares of the distances from that first mean m. Chan, Golub, LeVeque 1983, "Algorithms for Computing the
+Sample Variance", equation 1.7: with d = x − m, mean = m + Σd/n and variance = (Σd² − (Σd)²/n) / (n − 1), for whichever sites answer the
+second pass; where they are those of the first, Σd is rounding and corrects it. Missing values are left out.
 
-Leaves the site: ``count`` = number of values per column; ``sum`` = per column their sum in round 1, in round 2 that of their squared
-distances from the mean.
+Leaves the site: ``count`` = number of values per column; ``sum`` = per column their sum in round 1, in round 2 that of their distances from
+the first mean; ``squares`` = in round 2 that of the squared distances.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ class Moments:
     """Count, mean and standard deviation per column, exact to rounding."""
 
     rounds: int = 2
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def init(self, model: Tree) -> Gathered:
         return Gathered(model)
@@ -54,18 +56,20 @@ class Moments:
         there = ~np.isnan(features)
         count = there.sum(axis=0).astype(np.float64)
         if site.round_number == 1:
-            values = np.where(there, features, 0.0)
-        else:
-            values = np.where(there, features - received["moments"]["mean"], 0.0) ** 2
-        return Update({"count": {"columns": count}, "sum": {"columns": values.sum(axis=0)}})
+            return Update({"count": {"columns": count}, "sum": {"columns": np.where(there, features, 0.0).sum(axis=0)}})
+        distance = np.where(there, features - received["moments"]["mean"], 0.0)
+        summed, squares = distance.sum(axis=0), (distance**2).sum(axis=0)
+        return Update({"count": {"columns": count}, "sum": {"columns": summed}, "squares": {"columns": squares}})
 
     def update(self, state: Gathered, total: Update) -> Gathered:
-        tree.check_alike({"columns": state.model["mean"]}, total.sums["count"], total.sums["sum"])
-        count, summed = tree.load(total.sums["count"]["columns"]), tree.load(total.sums["sum"]["columns"])
+        tree.check_alike({"columns": state.model["mean"]}, *total.sums.values())
+        count, summed = (tree.load(total.sums[name]["columns"]) for name in ("count", "sum"))
+        shift = summed / np.maximum(count, 1)
         if state.round_number == 0:
-            gathered = {"count": count, "mean": summed / np.maximum(count, 1), "deviation": np.zeros_like(summed)}
+            gathered = {"count": count, "mean": shift, "deviation": np.zeros_like(shift)}
         else:
-            gathered = {**state.model, "deviation": np.sqrt(summed / np.maximum(count - 1, 1))}
+            spread = np.maximum(tree.load(total.sums["squares"]["columns"]) - summed * shift, 0.0)
+            gathered = {"count": count, "mean": state.model["mean"] + shift, "deviation": np.sqrt(spread / np.maximum(count - 1, 1))}
         return replace(state, model=gathered, round_number=state.round_number + 1)
 
     def model(self, state: Gathered) -> Tree:
