@@ -15,7 +15,7 @@ from aimer2.core.task import BlobRef
 from aimer2.messages.package import Package, digest
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "package-1.json"
-DIGEST = "bbca1cc9d02eb68ac9c0a54a6f808e7434002fc3e98f4bc1d1f3d5176dc9913e"
+DIGEST = "411e790cd4612921d8f0dff88fe6a8ec52d3ee0f80ddda7cff948699ca4997b1"
 
 
 def package() -> Package:
@@ -51,7 +51,13 @@ def package() -> Package:
                 "batch_size": 16,
                 "local_steps": 5,
             },
-            method={"name": "fedprox", "rounds": 3, "parameters": {"mu": 0.1, "flag": True, "count": 3, "word": "one"}},
+            method={
+                "name": "fedprox",
+                "rounds": 3,
+                "parameters": {"mu": 0.1, "flag": True, "count": 3, "word": "one"},
+                "aggregator": "krum",
+                "aggregator_parameters": {"byzantine": 1},
+            },
             sites={"names": ["a", "b", "c"], "minimum": 3, "quorum": 2, "deadline_seconds": 60, "block": 2},
             evaluation={"held_out": 0.3, "metrics": ["auc", "brier"], "release_per_site": True},
             privacy={"secure_aggregation": True, "differential_privacy": {"epsilon": 3, "delta": 1e-5, "noise_multiplier": 1.1, "clip_norm": 0.5}},
@@ -83,6 +89,7 @@ OTHER: dict[str, Any] = {
     "sha256": "c" * 64,
     "dataset": "heart-2",
     "word": "two",
+    "aggregator": "median",
 }
 PATHS = [path for path in leaves(package().model_dump(mode="json")) if path not in FIXED]
 

@@ -154,6 +154,8 @@ class Method(Document):
     name: str = Field(default="fedavg", pattern=METHOD)
     rounds: int = Field(default=10, ge=1, le=100_000)
     parameters: Mapping[str, Scalar] = Field(default_factory=dict)
+    aggregator: str = Field(default="weighted_mean", pattern=METHOD, description="what makes one update of the sites' updates")
+    aggregator_parameters: Mapping[str, Scalar] = Field(default_factory=dict)
 
 
 class Sites(Document):
