@@ -15,7 +15,7 @@ from aimer2.core.errors import BadStudy, Fault
 from aimer2.core.protocols import Algorithm
 from aimer2.core.study import Scalar
 
-_NOT_METHODS = {"catalogue", "aggregators"}
+_NOT_METHODS = {"catalogue", "aggregators", "adaptive", "ranges", "remembered"}
 
 
 @cache
@@ -29,7 +29,7 @@ def names() -> tuple[str, ...]:
 def make(name: str, rounds: int, parameters: Mapping[str, Scalar]) -> Algorithm[Any]:
     """The method with its hyper-parameters.
 
-    Raises BadStudy with every fault: no such method, unknown or ill-typed hyper-parameter.
+    Raises BadStudy with every fault: no such method; a hyper-parameter unknown, ill-typed or out of its range.
     """
     kind = _kind(name)
     fields = {field.name: field for field in dataclasses.fields(kind) if field.name != "rounds"}
@@ -42,9 +42,13 @@ def make(name: str, rounds: int, parameters: Mapping[str, Scalar]) -> Algorithm[
         if given in fields and not _fits(value, fields[given].default):
             wanted = type(fields[given].default).__name__
             faults.append(Fault(f"method.parameters.{given}", f"is not a {wanted}", f"give a {wanted}"))
+    usable = {given: value for given, value in parameters.items() if given in fields and _fits(value, fields[given].default)}
+    try:
+        made: Algorithm[Any] = kind(rounds=rounds, **usable)
+    except BadStudy as outside:
+        raise BadStudy([*faults, *outside.faults]) from None
     if faults:
         raise BadStudy(faults)
-    made: Algorithm[Any] = kind(rounds=rounds, **parameters)
     return made
 
 

@@ -14,7 +14,9 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
+from aimer2.algorithms.ranges import ABOVE_0, refuse_outside
 from aimer2.core import tree
+from aimer2.core.errors import BadUpdate
 from aimer2.core.protocols import Correction, Local
 from aimer2.core.task import SiteId
 from aimer2.core.tree import Tree
@@ -41,6 +43,9 @@ class FedAvg:
     rounds: int = 10
     server_learning_rate: float = 1.0
     version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        refuse_outside(self, server_learning_rate=ABOVE_0)
 
     def init(self, model: Tree) -> Averaged:
         return Averaged(model)
@@ -83,6 +88,27 @@ def weighted(after: Any, before: Any, rows: int) -> Any:
     result = after - before
     result *= after.dtype.type(rows)
     return result
+
+
+def mark_buffers(update: Update, site: Local) -> Update:
+    """The update with the sum ``buffers``: per array n if it is a running mean, 0 if it is a weight. A method whose step is no plain mean
+    must know: a running variance that is moved otherwise may become negative."""
+    rows, buffers = len(site.data), site.learner.buffers
+    marks = {name: np.array([rows if name in buffers else 0], np.float64) for name in update.sums["difference"]}
+    return Update({**update.sums, "buffers": marks})
+
+
+def weights_of(total: Update, model: Tree) -> tuple[str, ...]:
+    """Names of the arrays of the model that are weights, not buffers."""
+    return tuple(name for name in model if tree.scalar(total.sums["buffers"], name) == 0)
+
+
+def positive(total: Update, sum_name: str, leaf: str, before: float = 0.0) -> float:
+    """What was there before and what the sites send to it. Raises BadUpdate unless it is above 0, as a denominator must be."""
+    value = before + tree.scalar(total.sums[sum_name], leaf)
+    if not value > 0:
+        raise BadUpdate(f"The sum '{sum_name}' is not above 0.")
+    return value
 
 
 def mean_difference(total: Update) -> Tree:

@@ -15,6 +15,7 @@ from typing import ClassVar, final
 import numpy as np
 
 from aimer2.algorithms.fedavg import mean_difference, train
+from aimer2.algorithms.ranges import ABOVE_0, BELOW_1, refuse_outside
 from aimer2.core import tree
 from aimer2.core.protocols import Local
 from aimer2.core.task import SiteId
@@ -41,6 +42,9 @@ class FedAvgM:
     momentum: float = 0.9
     server_learning_rate: float = 1.0
     version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        refuse_outside(self, momentum=BELOW_1, server_learning_rate=ABOVE_0)
 
     def init(self, model: Tree) -> Moving:
         return Moving(model, {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in model.items()})

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from aimer2.algorithms.fedavg import Averaged, FedAvg, train
+from aimer2.algorithms.ranges import ABOVE_0, AT_LEAST_0, refuse_outside
 from aimer2.core.protocols import Local
 from aimer2.core.task import SiteId
 from aimer2.core.tree import Tree
@@ -28,6 +29,9 @@ class FedProx:
     mu: float = 0.01
     server_learning_rate: float = 1.0
     version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        refuse_outside(self, mu=AT_LEAST_0, server_learning_rate=ABOVE_0)
 
     @property
     def averaging(self) -> FedAvg:

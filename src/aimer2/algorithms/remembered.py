@@ -1,0 +1,49 @@
+"""What a site keeps of a method across rounds: one tree, and how many rows its share counted.
+
+A round that is asked anew (the coordinator paused, or died before it had kept the sum) must start from what was there when it was asked first,
+or the site's own tree and the coordinator's sum of all sites' trees would part for ever. So both are kept, before and after the last round.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from aimer2.core import tree
+from aimer2.core.protocols import Local
+from aimer2.core.tree import Tree
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """The site's tree and rows as they were before this round; zeros and 0 at a site that has never taken part."""
+
+    leaves: Tree
+    rows: float
+
+
+def recall(site: Local, model: Tree) -> Remembered:
+    """What the site kept, whichever attempt at the round this is. Raises BadUpdate where it belongs to another model."""
+    if "last" not in site.memory:
+        return Remembered(zeros(model), 0.0)
+    last = site.memory["last"]
+    moment = "before" if tree.scalar(last, "round_number") == site.round_number else "after"
+    tree.check_alike(model, site.memory[moment])
+    return Remembered(site.memory[moment], tree.scalar(last, f"rows_{moment}"))
+
+
+def remember(site: Local, before: Remembered, leaves: Tree) -> Tree:
+    """Keeps the tree; returns the sum ``seen``: by how many rows the site's share has grown, all of them in its first round."""
+    rows = float(len(site.data))
+    counted = {"round_number": site.round_number, "rows_before": before.rows, "rows_after": rows}
+    site.memory["before"] = before.leaves
+    site.memory["after"] = leaves
+    site.memory["last"] = {name: np.array([value], np.float64) for name, value in counted.items()}
+    return {"rows": np.array([rows - before.rows], np.float64)}
+
+
+def zeros(model: Tree) -> dict[str, np.ndarray]:
+    return {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in model.items()}
