@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from sqlalchemy import Connection, Integer, Row, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
 
-from aimer2.coordinator.store.database import note_change
+from aimer2.coordinator.store.database import Prepared, note_change
 from aimer2.coordinator.store.members import has_uploaded
 from aimer2.coordinator.store.schema import decisions, events, sites, studies
 from aimer2.core.errors import Conflict
@@ -140,17 +140,15 @@ def release_leases(connection: Connection, holder: str) -> None:
     connection.execute(update(studies).where(studies.c.holder == holder).values(holder=None, lease_until=None))
 
 
-_SAVE = (
-    update(studies)
-    .where(studies.c.digest == bindparam("study"), studies.c.holder == bindparam("by"))
-    .values(checkpoint=bindparam("document"), round_number=func.coalesce(bindparam("number", type_=Integer), studies.c.round_number))
-)
+_SAVE = Prepared("""
+    UPDATE studies SET checkpoint = :document, round_number = coalesce(:number, round_number) WHERE digest = :study AND holder = :holder
+""")
 
 
 def save_checkpoint(connection: Connection, digest: str, holder: str, document: str, rows: Sequence[EventRow]) -> None:
     """The checkpoint and the events up to it. Raises Conflict, and stores nothing, where another process has taken the study over."""
-    values = {"study": digest, "by": holder, "document": document, "number": _round_of(rows)}
-    if connection.execute(_SAVE, values).rowcount != 1:
+    values = {"study": digest, "holder": holder, "document": document, "number": _round_of(rows)}
+    if _SAVE.run(connection, values).rowcount != 1:
         raise Conflict("Another process conducts this study now.")
     _append(connection, digest, rows)
 
@@ -162,17 +160,15 @@ def load_checkpoint(connection: Connection, digest: str) -> str | None:
 
 def append_events(connection: Connection, digest: str, holder: str, rows: Sequence[EventRow]) -> bool:
     """False, and nothing stored, where another process has taken the study over."""
-    if connection.execute(_HELD, {"named": digest, "by": holder}).one_or_none() is None:
+    if _REACH.run(connection, {"study": digest, "holder": holder, "number": _round_of(rows)}).rowcount != 1:
         return False
     _append(connection, digest, rows)
-    if (number := _round_of(rows)) is not None:
-        connection.execute(_ROUND, {"named": digest, "number": number})
     return True
 
 
 def read_events(connection: Connection, digest: str, after: int, limit: int = 200) -> list[tuple[int, str]]:
-    found = connection.execute(_EVENTS, {"named": digest, "after": after, "most": limit})
-    return [(sequence, document) for sequence, document in found]
+    found: list[tuple[int, str]] = _EVENTS.run(connection, {"study": digest, "after": after, "most": limit}).fetchall()
+    return found
 
 
 def last_model(connection: Connection, digest: str) -> str | None:
@@ -186,25 +182,18 @@ def studies_of_model(connection: Connection, sha256: str) -> set[str]:
     return set(connection.execute(select(events.c.study).where(events.c.model == sha256)).scalars())
 
 
-# Statements of every round: built once, as one costs ten times as much to build as to run.
-_HELD = select(studies.c.digest).where(studies.c.digest == bindparam("named"), studies.c.holder == bindparam("by"))
-_ROUND = update(studies).where(studies.c.digest == bindparam("named")).values(round_number=bindparam("number"))
-_EVENTS = (
-    select(events.c.sequence, events.c.document)
-    .where(events.c.study == bindparam("named"), events.c.sequence > bindparam("after"))
-    .order_by(events.c.sequence)
-    .limit(bindparam("most"))
-)
-_LAST = select(func.max(events.c.sequence)).where(events.c.study == bindparam("named"))
-_ADD = insert(events)
+_REACH = Prepared("UPDATE studies SET round_number = coalesce(:number, round_number) WHERE digest = :study AND holder = :holder")
+_EVENTS = Prepared("SELECT sequence, document FROM events WHERE study = :study AND sequence > :after ORDER BY sequence LIMIT :most")
+_LAST = Prepared("SELECT coalesce(max(sequence), 0) FROM events WHERE study = :study")
+_ADD = Prepared("INSERT INTO events (study, sequence, document, model) VALUES (:study, :sequence, :document, :model)")
 
 
 def _append(connection: Connection, digest: str, rows: Sequence[EventRow]) -> None:
     if not rows:
         return
-    last = connection.execute(_LAST, {"named": digest}).scalar_one() or 0
+    last = _LAST.run(connection, {"study": digest}).fetchone()[0]
     numbered = [{"study": digest, "sequence": last + 1 + i, "document": row.document, "model": row.model} for i, row in enumerate(rows)]
-    connection.execute(_ADD, numbered)
+    _ADD.run_many(connection, numbered)
 
 
 def _round_of(rows: Sequence[EventRow]) -> int | None:

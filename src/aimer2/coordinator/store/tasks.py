@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, tuple_, update
+from sqlalchemy import Connection, Row, select, tuple_, update
 
-from aimer2.coordinator.store.database import note_change
+from aimer2.coordinator.store.database import Prepared, note_change
 from aimer2.coordinator.store.schema import tasks
 
 Key = tuple[str, int]
@@ -38,12 +38,14 @@ class Put:
     number: int
 
 
-_INSERT = insert(tasks)
+_INSERT = Prepared("""
+    INSERT INTO tasks (id, attempt, study, site, state, document, reply, put)
+    VALUES (:id, :attempt, :study, :site, :state, :document, :reply, :put) ON CONFLICT DO NOTHING
+""")
 
 
 def put_tasks(connection: Connection, new: Sequence[NewTask], now: float) -> Put:
     """Adds those that are not known; a withdrawn one is open again."""
-    known = {(row.id, row.attempt): row for row in find_tasks(connection, [(task.id, task.attempt) for task in new])}
     rows = [
         {
             "id": task.id,
@@ -56,21 +58,18 @@ def put_tasks(connection: Connection, new: Sequence[NewTask], now: float) -> Put
             "put": now,
         }
         for task in new
-        if (task.id, task.attempt) not in known
     ]
-    if rows:
-        connection.execute(_INSERT, rows)
-    again = [key for key, row in known.items() if row.state == "withdrawn"]
+    if not rows or _INSERT.run_many(connection, rows) == len(rows):
+        return Put({}, frozenset(), note_change(connection, "tasks"))
+    there = {(row.id, row.attempt): row for row in find_tasks(connection, [(task.id, task.attempt) for task in new])}
+    again = [key for key, row in there.items() if row.state == "withdrawn"]
     if again:
         _set_state(connection, again, "open")
-    return Put({key: row.reply for key, row in known.items() if row.reply is not None}, frozenset(again), note_change(connection, "tasks"))
-
-
-_BY_KEYS = select(tasks).where(tuple_(tasks.c.id, tasks.c.attempt).in_(bindparam("keys", expanding=True)))
+    return Put({key: row.reply for key, row in there.items() if row.reply is not None}, frozenset(again), note_change(connection, "tasks"))
 
 
 def find_tasks(connection: Connection, keys: Collection[Key]) -> Sequence[Row[Any]]:
-    return connection.execute(_BY_KEYS, {"keys": list(keys)}).all()
+    return connection.execute(select(tasks).where(tuple_(tasks.c.id, tasks.c.attempt).in_(list(keys)))).all()
 
 
 def open_tasks(connection: Connection) -> Sequence[Row[Any]]:
@@ -78,16 +77,14 @@ def open_tasks(connection: Connection) -> Sequence[Row[Any]]:
     return connection.execute(select(tasks).where(tasks.c.state == "open").order_by(tasks.c.put)).all()
 
 
-_ANSWER = (
-    update(tasks)
-    .where(tasks.c.id == bindparam("key_id"), tasks.c.attempt == bindparam("key_attempt"), tasks.c.state == "open")
-    .values(state="answered", reply=bindparam("text"), answered=bindparam("now"))
-)
+_ANSWER = Prepared("""
+    UPDATE tasks SET state = 'answered', reply = :reply, answered = :now WHERE id = :id AND attempt = :attempt AND state = 'open'
+""")
 
 
 def record_replies(connection: Connection, replies: Iterable[tuple[Key, str]], now: float, *, tell: bool) -> int | None:
     """Stores the first reply to each open task; with ``tell`` other processes are told (the topic's new number)."""
-    connection.execute(_ANSWER, [{"key_id": id, "key_attempt": attempt, "text": text, "now": now} for (id, attempt), text in replies])
+    _ANSWER.run_many(connection, [{"id": id, "attempt": attempt, "reply": text, "now": now} for (id, attempt), text in replies])
     return note_change(connection, "tasks") if tell else None
 
 
