@@ -21,7 +21,14 @@ from aimer2.core.tree import Array, ArrayFile, FileArray, Tree, slices
 LAZY_BYTES = 1 << 20
 """Blobs from this size on stay in their file when they are read lazily."""
 
-_TYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "I64": np.dtype("<i8")}
+_TYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F64": np.dtype("<f8"),
+    "I64": np.dtype("<i8"),
+    # the words of masked sums
+    "U32": np.dtype("<u4"),
+    "U64": np.dtype("<u8"),
+}
 _CODES = {(dtype.kind, dtype.itemsize): code for code, dtype in _TYPES.items()}
 _HEADER_LIMIT = 100 * 1024 * 1024
 _DIMENSIONS = 32
@@ -38,7 +45,7 @@ _METADATA = "__metadata__"
 def write_tree(tree: Tree, writer: BlobWriter) -> None:
     """Streams the tree into the writer.
 
-    Raises BadUpdate for a leaf that is not float32, float64 or int64, and for a name that no blob can have.
+    Raises BadUpdate for a leaf that is not float32, float64, int64, uint32 or uint64, and for a name that no blob can have.
     """
     names = sorted(tree)
     layout = []
@@ -46,7 +53,7 @@ def write_tree(tree: Tree, writer: BlobWriter) -> None:
         leaf = tree[name]
         code = _CODES.get((leaf.dtype.kind, leaf.dtype.itemsize))
         if code is None:
-            raise BadUpdate(f"{name} is {leaf.dtype.name}; only float32, float64 and int64 travel.")
+            raise BadUpdate(f"{name} is {leaf.dtype.name}; only float32, float64, int64, uint32 and uint64 travel.")
         layout.append((name, code, tuple(leaf.shape)))
     writer.write(_header(tuple(layout)))
     for name, code, _ in layout:

@@ -1,0 +1,1 @@
+"""Sums over sites that nobody sees the parts of: masked updates, and the keys that take the masks away from the sum alone."""
