@@ -21,6 +21,9 @@ OUTSIDE = [
     ("fedavgm", "server_learning_rate", 0),
     ("scaffold", "option", 3),
     ("scaffold", "server_learning_rate", 0.0),
+    *((method, parameter, value) for method in ("fedadam", "fedyogi") for parameter, value in (("beta_1", 1.0), ("beta_2", -0.1), ("tau", 0.0))),
+    ("fedadagrad", "beta_1", 1.0),
+    ("fedadagrad", "tau", 0.0),
 ]
 
 

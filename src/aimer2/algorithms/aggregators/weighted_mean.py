@@ -21,7 +21,14 @@ class WeightedMean:
     block: int = 16
     additive: ClassVar[bool] = True
 
+    @property
+    def sites_needed(self) -> int:
+        return 1
+
     def __call__(self, updates: Iterable[Update]) -> Update:
         given = list(updates)
         blocks = [total(given[start : start + self.block]) for start in range(0, len(given), self.block)]
         return total(blocks)
+
+
+EXAMPLE = WeightedMean()
