@@ -35,8 +35,8 @@ def test_the_prime_is_one() -> None:
         assert value in (1, PRIME - 1) or any((value := value * value % PRIME) == PRIME - 1 for _ in range(power - 1))
 
 
-@given(secrets, st.integers(1, 5), st.sets(st.integers(1, 300), min_size=5, max_size=7), st.randoms())
-def test_any_threshold_of_shares_or_more_gives_the_secret(secret: bytes, threshold: int, xs: set[int], random: object) -> None:
+@given(secrets, st.integers(1, 5), st.sets(st.integers(1, 300), min_size=5, max_size=7))
+def test_any_threshold_of_shares_or_more_gives_the_secret(secret: bytes, threshold: int, xs: set[int]) -> None:
     shares = split(secret, threshold, sorted(xs))
     for count in range(threshold, len(xs) + 1):
         for chosen in list(combinations(shares, count))[:5]:

@@ -150,6 +150,11 @@ class Layout:
         """SHA-256, hex, over the deterministic CBOR of the document."""
         return hashlib.sha256(cbor2.dumps(self.document(), canonical=True)).hexdigest()
 
+    @property
+    def checksum(self) -> Leaf:
+        """One number of 128 bits, and no float."""
+        return self.own[0]
+
     @cached_property
     def own(self) -> tuple[Leaf, ...]:
         """The leaves of the sum "secure", which every upload has: one count, one number per measured leaf, one checksum."""
