@@ -152,6 +152,18 @@ def test_an_account_closes_for_a_while_after_too_many_wrong_passwords(server: Se
     assert client.call("POST", "/v1/sessions", {"user": "emil", "password": PASSWORD}).status == 403
 
 
+def test_a_removed_account_has_neither_password_nor_token(server: Server) -> None:
+    server.command("user", "add", "greta", "--role", "auditor", "--password-file", "-", input=PASSWORD)
+    client = Client(server)
+    client.token = client.post("/v1/sessions", {"user": "greta", "password": PASSWORD})["access_token"]
+    assert client.call("GET", "/v1/studies").status == 200
+    assert "greta" in server.command("user", "list")
+    server.command("user", "remove", "greta")
+    assert "greta" not in server.command("user", "list")
+    assert client.call("POST", "/v1/sessions", {"user": "greta", "password": PASSWORD}).status == 401
+    eventually(lambda: client.call("GET", "/v1/studies").status == 401)
+
+
 def test_a_generated_password_is_shown_once_and_works(server: Server) -> None:
     shown = server.command("user", "add", "fritz", "--role", "operator").splitlines()[-1]
     password = shown.rpartition(" ")[2]

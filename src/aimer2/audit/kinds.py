@@ -62,5 +62,6 @@ class Kind(StrEnum):
     SITE_KEY_REPLACED = "site-key-replaced", "A site's public key was replaced, at the word of both keys."
     SITE_REVOKED = "site-revoked", "A site's key was made invalid."
     USER_ADDED = "user-added", "An account was added."
+    USER_REMOVED = "user-removed", "An account was closed; its password and its tokens are refused."
     LOGIN_SUCCEEDED = "login-succeeded", "Somebody logged in."
     LOGIN_FAILED = "login-failed", "Somebody failed to log in."

@@ -173,6 +173,26 @@ def add_user(folder: Folder, name: str, role: str, password_file: TextIO | None)
         click.echo(f"Password (shown this once): {password}")
 
 
+@user.command("list")
+@click.pass_obj
+def list_users(folder: Folder) -> None:
+    """Who has an account, in which role."""
+    _, database = _open(folder)
+    for name, role in sorted(database.read_now(members.read_users).items()):
+        click.echo(f"{name:30} {role}")
+
+
+@user.command("remove")
+@click.argument("name")
+@click.pass_obj
+def remove_user(folder: Folder, name: str) -> None:
+    """Close an account, at once: its password and its tokens are refused. Its studies stay, and run on."""
+    _, database = _open(folder)
+    database.write_now(members.remove_user, name)
+    _note(folder, Kind.USER_REMOVED, user=name)
+    click.echo(f"{name} has no account any more.")
+
+
 @coordinator.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.pass_obj

@@ -61,7 +61,8 @@ def _leaves(study: Study) -> Iterator[str]:
 def what_leaves(study: Study) -> Sequence[str]:
     lines = ["before the first round: whether the data meet the study's contract, as sentences with rounded counts"]
     if study.cohort.common_moments:
-        lines.append("before the first round: of each column how many values and their sum, then the sums of their distances from the mean and of the squares of these")
+        lines.append("before the first round: of each column how many values and their sum")
+        lines.append("and then, about the mean that came of it: the sums of the distances and of the squared distances")
     lines += [f"each round: {line.replace('``', '')}" for line in _method(study.method.name)]
     if study.evaluation.held_out > 0:
         named = f" for {', '.join(study.evaluation.metrics)}" if study.evaluation.metrics else ""

@@ -34,7 +34,11 @@ def people_routes(coordinator: Coordinator) -> APIRouter:
     async def login(request: Request) -> Token:
         """A bearer token for a person with an account."""
         given = await read_document(request, Login, 1 << 16)
-        return coordinator.enrolment.user_token(given.user, await coordinator.people.login(given.user, given.password))
+        role = await coordinator.people.login(given.user, given.password)
+        if coordinator.registry.users.get(given.user) != role:
+            # An account of this very moment: the token must be good at once.
+            await coordinator.registry.load()
+        return coordinator.enrolment.user_token(given.user, role)
 
     @routes.get("/v1/sites")
     async def sites(request: Request) -> list[SiteStatus]:

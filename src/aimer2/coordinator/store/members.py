@@ -96,6 +96,13 @@ def add_user(connection: Connection, name: str, role: str, password: str, now: f
     note_change(connection, "registry")
 
 
+def remove_user(connection: Connection, name: str) -> None:
+    """Raises NotFound where there is no such user."""
+    if connection.execute(delete(users).where(users.c.name == name)).rowcount != 1:
+        raise NotFound(f"There is no user {name}.", remedy="`aimer2 coordinator user list` lists them.")
+    note_change(connection, "registry")
+
+
 def find_password(connection: Connection, name: str) -> tuple[str, str] | None:
     """Role and stored password."""
     found = connection.execute(select(users.c.role, users.c.password).where(users.c.name == name)).one_or_none()
