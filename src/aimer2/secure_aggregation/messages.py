@@ -1,0 +1,196 @@
+"""What sites and coordinator say to each other: signed documents, one kind per phase, and the digests that bind them together.
+
+An *epoch* is one set-up of keys for some consecutive rounds; its phases are "keys" and "shares". A *round* has the phases "update",
+"agree" and "reveal". What a site says is signed with its Ed25519 key and names study, epoch, round and phase: nothing said in one place
+can be said again in another. What the coordinator says is a collection of such documents under no signature of its own: it can leave
+out, never alter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+import cbor2
+from pydantic import ConfigDict, Field, ValidationError
+
+from aimer2.core.errors import NotAuthenticated, Tampered
+from aimer2.core.task import Digest, Document, SiteId, Stage
+from aimer2.identity.documents import open_document, sign_document
+from aimer2.identity.keys import PublicKey, SigningKey
+
+PROTOCOL = "AIMER2/SA1"
+
+Bytes32 = Annotated[bytes, Field(min_length=32, max_length=32)]
+
+
+class EpochTerms(Document):
+    """Which rounds one set-up serves. A further attempt is another epoch, with keys of its own."""
+
+    stage: Stage
+    attempt: int = Field(ge=1)
+    first_round: int = Field(ge=0)
+    rounds: int = Field(ge=1, le=1024)
+
+    @property
+    def name(self) -> str:
+        return f"{self.stage}-{self.attempt}-{self.first_round}"
+
+    def __contains__(self, round_number: int) -> bool:
+        return self.first_round <= round_number < self.first_round + self.rounds
+
+
+class RoundTerms(Document):
+    """What all sites must have in common for their masks to cancel: the round, the model they received, the layout of the sums."""
+
+    round_number: int = Field(ge=0)
+    inputs: Mapping[str, Digest] = Field(default_factory=dict, description="SHA-256 of each blob that the round broadcasts")
+    layout: Digest
+
+
+class Keys(Document):
+    """Phase "keys": a site's public keys for an epoch, X25519 (RFC 7748)."""
+
+    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+
+    study: Digest
+    roster: Digest
+    epoch: EpochTerms
+    site: SiteId
+    seal: Bytes32 = Field(description="shares for this site are sealed to it")
+    masks: tuple[Bytes32, ...] = Field(description="one per round, for the masks between two sites")
+
+
+class Parcel(Document):
+    """What a dealer sends one recipient. Not signed itself: the dealer's bundle holds its digest."""
+
+    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+
+    sealed: bytes = Field(description="HPKE: per round a share of the own mask's secret and one of the private key, 32 bytes each")
+    commitments: tuple[Bytes32, ...] = Field(description="of those shares in the same order, see `share_commitment`")
+
+    def digest(self) -> Digest:
+        return digest_of("parcel", [self.sealed, list(self.commitments)])
+
+
+class Bundle(Document):
+    """Phase "shares": what a site dealt, to whom, and what its secrets must turn out to be."""
+
+    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+
+    study: Digest
+    roster: Digest
+    epoch: EpochTerms
+    site: SiteId
+    keys: Digest = Field(description="of the list of keys that it saw")
+    secrets: tuple[Bytes32, ...] = Field(description="commitment to the own mask's secret of each round")
+    parcels: Mapping[SiteId, Digest]
+
+
+class Dealt(Document):
+    """A site's answer in the phase "shares", and what a recipient gets of it (then with its own parcel only)."""
+
+    bundle: str
+    parcels: Mapping[SiteId, Parcel]
+
+
+class Update(Document):
+    """Phase "update": what a site masked and uploads."""
+
+    study: Digest
+    epoch: EpochTerms
+    round_number: int
+    context: Digest
+    site: SiteId
+    uploads: Mapping[str, Digest] = Field(description="SHA-256 of each masked sum")
+
+
+class Agreement(Document):
+    """Phase "agree": whose updates the sum is made of. A site signs one per round and attempt, never a second."""
+
+    study: Digest
+    epoch: EpochTerms
+    round_number: int
+    context: Digest
+    site: SiteId
+    survivors: Mapping[SiteId, Digest] = Field(description="digest of each signed update")
+
+
+class Reveal(Document):
+    """Phase "reveal": for each member of the epoch one share, of one of its two secrets."""
+
+    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+
+    study: Digest
+    epoch: EpochTerms
+    round_number: int
+    context: Digest
+    site: SiteId
+    own: Mapping[SiteId, Bytes32] = Field(description="of survivors: the own mask's secret")
+    keys: Mapping[SiteId, Bytes32] = Field(description="of members that handed nothing in: the private key of this round")
+
+
+class Letters(Document):
+    """What the coordinator hands on: signed documents by the site that signed."""
+
+    signed: Mapping[SiteId, str]
+
+
+class Deals(Document):
+    """What the coordinator hands on at the end of the set-up: every bundle with the recipient's parcel."""
+
+    dealt: Mapping[SiteId, Dealt]
+
+
+Signed = TypeVar("Signed", Keys, Bundle, Update, Agreement, Reveal)
+Form = TypeVar("Form", bound=Document)
+
+
+def sign(document: Keys | Bundle | Update | Agreement | Reveal, key: SigningKey) -> str:
+    """The document as it travels: compact JWS whose type names the phase."""
+    return sign_document(document.model_dump_json().encode(), key, kind=_kind(type(document)))
+
+
+def opened(text: str, form: type[Signed], key: PublicKey) -> Signed:
+    """The document, once the signature of its site is checked. Raises Tampered."""
+    try:
+        return parsed(open_document(text, key, kind=_kind(form)), form)
+    except NotAuthenticated as error:
+        raise Tampered("It is signed with another key than its site's.") from error
+
+
+def parsed(text: str | bytes, form: type[Form]) -> Form:
+    """Raises Tampered for anything that is not exactly such a document."""
+    try:
+        return form.model_validate_json(text)
+    except ValidationError as error:
+        raise Tampered(f"This is not what the protocol calls {form.__name__}.") from error
+
+
+def digest_of(what: str, content: Any) -> Digest:
+    """SHA-256 over the protocol's name, what this is a digest of, and the content in deterministic CBOR."""
+    return hashlib.sha256(cbor2.dumps([PROTOCOL, what, content], canonical=True)).hexdigest()
+
+
+def text_digest(text: str) -> Digest:
+    """The digest that one signed document refers to another by."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def letters_digest(what: str, signed: Mapping[SiteId, str]) -> Digest:
+    return digest_of(what, {site: text_digest(text) for site, text in signed.items()})
+
+
+def secret_commitment(secret: bytes) -> bytes:
+    """Binding and, as the secret is 32 random bytes, hiding."""
+    return hashlib.sha256(b"AIMER2/SA1 secret" + secret).digest()
+
+
+def share_commitment(place: bytes, index: int, share: bytes) -> bytes:
+    """A share is uniform below 2^256 to whoever holds fewer than the threshold: its hash needs no salt. ``index`` counts in the parcel."""
+    return hashlib.sha256(b"AIMER2/SA1 share" + place + index.to_bytes(4, "big") + share).digest()
+
+
+def _kind(form: type[Document]) -> str:
+    return f"sa1-{form.__name__.lower()}"

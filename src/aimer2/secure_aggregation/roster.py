@@ -1,0 +1,68 @@
+"""Who takes part and how many are needed: the same at every site, because it comes from the study that each site approved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import final
+
+from aimer2.core.errors import BadInput, NotAvailable, NotFound
+from aimer2.core.task import Digest, SiteId
+from aimer2.identity.keys import PublicKey
+from aimer2.secure_aggregation.messages import digest_of
+
+MINIMUM = 3
+
+
+@final
+@dataclass(frozen=True)
+class Roster:
+    """The sites of a study with their public keys. The threshold follows from their number, so nobody can ask for a lower one.
+
+    Bonawitz et al. 2017, "Practical Secure Aggregation for Privacy-Preserving Machine Learning", section 6: against a coordinator that
+    lies, t > 2n/3. Two sets of t out of n sites then share more than n/3 sites, so with at most n/3 of them dishonest an honest one is in
+    both, and it signs one set of survivors only.
+
+    Raises NotAvailable for fewer than three sites: of two, each learns the other's update by subtracting its own from the sum.
+    """
+
+    study: Digest
+    members: Mapping[SiteId, PublicKey]
+    _indices: Mapping[SiteId, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if len(self.members) < MINIMUM:
+            raise NotAvailable("Secure aggregation needs at least three sites: of two, each could work out the other's update.")
+        if len({key.raw for key in self.members.values()}) != len(self.members):
+            raise BadInput("Two sites of the roster have the same key.")
+        ordered = sorted(self.members)
+        object.__setattr__(self, "members", MappingProxyType({site: self.members[site] for site in ordered}))
+        object.__setattr__(self, "_indices", {site: index for index, site in enumerate(ordered, 1)})
+
+    @property
+    def threshold(self) -> int:
+        """How many sites must agree, and how many shares open a secret: floor(2n/3) + 1."""
+        return 2 * len(self.members) // 3 + 1
+
+    @property
+    def least(self) -> int:
+        """How many updates a sum must at least be made of."""
+        return max(self.threshold, MINIMUM)
+
+    def index(self, site: SiteId) -> int:
+        """The site's place in the order of names, from 1: where its shares are evaluated. Raises NotFound."""
+        try:
+            return self._indices[site]
+        except KeyError as error:
+            raise NotFound(f"'{site}' is not in the study's roster.") from error
+
+    def key(self, site: SiteId) -> PublicKey:
+        """Raises NotFound."""
+        self.index(site)
+        return self.members[site]
+
+    def hash(self) -> Digest:
+        """What every message of the set-up and every round is bound to."""
+        members = [[index, site, self.members[site].raw] for site, index in self._indices.items()]
+        return digest_of("roster", [self.study, members, self.threshold, self.least])

@@ -1,0 +1,363 @@
+"""A site's half of the protocol. It decides nothing by what the coordinator says of itself: roster and threshold come from the study.
+
+Order of calls: advertise, share, accept once per epoch; prepare, submit, agree, reveal per round. What a site has said it says again in the
+same bytes when asked again, and it refuses to say anything else in its place. All of that rests on the vault: a site whose vault is lost
+sits the epoch out. A vault put back from an older copy is as dangerous as a second site under the same key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, final
+
+import cbor2
+
+from aimer2.core.errors import Conflict, NotAllowed, NotAvailable, NotFound, Tampered
+from aimer2.core.task import Digest, SiteId
+from aimer2.identity.keys import SigningKey
+from aimer2.secure_aggregation.keys import open_bundle, open_keys, own_seed, pack, pair_seed, place, public, round_context, unpack
+from aimer2.secure_aggregation.messages import (
+    Agreement,
+    Bundle,
+    Deals,
+    Dealt,
+    EpochTerms,
+    Keys,
+    Letters,
+    Reveal,
+    RoundTerms,
+    Update,
+    letters_digest,
+    opened,
+    parsed,
+    secret_commitment,
+    sign,
+    text_digest,
+)
+from aimer2.secure_aggregation.roster import Roster
+from aimer2.secure_aggregation.secret_sharing import draw_secret, split
+
+
+class Vault(Protocol):
+    """Where a site keeps its secrets, at rest in a place that only it can read. Names are paths: study/epoch/…"""
+
+    def load(self, name: str) -> bytes | None: ...
+
+    def keep(self, name: str, document: bytes) -> None:
+        """Instead of what was there; on disk before it returns, so that nothing leaves the site that a crash could make it forget."""
+        ...
+
+    def erase(self, prefix: str) -> None:
+        """Everything whose name begins so, for good."""
+        ...
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The seeds of a round's masks: of the site's own, of those it adds and of those it subtracts. Never leave the site, never stored."""
+
+    context: bytes
+    own: bytes
+    plus: tuple[bytes, ...]
+    minus: tuple[bytes, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """What a site needs to know of a round: its own two secrets, the others' public keys, the shares it holds for them."""
+
+    context: bytes
+    own: bytes
+    private: bytes
+    publics: Mapping[SiteId, bytes]
+    shares: Mapping[SiteId, list[bytes]]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One site in one study.
+
+    **Leaves the site:** public keys, sealed shares, digests, signatures; in the last phase one share per member, of the secret that opens
+    the sum and never of the other one.
+    """
+
+    roster: Roster
+    site: SiteId
+    key: SigningKey
+    vault: Vault
+
+    def __post_init__(self) -> None:
+        if self.roster.key(self.site) != self.key.public:
+            raise NotAllowed("The study's roster holds another key for this site.")
+
+    def advertise(self, epoch: EpochTerms) -> str:
+        """Phase "keys": fresh keys for the epoch, one per round and one for shares to be sealed to. Raises Conflict for a closed epoch."""
+        state = self._load(epoch)
+        if state is None:
+            secrets = {number: [draw_secret(), draw_secret()] for number in _numbers(epoch)}
+            seal = draw_secret()
+            masks = tuple(public(private) for _, private in secrets.values())
+            text = sign(
+                Keys(study=self.roster.study, roster=self.roster.hash(), epoch=epoch, site=self.site, seal=public(seal), masks=masks), self.key
+            )
+            state = {"epoch": epoch.model_dump(), "keys": text, "seal": seal, "secrets": secrets}
+            self._keep(epoch, state)
+        return str(state["keys"])
+
+    def share(self, epoch: EpochTerms, keys: str) -> str:
+        """Phase "shares": both secrets of every round, split among the sites whose keys these are and sealed to each.
+
+        Raises Tampered for keys that are not the sites' own, NotAvailable for too few, Conflict for other keys than at first.
+        """
+        state = self._known(epoch)
+        letters = parsed(keys, Letters)
+        digest = letters_digest("keys", letters.signed)
+        if "shares" not in state:
+            documents = self._check_keys(epoch, letters, state)
+            dealt = self._deal(epoch, state, documents, digest)
+            state |= {"list": digest, "seen": dict(letters.signed), "shares": dealt.model_dump_json()}
+            self._keep(epoch, state)
+        if state["list"] != digest:
+            raise Conflict("This site has dealt its shares for another list of keys.")
+        return str(state["shares"])
+
+    def accept(self, epoch: EpochTerms, shares: str) -> tuple[SiteId, ...]:
+        """The parcels of all members, before the epoch's first update. Back come the dealers whose parcel is of no use: to be reported.
+
+        An honest dealer among them still counts: the others' shares open its secrets. Raises as `share`.
+        """
+        state = self._known(epoch)
+        if "shares" not in state:
+            raise Conflict("This site has not dealt its shares for this epoch.")
+        deals = parsed(shares, Deals)
+        cohort = letters_digest("cohort", {site: dealt.bundle for site, dealt in deals.dealt.items()})
+        if "cohort" not in state:
+            self._take(epoch, state, deals)
+            state["cohort"] = cohort
+            self._keep(epoch, state)
+        if state["cohort"] != cohort:
+            raise Conflict("This site has accepted the shares of other members for this epoch.")
+        return tuple(sorted(state["publics"].keys() - state["held"].keys()))
+
+    def prepare(self, epoch: EpochTerms, terms: RoundTerms) -> Prepared:
+        """The seeds for masking this round's update. Raises Conflict for a round that is closed, NotFound for an epoch that is not there."""
+        known = self._round(epoch, terms)
+        mine = self.roster.index(self.site)
+        seeds: dict[bool, list[bytes]] = {True: [], False: []}
+        for site, other in known.publics.items():
+            index = self.roster.index(site)
+            if index != mine:
+                seeds[index > mine].append(pair_seed(known.private, other, known.context, mine, index))
+        return Prepared(known.context, own_seed(known.own, known.context, mine), tuple(seeds[True]), tuple(seeds[False]))
+
+    def submit(self, epoch: EpochTerms, terms: RoundTerms, uploads: Mapping[str, Digest]) -> str:
+        """Phase "update": the site's word that it uploads these masked sums (SHA-256 by name). Before the first byte leaves.
+
+        Raises Conflict for a second, different update in the same round: under the same masks their difference would lie open.
+        """
+        update = Update(**self._header(epoch, terms, self._round(epoch, terms)), uploads=uploads)
+        stored = self._said(epoch, terms, Update)
+        if stored is None:
+            return self._say(update)
+        if opened(stored, Update, self.key.public) != update:
+            raise Conflict("This site has handed in another update for this round, or for another model.")
+        return stored
+
+    def agree(self, epoch: EpochTerms, terms: RoundTerms, survivors: str) -> str:
+        """Phase "agree": the site's signature under the one set of updates that it will open the sum of.
+
+        Raises NotAllowed if its own is not among them, NotAvailable if they are too few, Conflict for a second set.
+        """
+        known = self._round(epoch, terms)
+        letters = parsed(survivors, Letters)
+        stored = self._said(epoch, terms, Agreement)
+        if stored is not None:
+            if opened(stored, Agreement, self.key.public).survivors != _digests(letters):
+                raise Conflict("This site has agreed to another set of updates for this round.")
+            return stored
+        mine = self._said(epoch, terms, Update)
+        if mine is None or letters.signed.get(self.site) != mine:
+            raise NotAllowed("This site's update is not in the set that it is asked to agree to.")
+        self._enough(len(letters.signed))
+        header = self._header(epoch, terms, known)
+        for site, text in letters.signed.items():
+            if site not in known.publics:
+                raise NotAllowed(f"'{site}' is not a member of this epoch.")
+            update = opened(text, Update, self.roster.key(site))
+            if update != Update(**header | {"site": site}, uploads=update.uploads):
+                raise Tampered(f"The update of '{site}' belongs to another round, model or set of sites.")
+        return self._say(Agreement(**header, survivors=_digests(letters)))
+
+    def reveal(self, epoch: EpochTerms, terms: RoundTerms, agreements: str) -> str:
+        """Phase "reveal": one share per member, once at least the threshold of sites has signed the same set as this one.
+
+        Of a survivor, the share of its own mask's secret; of a member without an update, the share of its private key of this round. Raises
+        NotAllowed for too few signatures, Tampered for one that is not its site's or under another set.
+        """
+        known = self._round(epoch, terms)
+        stored = self._said(epoch, terms, Agreement)
+        if stored is None:
+            raise Conflict("This site has not agreed to a set of updates for this round.")
+        mine = opened(stored, Agreement, self.key.public)
+        letters = parsed(agreements, Letters)
+        for site, text in letters.signed.items():
+            if site not in mine.survivors:
+                raise NotAllowed(f"'{site}' is not among the survivors of this round.")
+            if opened(text, Agreement, self.roster.key(site)) != mine.model_copy(update={"site": site}):
+                raise Tampered(f"'{site}' has signed another set of updates.")
+        if len(letters.signed) < self.roster.threshold:
+            raise NotAllowed(f"Only {len(letters.signed)} sites have agreed; {self.roster.threshold} must.")
+        said = self._said(epoch, terms, Reveal)
+        if said is not None:
+            return said
+        own = {site: pair[0] for site, pair in known.shares.items() if site in mine.survivors}
+        keys = {site: pair[1] for site, pair in known.shares.items() if site not in mine.survivors}
+        return self._say(Reveal(**self._header(epoch, terms, known), own=own, keys=keys))
+
+    def close_round(self, epoch: EpochTerms, round_number: int) -> None:
+        """Erases the round's secrets and shares: nobody can open it afterwards, not with this site's whole disk either."""
+        state = self._known(epoch)
+        if state["secrets"].pop(round_number, None) is None:
+            return
+        for shares in state.get("held", {}).values():
+            shares.pop(round_number)
+        self._keep(epoch, state)
+        self.vault.erase(f"{self._name(epoch)}/{round_number}/")
+
+    def close(self, epoch: EpochTerms) -> None:
+        """Erases all secrets of the epoch; it can never be begun again."""
+        self.vault.keep(self._mark(epoch), b"closed")
+        self.vault.erase(f"{self._name(epoch)}/")
+
+    def forget(self) -> None:
+        """Erases everything of this study."""
+        self.vault.erase(f"{self.roster.study}/")
+
+    def _check_keys(self, epoch: EpochTerms, letters: Letters, state: Mapping[str, Any]) -> dict[SiteId, Keys]:
+        if letters.signed.get(self.site) != state["keys"]:
+            raise Tampered("The list of keys does not hold this site's own.")
+        self._enough(len(letters.signed))
+        seen: set[bytes] = set()
+        return {site: open_keys(text, self.roster, epoch, site, seen) for site, text in sorted(letters.signed.items())}
+
+    def _deal(self, epoch: EpochTerms, state: Mapping[str, Any], keys: Mapping[SiteId, Keys], digest: Digest) -> Dealt:
+        xs = {site: self.roster.index(site) for site in keys}
+        pieces = [split(secret, self.roster.threshold, list(xs.values())) for pair in state["secrets"].values() for secret in pair]
+        parcels = {
+            site: pack([piece[xs[site]] for piece in pieces], document.seal, place(self.roster, epoch, digest, self.site, site))
+            for site, document in keys.items()
+        }
+        bundle = Bundle(
+            study=self.roster.study,
+            roster=self.roster.hash(),
+            epoch=epoch,
+            site=self.site,
+            keys=digest,
+            secrets=tuple(secret_commitment(own) for own, _ in state["secrets"].values()),
+            parcels={site: parcel.digest() for site, parcel in parcels.items()},
+        )
+        return Dealt(bundle=sign(bundle, self.key), parcels=parcels)
+
+    def _take(self, epoch: EpochTerms, state: dict[str, Any], deals: Deals) -> None:
+        """Checks and opens every parcel. With them done, the key that they were sealed to goes."""
+        mine = deals.dealt.get(self.site)
+        if mine is None or mine.bundle != parsed(state["shares"], Dealt).bundle:
+            raise Tampered("The members' shares do not hold this site's own.")
+        self._enough(len(deals.dealt))
+        keys = {site: opened(text, Keys, self.roster.key(site)) for site, text in state["seen"].items()}
+        held: dict[SiteId, dict[int, list[bytes]]] = {}
+        for dealer, dealt in sorted(deals.dealt.items()):
+            if dealer not in keys:
+                raise NotAllowed(f"'{dealer}' has dealt shares without a key in the list.")
+            shares = self._unpacked(epoch, state, dealt, open_bundle(dealt.bundle, self.roster, epoch, dealer, keys, state["list"]))
+            if shares is not None:
+                held[dealer] = {number: shares[2 * place : 2 * place + 2] for place, number in enumerate(_numbers(epoch))}
+        state["held"] = held
+        state["publics"] = {site: list(keys[site].masks) for site in deals.dealt}
+        del state["seal"], state["seen"]
+
+    def _unpacked(self, epoch: EpochTerms, state: Mapping[str, Any], dealt: Dealt, bundle: Bundle) -> list[bytes] | None:
+        """The shares; None where the dealer itself signed something of no use. Raises Tampered where it was altered on the way."""
+        parcel = dealt.parcels.get(self.site)
+        if parcel is None or parcel.digest() != bundle.parcels[self.site]:
+            raise Tampered(f"The parcel of '{bundle.site}' is not the one that it signed.")
+        try:
+            return unpack(parcel, state["seal"], place(self.roster, epoch, state["list"], bundle.site, self.site), 2 * epoch.rounds)
+        except Tampered:
+            return None
+
+    def _round(self, epoch: EpochTerms, terms: RoundTerms) -> _Round:
+        state = self._known(epoch)
+        if "cohort" not in state:
+            raise Conflict("This site has not accepted the members' shares for this epoch.")
+        number = terms.round_number
+        if number not in state["secrets"]:
+            raise Conflict(f"Round {number} is closed at this site, or not of this epoch.")
+        own, private = state["secrets"][number]
+        return _Round(
+            context=round_context(self.roster, epoch, state["cohort"], terms),
+            own=own,
+            private=private,
+            publics={site: masks[number - epoch.first_round] for site, masks in state["publics"].items()},
+            shares={site: shares[number] for site, shares in state["held"].items()},
+        )
+
+    def _header(self, epoch: EpochTerms, terms: RoundTerms, known: _Round) -> dict[str, Any]:
+        return {
+            "study": self.roster.study,
+            "epoch": epoch,
+            "round_number": terms.round_number,
+            "context": known.context.hex(),
+            "site": self.site,
+        }
+
+    def _said(self, epoch: EpochTerms, terms: RoundTerms, form: type[Update] | type[Agreement] | type[Reveal]) -> str | None:
+        stored = self.vault.load(f"{self._name(epoch)}/{terms.round_number}/{form.__name__.lower()}")
+        return stored.decode() if stored is not None else None
+
+    def _say(self, document: Update | Agreement | Reveal) -> str:
+        text = sign(document, self.key)
+        self.vault.keep(f"{self._name(document.epoch)}/{document.round_number}/{type(document).__name__.lower()}", text.encode())
+        return text
+
+    def _enough(self, count: int) -> None:
+        if count < self.roster.least:
+            raise NotAvailable(f"There are {count} sites; of {len(self.roster.members)} at least {self.roster.least} must take part.")
+
+    def _known(self, epoch: EpochTerms) -> dict[str, Any]:
+        state = self._load(epoch)
+        if state is None:
+            raise NotFound("This site holds no keys for this epoch and sits it out.")
+        return state
+
+    def _load(self, epoch: EpochTerms) -> dict[str, Any] | None:
+        if self.vault.load(self._mark(epoch)) is not None:
+            raise Conflict("This epoch is closed at this site.")
+        stored = self.vault.load(f"{self._name(epoch)}/state")
+        if stored is None:
+            return None
+        state: dict[str, Any] = cbor2.loads(stored)
+        if state["epoch"] != epoch.model_dump():
+            raise Conflict("This site knows the epoch with other terms.")
+        return state
+
+    def _keep(self, epoch: EpochTerms, state: Mapping[str, Any]) -> None:
+        self.vault.keep(f"{self._name(epoch)}/state", cbor2.dumps(state, canonical=True))
+
+    def _name(self, epoch: EpochTerms) -> str:
+        return f"{self.roster.study}/{epoch.name}"
+
+    def _mark(self, epoch: EpochTerms) -> str:
+        return f"{self.roster.study}/closed/{epoch.name}"
+
+
+def _numbers(epoch: EpochTerms) -> range:
+    return range(epoch.first_round, epoch.first_round + epoch.rounds)
+
+
+def _digests(letters: Letters) -> dict[SiteId, Digest]:
+    return {site: text_digest(text) for site, text in letters.signed.items()}

@@ -1,0 +1,442 @@
+"""A coordinator or a site that does not keep to the protocol of secure aggregation.
+
+Each attack must end in a refusal, in a round that is abandoned with nothing learnt, or in the exact sum of the sites that it names. What
+"nothing learnt" means is counted in shares: below the threshold of them, a secret is any secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from secure_federation import PHASES, Federation, MemoryVault, read
+
+from aimer2.core.errors import BadUpdate, Conflict, NotAllowed, NotAvailable, NotFound, Tampered
+from aimer2.core.task import SiteId
+from aimer2.identity.keys import SigningKey
+from aimer2.secure_aggregation.coordinator import Epoch
+from aimer2.secure_aggregation.keys import own_seed, pack, place, public
+from aimer2.secure_aggregation.masking import mask, unmask
+from aimer2.secure_aggregation.messages import (
+    Agreement,
+    Bundle,
+    Deals,
+    Dealt,
+    Keys,
+    Letters,
+    Reveal,
+    Update,
+    letters_digest,
+    opened,
+    sign,
+    text_digest,
+)
+from aimer2.secure_aggregation.roster import Roster
+from aimer2.secure_aggregation.secret_sharing import combine, draw_secret
+from aimer2.secure_aggregation.site import Member
+
+
+def letters(signed: Mapping[SiteId, str]) -> str:
+    return Letters(signed=signed).model_dump_json()
+
+
+def advertised(federation: Federation) -> dict[SiteId, str]:
+    return {site: federation.members[site].advertise(federation.terms) for site in federation.sites}
+
+
+def agreed(federation: Federation, messages: Mapping[SiteId, str]) -> dict[SiteId, str]:
+    return {site: federation.members[site].agree(federation.terms, federation.round_terms(), message) for site, message in messages.items()}
+
+
+def own_shares(federation: Federation, reveals: Mapping[SiteId, str], victim: SiteId) -> dict[int, bytes]:
+    """The shares of the victim's own mask that a coordinator holds."""
+    found = {}
+    for site, text in reveals.items():
+        reveal = opened(text, Reveal, federation.keys[site].public)
+        if victim in reveal.own:
+            found[federation.roster.index(site)] = reveal.own[victim]
+    return found
+
+
+# The coordinator in the set-up
+
+
+def test_a_swapped_ephemeral_key_is_refused() -> None:
+    federation = Federation(4)
+    signed = advertised(federation)
+    document = opened(signed["site-1"], Keys, federation.keys["site-1"].public)
+    mine = document.model_copy(update={"masks": (public(draw_secret()),), "seal": public(draw_secret())})
+    for forged in (sign(mine, SigningKey.generate()), sign(mine, federation.keys["site-3"])):
+        with pytest.raises(Tampered):
+            federation.members["site-0"].share(federation.terms, letters(signed | {"site-1": forged}))
+
+
+def test_one_sites_keys_under_anothers_name_are_refused() -> None:
+    federation = Federation(4)
+    signed = advertised(federation)
+    with pytest.raises(Tampered):
+        federation.members["site-0"].share(federation.terms, letters(signed | {"site-1": signed["site-2"]}))
+    relabelled = opened(signed["site-2"], Keys, federation.keys["site-2"].public).model_copy(update={"site": "site-1"})
+    with pytest.raises(Tampered, match="new key"):
+        federation.members["site-0"].share(federation.terms, letters(signed | {"site-1": sign(relabelled, federation.keys["site-1"])}))
+
+
+@pytest.mark.parametrize("point", [bytes(32), (1).to_bytes(32, "little"), (2**255 - 20).to_bytes(32, "little")])
+def test_a_point_of_low_order_is_refused(point: bytes) -> None:
+    federation = Federation(4)
+    signed = advertised(federation)
+    document = opened(signed["site-1"], Keys, federation.keys["site-1"].public).model_copy(update={"masks": (point,)})
+    weak = sign(document, federation.keys["site-1"])
+    with pytest.raises(Tampered, match="low order"):
+        federation.members["site-0"].share(federation.terms, letters(signed | {"site-1": weak}))
+    epoch = Epoch(federation.roster, federation.terms)
+    assert "site-1" not in epoch.collect_keys(signed | {"site-1": weak})
+
+
+def test_a_site_that_is_not_in_the_roster_is_refused() -> None:
+    federation = Federation(4)
+    key = SigningKey.generate()
+    invented = Roster(federation.roster.study, dict(federation.roster.members) | {"site-9": key.public})
+    stranger = Member(invented, "site-9", key, MemoryVault()).advertise(federation.terms)
+    with pytest.raises(NotFound, match="roster"):
+        federation.members["site-0"].share(federation.terms, letters(advertised(federation) | {"site-9": stranger}))
+
+
+def test_sites_with_different_rosters_do_not_work_together() -> None:
+    federation, key = Federation(4), SigningKey.generate()
+    larger = Roster(federation.roster.study, dict(federation.roster.members) | {"site-9": key.public})
+    signed = advertised(federation)
+    signed["site-1"] = Member(larger, "site-1", federation.keys["site-1"], MemoryVault()).advertise(federation.terms)
+    with pytest.raises(Tampered, match="roster"):
+        federation.members["site-0"].share(federation.terms, letters(signed))
+
+
+def test_two_lists_of_keys_are_noticed_before_anything_is_masked() -> None:
+    federation = Federation(4)
+    signed = advertised(federation)
+    lists = {site: signed if site < "site-2" else {name: signed[name] for name in federation.sites[1:]} for site in federation.sites[1:]}
+    bundles = {site: Dealt.model_validate_json(federation.members[site].share(federation.terms, letters(lists[site]))) for site in lists}
+    with pytest.raises(Tampered, match="other keys"):
+        federation.members["site-1"].accept(federation.terms, Deals(dealt=bundles).model_dump_json())
+    with pytest.raises(Conflict):
+        federation.members["site-1"].share(federation.terms, letters({name: signed[name] for name in federation.sites[1:]}))
+
+
+def test_a_parcel_altered_on_the_way_is_refused() -> None:
+    federation = Federation(3)
+    epoch = Epoch(federation.roster, federation.terms)
+    dealt = epoch.collect_shares(
+        {site: federation.members[site].share(federation.terms, text) for site, text in federation.keys_message(epoch).items()}
+    )
+    deals = Deals.model_validate_json(dealt["site-0"])
+    swapped = dict(deals.dealt["site-1"].parcels) | {"site-0": deals.dealt["site-2"].parcels["site-0"]}
+    message = Deals(dealt=dict(deals.dealt) | {"site-1": Dealt(bundle=deals.dealt["site-1"].bundle, parcels=swapped)})
+    with pytest.raises(Tampered, match="site-1"):
+        federation.members["site-0"].accept(federation.terms, message.model_dump_json())
+    # the true message is still taken
+    assert federation.members["site-0"].accept(federation.terms, dealt["site-0"]) == ()
+
+
+# The coordinator in a round
+
+
+def test_the_threshold_cannot_be_lowered() -> None:
+    federation = Federation(4)
+    epoch = federation.set_up()
+    current, messages = federation.update_phase(epoch)
+    answers = agreed(federation, messages)
+    few = {site: answers[site] for site in federation.sites[: federation.roster.threshold - 1]}
+    with pytest.raises(NotAllowed, match="must"):
+        federation.members["site-0"].reveal(federation.terms, current.terms, letters(few))
+    # one signature under two names is one signature
+    with pytest.raises(Tampered):
+        federation.members["site-0"].reveal(federation.terms, current.terms, letters(few | {"site-3": few["site-1"]}))
+    with pytest.raises(NotAvailable):
+        current.collect_agreements(few)
+
+
+def test_a_smaller_sum_than_the_threshold_is_refused() -> None:
+    federation = Federation(5)
+    _, messages = federation.update_phase(federation.set_up())
+    signed = Letters.model_validate_json(messages["site-0"]).signed
+    with pytest.raises(NotAvailable):
+        federation.members["site-0"].agree(federation.terms, federation.round_terms(), letters({site: signed[site] for site in federation.sites[:3]}))
+
+
+def test_two_sets_of_survivors_open_neither_or_one() -> None:
+    """The difference of two sums over sets that differ in site-4 would be its update."""
+    federation = Federation(5)
+    _, messages = federation.update_phase(federation.set_up())
+    everyone = Letters.model_validate_json(messages["site-0"]).signed
+    without_4 = {site: text for site, text in everyone.items() if site != "site-4"}
+    terms = federation.round_terms()
+    answers = {site: federation.members[site].agree(federation.terms, terms, letters(everyone)) for site in federation.sites[2:]}
+    answers |= {site: federation.members[site].agree(federation.terms, terms, letters(without_4)) for site in federation.sites[:2]}
+    with pytest.raises(Conflict, match="another set"):
+        federation.members["site-0"].agree(federation.terms, terms, letters(everyone))
+    for site in federation.sites[:4]:
+        with pytest.raises((Tampered, NotAllowed)):
+            federation.members[site].reveal(federation.terms, terms, letters(answers))
+        same = [name for name in answers if opened_agreement(federation, answers, name) == opened_agreement(federation, answers, site)]
+        with pytest.raises(NotAllowed):
+            federation.members[site].reveal(federation.terms, terms, letters({name: answers[name] for name in same}))
+
+
+def opened_agreement(federation: Federation, answers: Mapping[SiteId, str], site: SiteId) -> Mapping[SiteId, str]:
+    return opened(answers[site], Agreement, federation.keys[site].public).survivors
+
+
+def test_never_both_secrets_of_one_site() -> None:
+    """First the sum with site-4, then a second opening that declares it lost: its key with its own mask would unmask it."""
+    federation = Federation(5)
+    current, messages = federation.update_phase(federation.set_up())
+    agreements = current.collect_agreements(agreed(federation, messages))
+    reveals = {site: federation.members[site].reveal(federation.terms, current.terms, text) for site, text in agreements.items()}
+    for site, text in reveals.items():
+        reveal = opened(text, Reveal, federation.keys[site].public)
+        assert not reveal.own.keys() & reveal.keys.keys()
+        assert reveal.own.keys() | reveal.keys.keys() == set(federation.sites)
+    fewer = {site: text for site, text in Letters.model_validate_json(messages["site-0"]).signed.items() if site != "site-4"}
+    for site in federation.sites[:4]:
+        with pytest.raises(Conflict):
+            federation.members[site].agree(federation.terms, current.terms, letters(fewer))
+        assert federation.members[site].reveal(federation.terms, current.terms, agreements[site]) == reveals[site]
+
+
+def test_a_site_outside_the_set_reveals_nothing() -> None:
+    federation = Federation(5)
+    epoch = federation.set_up()
+    federation.upload("site-4", federation.round_terms())  # too late
+    current, messages = federation.update_phase(epoch, federation.sites[:4])
+    with pytest.raises(NotAllowed):
+        federation.members["site-4"].agree(federation.terms, current.terms, messages["site-0"])
+    agreements = current.collect_agreements(agreed(federation, messages))
+    with pytest.raises(Conflict):
+        federation.members["site-4"].reveal(federation.terms, current.terms, agreements["site-0"])
+    reveals = {site: federation.members[site].reveal(federation.terms, current.terms, text) for site, text in agreements.items()}
+    assert own_shares(federation, reveals, "site-4") == {}
+    assert federation.sum(current, current.collect_reveals(reveals)).tolist() == federation.plain(federation.sites[:4]).tolist()
+
+
+def test_an_update_that_nobody_handed_in_cannot_stand_for_a_site() -> None:
+    federation = Federation(5)
+    current, messages = federation.update_phase(federation.set_up(), federation.sites[:4])
+    signed = dict(Letters.model_validate_json(messages["site-0"]).signed)
+    invented = opened(signed["site-0"], Update, federation.keys["site-0"].public).model_copy(update={"site": "site-4"})
+    for forged in (sign(invented, federation.keys["site-0"]), signed["site-0"]):
+        with pytest.raises(Tampered):
+            federation.members["site-0"].agree(federation.terms, current.terms, letters(signed | {"site-4": forged}))
+
+
+def test_different_models_to_two_sites_give_noise_and_open_nothing() -> None:
+    """Pasquini et al. 2022: the other sites get a model whose update is zero, and the sum is the victim's."""
+    federation = Federation(4)
+    epoch = federation.set_up()
+    honest, trapped = federation.round_terms(), federation.round_terms(model=b"a model without a gradient")
+    terms = {site: honest if site == "site-0" else trapped for site in federation.sites}
+    answers = {site: federation.upload(site, terms[site]) for site in federation.sites}
+    with pytest.raises(NotAvailable):
+        epoch.start(honest).collect_updates(answers)
+    for site in federation.sites:
+        with pytest.raises(Tampered, match="another round, model"):
+            federation.members[site].agree(federation.terms, terms[site], letters(answers))
+    # and if all secrets lay open, the masks would still not cancel
+    context = epoch.start(honest).context
+    own = [
+        own_seed(federation.members[site]._round(federation.terms, honest).own, context, federation.roster.index(site)) for site in federation.sites
+    ]
+    with pytest.raises(BadUpdate):
+        unmask([federation.uploads[site, 1] for site in federation.sites], federation.layout, context, own, [], [])
+
+
+def test_a_replayed_round_gives_the_same_words_and_takes_no_other_update() -> None:
+    federation = Federation(3)
+    epoch = federation.set_up()
+    federation.play(epoch)
+    first = federation.uploads["site-0", 1]
+    federation.updates["site-0"] = {"update": {"w": np.array([9, 9, 9])}}
+    with pytest.raises(Conflict, match="another update"):
+        federation.upload("site-0", federation.round_terms())
+    for site in federation.sites:
+        federation.members[site].close(federation.terms)
+        with pytest.raises(Conflict):
+            federation.members[site].advertise(federation.terms)
+    again = Federation.__new__(Federation)
+    again.__dict__ |= federation.__dict__ | {"terms": federation.terms.model_copy(update={"attempt": 2}), "uploads": {}}
+    again.play(again.set_up())
+    assert not np.array_equal(again.uploads["site-0", 1]["update"]["w"], first["update"]["w"])
+
+
+def test_messages_of_an_earlier_attempt_are_worth_nothing_in_the_next() -> None:
+    federation = Federation(3)
+    old_epoch = federation.set_up()
+    old_current, old_survivors = federation.update_phase(old_epoch)
+    old_agreements = agreed(federation, old_survivors)
+    old_keys = old_epoch.key_messages()["site-0"]
+    federation.terms = federation.terms.model_copy(update={"attempt": 2})
+    member = federation.members["site-0"]
+    member.advertise(federation.terms)
+    with pytest.raises(Tampered):
+        member.share(federation.terms, old_keys)
+    epoch = federation.set_up()
+    with pytest.raises(Conflict):
+        member.accept(federation.terms, old_epoch.share_messages()["site-0"])
+    current, messages = federation.update_phase(epoch)
+    with pytest.raises(NotAllowed):
+        member.agree(federation.terms, current.terms, old_survivors["site-0"])
+    agreed(federation, messages)
+    with pytest.raises(Tampered):
+        member.reveal(federation.terms, current.terms, letters(old_agreements))
+    assert old_current.context != current.context
+
+
+def test_a_secret_shared_for_one_round_says_nothing_of_another() -> None:
+    """site-3 falls out of round 2, so its key of round 2 is opened: its update of round 1 must stay hidden."""
+    federation = Federation(4, rounds=2)
+    epoch = federation.set_up()
+    federation.play(epoch, number=1)
+    known = [federation.members["site-3"]._round(federation.terms, federation.round_terms(number)) for number in (1, 2)]
+    total, _ = federation.play(epoch, {"update": {"site-3"}}, 2)
+    assert total.tolist() == federation.plain(federation.sites[:3]).tolist()
+    assert len({known[0].private, known[0].own, known[1].private, known[1].own}) == 4
+
+
+# Sites that cheat
+
+
+def cheating_share(federation: Federation, cheat: SiteId, keys: Mapping[SiteId, str], shares: Mapping[SiteId, list[bytes]], *, lie: bool) -> str:
+    """What a dealer sends who packs other shares than those of its secrets; with ``lie``, not even those that it commits to."""
+    digest = letters_digest("keys", keys)
+    honest = Dealt.model_validate_json(federation.members[cheat].share(federation.terms, letters(keys)))
+    parcels = dict(honest.parcels)
+    for victim, content in shares.items():
+        seal = opened(keys[victim], Keys, federation.keys[victim].public).seal
+        parcel = pack(content, seal, place(federation.roster, federation.terms, digest, cheat, victim))
+        parcels[victim] = parcel.model_copy(update={"commitments": honest.parcels[victim].commitments}) if lie else parcel
+    bundle = opened(honest.bundle, Bundle, federation.keys[cheat].public)
+    bundle = bundle.model_copy(update={"parcels": {site: parcel.digest() for site, parcel in parcels.items()}})
+    return Dealt(bundle=sign(bundle, federation.keys[cheat]), parcels=parcels).model_dump_json()
+
+
+def cheated_epoch(federation: Federation, victims: list[SiteId], *, lie: bool) -> Epoch:
+    epoch = Epoch(federation.roster, federation.terms)
+    messages = federation.keys_message(epoch)
+    keys = Letters.model_validate_json(messages["site-0"]).signed
+    answers = {site: federation.members[site].share(federation.terms, message) for site, message in messages.items()}
+    answers["site-0"] = cheating_share(federation, "site-0", keys, {site: [draw_secret(), draw_secret()] for site in victims}, lie=lie)
+    state = federation.members["site-0"]._known(federation.terms)
+    federation.members["site-0"]._keep(federation.terms, state | {"shares": answers["site-0"]})
+    dealt = epoch.collect_shares(answers)
+    for site, message in dealt.items():
+        complaints = federation.members[site].accept(federation.terms, message)
+        assert complaints == (("site-0",) if lie and site in victims else ())
+    return epoch
+
+
+def test_a_parcel_that_breaks_its_own_commitment_is_reported_and_the_sum_is_exact() -> None:
+    federation = Federation(4)
+    total, _ = federation.play(cheated_epoch(federation, ["site-1"], lie=True))
+    assert total.tolist() == federation.plain(federation.sites).tolist()
+
+
+def test_shares_of_another_secret_end_the_round_and_name_their_dealer() -> None:
+    federation = Federation(3)
+    epoch = cheated_epoch(federation, ["site-1", "site-2"], lie=False)
+    with pytest.raises(Tampered, match="'site-0' dealt and signed open another secret"):
+        federation.play(epoch)
+
+
+def test_a_corrupt_share_in_the_last_phase_is_passed_over() -> None:
+    federation = Federation(4)
+    current, messages = federation.update_phase(federation.set_up())
+    agreements = current.collect_agreements(agreed(federation, messages))
+    reveals = {site: federation.members[site].reveal(federation.terms, current.terms, text) for site, text in agreements.items()}
+    reveal = opened(reveals["site-0"], Reveal, federation.keys["site-0"].public)
+    corrupt = reveal.model_copy(update={"own": dict(reveal.own) | {"site-2": bytes(32)}})
+    reveals["site-0"] = sign(corrupt, federation.keys["site-0"])
+    assert federation.sum(current, current.collect_reveals(reveals)).tolist() == federation.plain(federation.sites).tolist()
+    assert current.dropped.keys() == {"site-0"}
+
+
+def test_too_many_corrupt_shares_open_nothing() -> None:
+    federation = Federation(3)
+    current, messages = federation.update_phase(federation.set_up())
+    agreements = current.collect_agreements(agreed(federation, messages))
+    reveals = {site: federation.members[site].reveal(federation.terms, current.terms, text) for site, text in agreements.items()}
+    reveal = opened(reveals["site-0"], Reveal, federation.keys["site-0"].public)
+    reveals["site-0"] = sign(reveal.model_copy(update={"own": {"site-2": bytes(32)}}), federation.keys["site-0"])
+    with pytest.raises(NotAvailable):
+        current.collect_reveals(reveals)
+
+
+def test_a_site_that_masks_with_wrong_seeds_spoils_the_sum_and_is_noticed() -> None:
+    federation = Federation(3)
+    epoch = federation.set_up()
+    current, _ = federation.update_phase(epoch)
+    seeds = federation.members["site-1"].prepare(federation.terms, current.terms)
+    wrong = mask(federation.updates["site-1"], federation.layout, seeds.context, draw_secret(), seeds.plus, seeds.minus)
+    federation.uploads["site-1", 1] = read(wrong)
+    agreements = current.collect_agreements(agreed(federation, current.survivor_messages()))
+    reveals = {site: federation.members[site].reveal(federation.terms, current.terms, text) for site, text in agreements.items()}
+    opened_round = current.collect_reveals(reveals)
+    with pytest.raises(BadUpdate):
+        federation.sum(current, opened_round)
+
+
+def test_a_site_that_signs_another_set_or_reveals_more_is_dropped() -> None:
+    federation = Federation(4)
+    current, messages = federation.update_phase(federation.set_up())
+    answers = agreed(federation, messages)
+    mine = opened(answers["site-0"], Agreement, federation.keys["site-0"].public)
+    other = mine.model_copy(update={"survivors": {site: text_digest("x") for site in mine.survivors}})
+    messages = current.collect_agreements(answers | {"site-0": sign(other, federation.keys["site-0"])})
+    assert set(messages) == set(federation.sites[1:])
+    reveals = {site: federation.members[site].reveal(federation.terms, current.terms, text) for site, text in messages.items()}
+    assert federation.sum(current, current.collect_reveals(reveals)).tolist() == federation.plain(federation.sites).tolist()
+
+
+# Sites that fall silent
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("n", [3, 4, 5, 7])
+def test_silence_in_any_phase_ends_in_the_exact_sum_or_in_nothing(n: int, phase: str) -> None:
+    spare = n - Federation(n).roster.threshold
+    for count in sorted({1, spare, spare + 1}):
+        federation = Federation(n)
+        silent = set(federation.sites[-count:]) if count else set()
+        gone = dict.fromkeys(PHASES[PHASES.index(phase) :], silent)
+        if count <= spare:
+            total, survivors = federation.play(federation.set_up(gone), gone)
+            expected = set(federation.sites) - (silent if phase in ("keys", "shares", "update") else set())
+            assert survivors == expected
+            assert total.tolist() == federation.plain(expected).tolist()
+        else:
+            with pytest.raises(NotAvailable, match="Not enough sites"):
+                federation.play(federation.set_up(gone), gone)
+
+
+def test_below_the_threshold_the_shares_are_any_secrets() -> None:
+    """What a coordinator holds after a round that failed for one missing answer does not open a mask."""
+    federation = Federation(5)
+    current, messages = federation.update_phase(federation.set_up())
+    agreements = current.collect_agreements(agreed(federation, messages))
+    some = federation.sites[: federation.roster.threshold - 1]
+    reveals = {site: federation.members[site].reveal(federation.terms, current.terms, agreements[site]) for site in some}
+    with pytest.raises(NotAvailable):
+        current.collect_reveals(reveals)
+    known = federation.members["site-4"]._round(federation.terms, current.terms)
+    assert combine(own_shares(federation, reveals, "site-4")) != known.own
+
+
+def test_a_coalition_learns_only_the_sum_of_the_rest() -> None:
+    """The coordinator and one of four sites together: they hold the sum, and no second set of masks to take apart what is left of it."""
+    federation = Federation(4)
+    epoch = federation.set_up()
+    current, _ = federation.update_phase(epoch)
+    seeds = {site: federation.members[site].prepare(federation.terms, current.terms) for site in federation.sites}
+    theirs = {seeds["site-0"].own, *seeds["site-0"].plus, *seeds["site-0"].minus}
+    for site in federation.sites[1:]:
+        hidden = {*seeds[site].plus, *seeds[site].minus} - theirs
+        assert len(hidden) == 2

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import pytest
+from secure_federation import STUDY, Federation, MemoryVault
+
+from aimer2.core.errors import Conflict, NotAllowed, NotAvailable, NotFound, Tampered
+from aimer2.identity.keys import SigningKey
+from aimer2.secure_aggregation.messages import Deals, EpochTerms, Letters
+from aimer2.secure_aggregation.site import Member
+
+OTHER_UPLOAD = {"update": "0" * 64, "secure": "0" * 64}
+
+
+def test_every_phase_says_the_same_again_also_after_a_restart() -> None:
+    federation = Federation(3)
+    epoch, terms = federation.set_up(), federation.round_terms()
+    first = [federation.members["site-0"].advertise(federation.terms)]
+    current, survivors = federation.update_phase(epoch)
+    agreed = {site: federation.members[site].agree(federation.terms, terms, survivors[site]) for site in federation.sites}
+    agreements = current.collect_agreements(agreed)
+    first += [agreed["site-0"], federation.members["site-0"].reveal(federation.terms, terms, agreements["site-0"])]
+
+    member = Member(federation.roster, "site-0", federation.keys["site-0"], federation.vaults["site-0"])
+    again = [member.advertise(federation.terms)]
+    assert member.share(federation.terms, epoch.key_messages()["site-0"]) == member.share(federation.terms, epoch.key_messages()["site-0"])
+    assert member.accept(federation.terms, epoch.share_messages()["site-0"]) == ()
+    again += [member.agree(federation.terms, terms, survivors["site-0"]), member.reveal(federation.terms, terms, agreements["site-0"])]
+    assert again == first
+    assert federation.upload("site-0", terms) == Letters.model_validate_json(survivors["site-0"]).signed["site-0"]
+
+
+def test_two_sites_derive_the_same_mask_and_no_other_site_does() -> None:
+    federation = Federation(4)
+    federation.set_up()
+    seeds = {site: federation.members[site].prepare(federation.terms, federation.round_terms()) for site in federation.sites}
+    added = [seed for prepared in seeds.values() for seed in prepared.plus]
+    taken = [seed for prepared in seeds.values() for seed in prepared.minus]
+    assert sorted(added) == sorted(taken)
+    assert len(set(added)) == 6
+    assert [len(seeds[site].plus) for site in federation.sites] == [3, 2, 1, 0]
+    assert len({prepared.own for prepared in seeds.values()} | set(added)) == 10
+
+
+def test_seeds_are_new_in_every_round_and_for_every_model() -> None:
+    federation = Federation(3, rounds=2)
+    federation.set_up()
+    member = federation.members["site-0"]
+    rounds = [federation.round_terms(1), federation.round_terms(2), federation.round_terms(1, b"another model")]
+    seeds = [member.prepare(federation.terms, terms) for terms in rounds]
+    assert len({seed for prepared in seeds for seed in (prepared.own, *prepared.plus)}) == 9
+
+
+def test_a_second_different_update_is_refused() -> None:
+    federation = Federation(3)
+    federation.set_up()
+    terms, member = federation.round_terms(), federation.members["site-0"]
+    federation.upload("site-0", terms)
+    with pytest.raises(Conflict, match="another update"):
+        member.submit(federation.terms, terms, OTHER_UPLOAD)
+    with pytest.raises(Conflict, match="another model"):
+        federation.upload("site-0", federation.round_terms(model=b"another model"))
+
+
+def test_a_lost_vault_means_sitting_out() -> None:
+    federation = Federation(3)
+    epoch = federation.set_up()
+    fresh = Member(federation.roster, "site-0", federation.keys["site-0"], MemoryVault())
+    with pytest.raises(NotFound):
+        fresh.prepare(federation.terms, federation.round_terms())
+    fresh.advertise(federation.terms)
+    with pytest.raises(Tampered, match="own"):
+        fresh.share(federation.terms, epoch.key_messages()["site-0"])
+
+
+def test_closing_a_round_leaves_no_secret_of_it() -> None:
+    federation = Federation(3, rounds=2)
+    epoch = federation.set_up()
+    federation.play(epoch)
+    federation.members["site-0"].close_round(federation.terms, 1)
+    federation.members["site-0"].close_round(federation.terms, 1)
+    with pytest.raises(Conflict, match="closed"):
+        federation.members["site-0"].prepare(federation.terms, federation.round_terms())
+    total, _ = federation.play(epoch, number=2)
+    assert total.tolist() == federation.plain(federation.sites).tolist()
+
+
+def test_secrets_leave_the_vault() -> None:
+    federation = Federation(3, rounds=2)
+    federation.set_up()
+    vault, member = federation.vaults["site-0"], federation.members["site-0"]
+    secret = member._round(federation.terms, federation.round_terms()).own
+    share = member._round(federation.terms, federation.round_terms()).shares["site-1"][1]
+    assert any(secret in document for document in vault.documents.values())
+    member.close_round(federation.terms, 1)
+    assert not [name for name, document in vault.documents.items() if secret in document or share in document]
+    member.close(federation.terms)
+    assert list(vault.documents) == [f"{STUDY}/closed/train-1-1"]
+    with pytest.raises(Conflict, match="closed"):
+        member.advertise(federation.terms)
+    member.forget()
+    assert not vault.documents
+
+
+def test_the_key_that_parcels_are_sealed_to_goes_once_they_are_open() -> None:
+    federation = Federation(3)
+    federation.set_up()
+    assert "seal" not in federation.members["site-0"]._known(federation.terms)
+
+
+def test_phases_out_of_order_are_refused() -> None:
+    federation = Federation(3)
+    member, terms = federation.members["site-0"], federation.round_terms()
+    with pytest.raises(NotFound):
+        member.share(federation.terms, Letters(signed={}).model_dump_json())
+    member.advertise(federation.terms)
+    with pytest.raises(Conflict):
+        member.accept(federation.terms, Deals(dealt={}).model_dump_json())
+    with pytest.raises(Conflict):
+        member.prepare(federation.terms, terms)
+    epoch = federation.set_up()
+    with pytest.raises(Conflict, match="not of this epoch"):
+        member.prepare(federation.terms, federation.round_terms(2))
+    with pytest.raises(NotAllowed):
+        member.agree(federation.terms, terms, Letters(signed={}).model_dump_json())
+    with pytest.raises(Conflict):
+        member.reveal(federation.terms, terms, Letters(signed={}).model_dump_json())
+    assert epoch.members == tuple(federation.sites)
+
+
+def test_other_terms_under_the_same_name_are_refused() -> None:
+    federation = Federation(3)
+    member = federation.members["site-0"]
+    member.advertise(federation.terms)
+    with pytest.raises(Conflict, match="other terms"):
+        member.advertise(EpochTerms(stage="train", attempt=1, first_round=1, rounds=2))
+
+
+def test_a_foreign_key_makes_no_member() -> None:
+    federation = Federation(3)
+    with pytest.raises(NotAllowed):
+        Member(federation.roster, "site-0", SigningKey.generate(), MemoryVault())
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"signed":{"site-0":1}}', '{"signed":{},"more":1}', "\x00"])
+def test_malformed_messages_are_refused(text: str) -> None:
+    federation = Federation(3)
+    federation.set_up()
+    for call in (federation.members["site-0"].agree, federation.members["site-0"].reveal):
+        with pytest.raises((Tampered, Conflict)):
+            call(federation.terms, federation.round_terms(), text)
+
+
+def test_too_few_keys_end_the_set_up() -> None:
+    federation = Federation(4)
+    signed = {site: federation.members[site].advertise(federation.terms) for site in federation.sites[:2]}
+    with pytest.raises(NotAvailable, match="at least 3"):
+        federation.members["site-0"].share(federation.terms, Letters(signed=signed).model_dump_json())
