@@ -24,6 +24,8 @@ OUTSIDE = [
     *((method, parameter, value) for method in ("fedadam", "fedyogi") for parameter, value in (("beta_1", 1.0), ("beta_2", -0.1), ("tau", 0.0))),
     ("fedadagrad", "beta_1", 1.0),
     ("feddyn", "alpha", 0.0),
+    ("qfedavg", "q", -0.1),
+    ("qfedavg", "lipschitz", 0.0),
     *(("fednova", parameter, value) for parameter, value in (("momentum", 1.0), ("mu", -1), ("server_learning_rate", 0.0))),
     ("fedadagrad", "tau", 0.0),
 ]
