@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from aimer2.algorithms import catalogue
+from aimer2.algorithms.aggregators import catalogue as aggregators
 from aimer2.core.clock import rfc3339
 from aimer2.core.errors import BadStudy
 from aimer2.core.study import Study
@@ -48,7 +49,20 @@ def _runs(package: Package) -> Iterator[str]:
     yield f"Runs here        {study.method.name}, version {package.method_version}, {study.method.rounds} rounds: {_summary(study.method.name)}"
     for name, value in sorted(study.method.parameters.items()):
         yield f"                 {name} = {value}"
+    yield from _aggregator(study)
     yield f"                 model {study.model.name or study.model.code} ({study.model.framework})"
+
+
+def _aggregator(study: Study) -> Iterator[str]:
+    name = study.method.aggregator
+    if name not in aggregators.names():
+        yield f"                 updates are combined by '{name}', which this installation does not have and cannot tell about"
+        return
+    yield f"                 updates are combined by {name}: {aggregators.summary(name)}"
+    for parameter, value in sorted(study.method.aggregator_parameters.items()):
+        yield f"                 {parameter} = {value}"
+    if not aggregators.example(name).additive:
+        yield "                 for that the coordinator compares the sites' updates one by one, so it must see this site's alone"
 
 
 def _leaves(study: Study) -> Iterator[str]:

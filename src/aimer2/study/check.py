@@ -6,6 +6,7 @@ import ast
 from pathlib import Path
 
 from aimer2.algorithms import catalogue
+from aimer2.algorithms.aggregators import catalogue as aggregators
 from aimer2.core.clock import Clock
 from aimer2.core.errors import BadStudy, Fault
 from aimer2.core.study import Study
@@ -18,6 +19,7 @@ def check(study: Study, folder: Path, clock: Clock) -> list[Fault]:
     return [
         *_terms(study, clock),
         *_method(study),
+        *_aggregator(study),
         *learner_faults(study),
         *_metrics(study),
         *_sites(study),
@@ -48,6 +50,22 @@ def _method(study: Study) -> list[Fault]:
     except BadStudy as error:
         return list(error.faults)
     return []
+
+
+def _aggregator(study: Study) -> list[Fault]:
+    name, found = study.method.aggregator, []
+    try:
+        aggregator = aggregators.make(name, study.sites.block, study.method.aggregator_parameters)
+    except BadStudy as error:
+        return list(error.faults)
+    if study.sites.needed < aggregator.sites_needed:
+        where = "sites.minimum" if study.sites.quorum is None else "sites.quorum"
+        problem = f"{name} with these parameters needs {aggregator.sites_needed} answers a round, `{where}` asks for {study.sites.needed}"
+        found.append(Fault("method.aggregator", problem, f"set `{where}` to {aggregator.sites_needed} or more, or take another aggregator"))
+    if study.privacy.secure_aggregation and not aggregator.additive:
+        problem = f"{name} compares the sites' updates one by one, and secure aggregation shows nobody a single one"
+        found.append(Fault("method.aggregator", problem, "take weighted_mean, or leave `privacy.secure_aggregation` out"))
+    return found
 
 
 def _metrics(study: Study) -> list[Fault]:

@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar, final
 import numpy as np
 
 from aimer2.algorithms import catalogue
+from aimer2.algorithms.aggregators import catalogue as aggregators
 from aimer2.algorithms.aggregators.weighted_mean import WeightedMean
 from aimer2.core import tree
 from aimer2.core.clock import Clock
@@ -126,7 +127,7 @@ def plan_of(package: Package, digest: str, blobs: BlobStore) -> Plan:
         roster=tuple(sorted(package.roster)),
         parts=tuple(parts),
         patience=Patience(study.sites.needed, study.sites.deadline_seconds),
-        aggregator=WeightedMean(study.sites.block),
+        aggregator=aggregators.make(study.method.aggregator, study.sites.block, study.method.aggregator_parameters),
         figures=partial(pooled, study),
         release_per_site=study.evaluation.release_per_site,
         keep=frozenset({package.initial.sha256}),

@@ -55,7 +55,9 @@ def make(name: str, block: int, parameters: Mapping[str, Scalar]) -> Named:
     try:
         made: Named = kind(block=block, **usable)
     except BadStudy as outside:
-        outer = [dataclasses.replace(fault, place=fault.place.replace("method.parameters", "method.aggregator_parameters")) for fault in outside.faults]
+        outer = [
+            dataclasses.replace(fault, place=fault.place.replace("method.parameters", "method.aggregator_parameters")) for fault in outside.faults
+        ]
         raise BadStudy([*faults, *outer]) from None
     if faults:
         raise BadStudy(faults)
@@ -81,5 +83,5 @@ def _module(name: str) -> Any:
     return importlib.import_module(f"aimer2.algorithms.aggregators.{name}")
 
 
-def _fits(value: Scalar, default: Scalar) -> bool:
+def _fits(value: Scalar, default: Any) -> bool:
     return type(value) is type(default) or (isinstance(default, float) and type(value) is int)
