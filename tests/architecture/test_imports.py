@@ -17,6 +17,7 @@ import pytest
 HOMES = {
     "alembic": ("coordinator/*", "site/*"),
     "click": ("cli/*",),
+    "dp_accounting": ("privacy/accounting.py",),
     "fastapi": ("coordinator/*",),
     "granian": ("coordinator/*",),
     "jwt": ("identity/*",),

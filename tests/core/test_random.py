@@ -6,8 +6,9 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from aimer2.core.random import stream
+from aimer2.core.random import SecureBytes, stream
 
 # Philox 4x64-10 as numpy has it. A change here changes every study that was ever recorded.
 KNOWN: dict[tuple[int | str, ...], list[int]] = {
@@ -45,3 +46,21 @@ def test_a_stream_starts_anew_whenever_it_is_made() -> None:
     first = stream(5, "local", 2, "b")
     first.normal(size=100)
     assert stream(5, "local", 2, "b").normal() == stream(5, "local", 2, "b").normal() != first.normal()
+
+
+def test_secure_bytes_are_aes_in_counter_mode() -> None:
+    """NIST SP 800-38A, F.5.5 has another first counter; so: the key stream is the cipher of 0, 1, 2 …, block by block (FIPS 197, C.3 key)."""
+    key = bytes(range(32))
+    blocks = b"".join(number.to_bytes(16, "big") for number in range(5000))
+    expected = Cipher(algorithms.AES(key), modes.ECB()).encryptor().update(blocks)
+    source = SecureBytes(key)
+    parts = [source.read(count).tobytes() for count in (0, 1, 15, 17, 70_000, 9_967)]
+    assert b"".join(parts) == expected
+
+
+def test_secure_words_are_the_same_bytes() -> None:
+    assert SecureBytes(bytes(32)).words(3).tobytes() == SecureBytes(bytes(32)).read(24).tobytes()
+
+
+def test_secure_bytes_cannot_be_foretold() -> None:
+    assert SecureBytes().read(32).tobytes() != SecureBytes().read(32).tobytes()

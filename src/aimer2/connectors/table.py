@@ -25,14 +25,12 @@ import numpy.typing as npt
 from aimer2.core.clock import Clock
 from aimer2.core.errors import BadData, BadInput, Conflict, NotFound, OutOfResources, Tampered, VersionMismatch
 from aimer2.core.task import Document
+from aimer2.privacy.disclosure import MINIMUM_CELL, coarse
 
 Kind: TypeAlias = Literal["number", "category"]
 
 MISSING = -1
 """The code of a missing category; a missing number is NaN."""
-
-MINIMUM_CELL = 10
-"""Counts of fewer patients are not told outside the site."""
 
 _FORMAT = 1
 _TYPES: Mapping[Kind, np.dtype[Any]] = {"number": np.dtype("<f8"), "category": np.dtype("<i4")}
@@ -257,11 +255,6 @@ class DataDescription(Document):
     rows: str
     patients: str
     columns: tuple[ColumnDescription, ...]
-
-
-def coarse(count: int, minimum_cell: int = MINIMUM_CELL) -> int | None:
-    """A count as it may be told outside the site: to the nearest 5; None below the minimum cell, zero too."""
-    return None if count < minimum_cell else 5 * round(count / 5)
 
 
 def describe(table: Table, *, minimum_cell: int = MINIMUM_CELL) -> DataDescription:

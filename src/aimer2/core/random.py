@@ -1,15 +1,21 @@
-"""Random streams that a study can repeat: named, independent, the same on every machine.
+"""The two kinds of randomness: streams that a study can repeat, and secure bytes that nobody can.
 
-Every draw of a study comes from its seed and the names of what draws (purpose, round, site), so a replay gives the same bits whatever the
-order in which sites answer. Keys, privacy noise and the sampling of differential privacy never come from here: they come from the
-operating system and cannot be seeded.
+Every draw of a study comes from ``stream``: from its seed and the names of what draws (purpose, round, site), so a replay gives the same bits
+whatever the order in which sites answer. Privacy noise and the sampling of differential privacy come from ``SecureBytes``: who could repeat
+those could subtract them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import secrets
+from typing import final
 
 import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+_ZEROS = bytes(1 << 16)
 
 
 def stream(seed: int, *names: str | int) -> np.random.Generator:
@@ -17,3 +23,28 @@ def stream(seed: int, *names: str | int) -> np.random.Generator:
     spelled = "\x1f".join([str(seed), *(f"{type(name).__name__}:{name}" for name in names)])
     key = hashlib.sha256(spelled.encode()).digest()[:16]
     return np.random.Generator(np.random.Philox(key=np.frombuffer(key, "<u8")))
+
+
+@final
+class SecureBytes:
+    """Bytes that cannot be foretold: AES-256 in counter mode (NIST SP 800-38A) under a key that the operating system draws.
+
+    Use one where it was made: a copy of it in a forked process would give the same bytes. ``key`` (32 bytes) is for tests alone.
+    """
+
+    __slots__ = ("_cipher",)
+
+    def __init__(self, key: bytes | None = None) -> None:
+        self._cipher = Cipher(algorithms.AES256(secrets.token_bytes(32) if key is None else key), modes.CTR(bytes(16))).encryptor()
+
+    def read(self, count: int) -> npt.NDArray[np.uint8]:
+        """The next ``count`` bytes."""
+        taken = np.empty(count, np.uint8)
+        for start in range(0, count, len(_ZEROS)):
+            part = taken[start : start + len(_ZEROS)]
+            self._cipher.update_into(memoryview(_ZEROS)[: len(part)], part.data)
+        return taken
+
+    def words(self, count: int) -> npt.NDArray[np.uint64]:
+        """The next ``count`` whole numbers, each uniform below 2^64."""
+        return self.read(8 * count).view("<u8").astype(np.uint64, copy=False)

@@ -12,10 +12,11 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
-from aimer2.connectors.table import MINIMUM_CELL, Column, Kind, Table, coarse, count_patients
+from aimer2.connectors.table import Column, Kind, Table, count_patients
 from aimer2.core.dataset import Samples
 from aimer2.core.errors import BadData
 from aimer2.core.study import Cohort, Feature, Target
+from aimer2.privacy.disclosure import MINIMUM_CELL, coarse
 
 Rows = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]

@@ -1,0 +1,78 @@
+"""Continuous Gaussian noise from bytes that nobody can foretell.
+
+A single floating-point Gaussian has gaps by which its sum with a secret can tell the secret (Mironov 2012). So each is the half sum of four
+(Holohan and Braghin 2021): to find one back an attacker would have to match four at once. Where a guarantee must hold to the last bit, add
+whole numbers: `aimer2.privacy.skellam`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+
+from aimer2.core import tree
+from aimer2.core.errors import BadInput, BadUpdate
+from aimer2.core.random import SecureBytes
+from aimer2.core.tree import Array, Tree
+
+_BLOCK = 1 << 13
+
+
+def gaussian(source: SecureBytes, deviation: float, size: int) -> npt.NDArray[np.float64]:
+    """Independent Gaussian numbers ``(size,)`` of mean 0 and the given standard deviation."""
+    drawn = np.empty(size)
+    for start in range(0, size, _BLOCK):
+        part = drawn[start : start + _BLOCK]
+        part[:] = _four(source, len(part))
+    drawn *= deviation / 2
+    return drawn
+
+
+def _four(source: SecureBytes, size: int) -> npt.NDArray[np.float64]:
+    """The sum of four standard Gaussians, each from two uniform numbers of its own (Box and Muller 1958)."""
+    uniform = (source.words(8 * size) >> np.uint64(11)).astype(np.float64).reshape(8, size)
+    # In (0, 1], for the logarithm; the farthest that 53 bits reach is 8.6 standard deviations.
+    radius = np.sqrt(-2.0 * np.log((uniform[:4] + 1.0) * 2.0**-53))
+    total: npt.NDArray[np.float64] = (radius * np.cos(uniform[4:] * (2.0 * np.pi * 2.0**-53))).sum(axis=0)
+    return total
+
+
+def noisy(clear: Tree, deviation: float, source: SecureBytes) -> dict[str, Array]:
+    """The tree plus Gaussian noise of this standard deviation on every number, drawn while it is read.
+
+    Added in float64 and then rounded to the leaf's own type. Each leaf can be read once, from its start to its end: a second reading would have other
+    noise, and the mean of two tells more than one.
+
+    Raises BadUpdate for whole numbers.
+    """
+    if not 0 < deviation < np.inf:
+        raise BadInput("The noise's standard deviation is not a positive number.")
+    for name, leaf in clear.items():
+        if leaf.dtype.kind != "f":
+            raise BadUpdate(f"{name} is {leaf.dtype.name}; Gaussian noise is for floating-point numbers.")
+    return {name: Noisy(leaf, deviation, source) for name, leaf in clear.items()}
+
+
+@final
+class Noisy:
+    """An array with noise, readable once and in order; raises AssertionError otherwise."""
+
+    __slots__ = ("_clear", "_deviation", "_position", "_source", "dtype", "shape")
+
+    def __init__(self, clear: Array, deviation: float, source: SecureBytes) -> None:
+        self._clear = clear
+        self._deviation = deviation
+        self._source = source
+        self._position = 0
+        self.shape = clear.shape
+        self.dtype = clear.dtype
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        if start != self._position:
+            raise AssertionError("Noise is drawn once: an array with noise is read from its start to its end.")
+        self._position = stop
+        noise = gaussian(self._source, self._deviation, stop - start)
+        noise += tree.read(self._clear, start, stop)
+        return noise.astype(self.dtype)
