@@ -268,6 +268,35 @@ def test_a_replayed_round_gives_the_same_words_and_takes_no_other_update() -> No
     assert not np.array_equal(again.uploads["site-0", 1]["update"]["w"], first["update"]["w"])
 
 
+def test_a_further_attempt_opens_no_other_sum_of_the_same_round() -> None:
+    """The coordinator holds the sum of all, says that it was lost, and leaves site-4 out of the next attempt: the difference is its update."""
+    federation = Federation(5)
+    federation.play(federation.set_up())
+    federation.terms = federation.terms.model_copy(update={"attempt": 2})
+    epoch = federation.set_up()
+    current, messages = federation.update_phase(epoch, federation.sites[:4])
+    for site in federation.sites[:4]:
+        with pytest.raises(Conflict, match="earlier attempt"):
+            federation.members[site].agree(federation.terms, current.terms, messages[site])
+    federation.terms = federation.terms.model_copy(update={"attempt": 3})
+    total, _ = federation.play(federation.set_up())
+    assert total.tolist() == federation.plain(federation.sites).tolist()
+
+
+def test_two_attempts_that_both_wait_for_their_opening_open_one() -> None:
+    federation = Federation(5)
+    first, second = federation.terms, federation.terms.model_copy(update={"attempt": 2})
+    waiting = []
+    for terms, sites in ((first, federation.sites), (second, federation.sites[:4])):
+        federation.terms = terms
+        current, messages = federation.update_phase(federation.set_up(), sites)
+        waiting.append((terms, current, current.collect_agreements(agreed(federation, messages))))
+    for site in federation.sites[:4]:
+        federation.members[site].reveal(first, waiting[0][1].terms, waiting[0][2][site])
+        with pytest.raises(Conflict, match="earlier attempt"):
+            federation.members[site].reveal(second, waiting[1][1].terms, waiting[1][2][site])
+
+
 def test_messages_of_an_earlier_attempt_are_worth_nothing_in_the_next() -> None:
     federation = Federation(3)
     old_epoch = federation.set_up()

@@ -94,7 +94,7 @@ def test_secrets_leave_the_vault() -> None:
     member.close_round(federation.terms, 1)
     assert not [name for name, document in vault.documents.items() if secret in document or share in document]
     member.close(federation.terms)
-    assert list(vault.documents) == [f"{STUDY}/closed/train-1-1"]
+    assert list(vault.documents) == [f"{STUDY}/closed/train-1-1"]  # and which sums were opened, had there been one
     with pytest.raises(Conflict, match="closed"):
         member.advertise(federation.terms)
     member.forget()

@@ -7,19 +7,19 @@ sits the epoch out. A vault put back from an older copy is as dangerous as a sec
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, final
 
 import cbor2
 
-from aimer2.core.errors import Conflict, NotAllowed, NotAvailable, NotFound, Tampered
+from aimer2.core.errors import Conflict, NotAllowed, NotFound, Tampered
 from aimer2.core.task import Digest, SiteId
 from aimer2.identity.keys import SigningKey
-from aimer2.secure_aggregation.keys import open_bundle, open_keys, own_seed, pack, pair_seed, place, public, round_context, unpack
+from aimer2.secure_aggregation.dealing import Dealer
+from aimer2.secure_aggregation.keys import open_bundle, own_seed, pair_seed, public, round_context
 from aimer2.secure_aggregation.messages import (
     Agreement,
-    Bundle,
     Deals,
     Dealt,
     EpochTerms,
@@ -31,12 +31,11 @@ from aimer2.secure_aggregation.messages import (
     letters_digest,
     opened,
     parsed,
-    secret_commitment,
     sign,
     text_digest,
 )
 from aimer2.secure_aggregation.roster import Roster
-from aimer2.secure_aggregation.secret_sharing import draw_secret, split
+from aimer2.secure_aggregation.secret_sharing import draw_secret
 
 
 class Vault(Protocol):
@@ -117,8 +116,9 @@ class Member:
         letters = parsed(keys, Letters)
         digest = letters_digest("keys", letters.signed)
         if "shares" not in state:
-            documents = self._check_keys(epoch, letters, state)
-            dealt = self._deal(epoch, state, documents, digest)
+            dealer = Dealer(self.roster, epoch, self.site)
+            documents = dealer.check_list(letters, state["keys"])
+            dealt = dealer.deal(list(state["secrets"].values()), documents, digest, self.key)
             state |= {"list": digest, "seen": dict(letters.signed), "shares": dealt.model_dump_json()}
             self._keep(epoch, state)
         if state["list"] != digest:
@@ -170,7 +170,8 @@ class Member:
     def agree(self, epoch: EpochTerms, terms: RoundTerms, survivors: str) -> str:
         """Phase "agree": the site's signature under the one set of updates that it will open the sum of.
 
-        Raises NotAllowed if its own is not among them, NotAvailable if they are too few, Conflict for a second set.
+        Raises NotAllowed if its own is not among them, NotAvailable if they are too few, Conflict for a second set, also in a further
+        attempt of a round that was opened: two sums over one model, with one site less in the second, are that site's update.
         """
         known = self._round(epoch, terms)
         letters = parsed(survivors, Letters)
@@ -182,7 +183,8 @@ class Member:
         mine = self._said(epoch, terms, Update)
         if mine is None or letters.signed.get(self.site) != mine:
             raise NotAllowed("This site's update is not in the set that it is asked to agree to.")
-        self._enough(len(letters.signed))
+        Dealer(self.roster, epoch, self.site).check_count(len(letters.signed))
+        self._check_opened(epoch, terms, letters.signed.keys())
         header = self._header(epoch, terms, known)
         for site, text in letters.signed.items():
             if site not in known.publics:
@@ -214,6 +216,8 @@ class Member:
         said = self._said(epoch, terms, Reveal)
         if said is not None:
             return said
+        self._check_opened(epoch, terms, mine.survivors.keys())
+        self.vault.keep(self._opened_name(epoch, terms), cbor2.dumps(sorted(mine.survivors)))
         own = {site: pair[0] for site, pair in known.shares.items() if site in mine.survivors}
         keys = {site: pair[1] for site, pair in known.shares.items() if site not in mine.survivors}
         return self._say(Reveal(**self._header(epoch, terms, known), own=own, keys=keys))
@@ -237,58 +241,24 @@ class Member:
         """Erases everything of this study."""
         self.vault.erase(f"{self.roster.study}/")
 
-    def _check_keys(self, epoch: EpochTerms, letters: Letters, state: Mapping[str, Any]) -> dict[SiteId, Keys]:
-        if letters.signed.get(self.site) != state["keys"]:
-            raise Tampered("The list of keys does not hold this site's own.")
-        self._enough(len(letters.signed))
-        seen: set[bytes] = set()
-        return {site: open_keys(text, self.roster, epoch, site, seen) for site, text in sorted(letters.signed.items())}
-
-    def _deal(self, epoch: EpochTerms, state: Mapping[str, Any], keys: Mapping[SiteId, Keys], digest: Digest) -> Dealt:
-        xs = {site: self.roster.index(site) for site in keys}
-        pieces = [split(secret, self.roster.threshold, list(xs.values())) for pair in state["secrets"].values() for secret in pair]
-        parcels = {
-            site: pack([piece[xs[site]] for piece in pieces], document.seal, place(self.roster, epoch, digest, self.site, site))
-            for site, document in keys.items()
-        }
-        bundle = Bundle(
-            study=self.roster.study,
-            roster=self.roster.hash(),
-            epoch=epoch,
-            site=self.site,
-            keys=digest,
-            secrets=tuple(secret_commitment(own) for own, _ in state["secrets"].values()),
-            parcels={site: parcel.digest() for site, parcel in parcels.items()},
-        )
-        return Dealt(bundle=sign(bundle, self.key), parcels=parcels)
-
     def _take(self, epoch: EpochTerms, state: dict[str, Any], deals: Deals) -> None:
         """Checks and opens every parcel. With them done, the key that they were sealed to goes."""
         mine = deals.dealt.get(self.site)
         if mine is None or mine.bundle != parsed(state["shares"], Dealt).bundle:
             raise Tampered("The members' shares do not hold this site's own.")
-        self._enough(len(deals.dealt))
+        here = Dealer(self.roster, epoch, self.site)
+        here.check_count(len(deals.dealt))
         keys = {site: opened(text, Keys, self.roster.key(site)) for site, text in state["seen"].items()}
         held: dict[SiteId, dict[int, list[bytes]]] = {}
         for dealer, dealt in sorted(deals.dealt.items()):
             if dealer not in keys:
                 raise NotAllowed(f"'{dealer}' has dealt shares without a key in the list.")
-            shares = self._unpacked(epoch, state, dealt, open_bundle(dealt.bundle, self.roster, epoch, dealer, keys, state["list"]))
+            shares = here.take(dealt, open_bundle(dealt.bundle, self.roster, epoch, dealer, keys, state["list"]), state["seal"])
             if shares is not None:
                 held[dealer] = {number: shares[2 * place : 2 * place + 2] for place, number in enumerate(_numbers(epoch))}
         state["held"] = held
         state["publics"] = {site: list(keys[site].masks) for site in deals.dealt}
         del state["seal"], state["seen"]
-
-    def _unpacked(self, epoch: EpochTerms, state: Mapping[str, Any], dealt: Dealt, bundle: Bundle) -> list[bytes] | None:
-        """The shares; None where the dealer itself signed something of no use. Raises Tampered where it was altered on the way."""
-        parcel = dealt.parcels.get(self.site)
-        if parcel is None or parcel.digest() != bundle.parcels[self.site]:
-            raise Tampered(f"The parcel of '{bundle.site}' is not the one that it signed.")
-        try:
-            return unpack(parcel, state["seal"], place(self.roster, epoch, state["list"], bundle.site, self.site), 2 * epoch.rounds)
-        except Tampered:
-            return None
 
     def _round(self, epoch: EpochTerms, terms: RoundTerms) -> _Round:
         state = self._known(epoch)
@@ -305,6 +275,11 @@ class Member:
             publics={site: masks[number - epoch.first_round] for site, masks in state["publics"].items()},
             shares={site: shares[number] for site, shares in state["held"].items()},
         )
+
+    def _check_opened(self, epoch: EpochTerms, terms: RoundTerms, survivors: Collection[SiteId]) -> None:
+        before = self.vault.load(self._opened_name(epoch, terms))
+        if before is not None and cbor2.loads(before) != sorted(survivors):
+            raise Conflict("This site has opened the sum of this round in an earlier attempt, and of other sites.")
 
     def _header(self, epoch: EpochTerms, terms: RoundTerms, known: _Round) -> dict[str, Any]:
         return {
@@ -323,10 +298,6 @@ class Member:
         text = sign(document, self.key)
         self.vault.keep(f"{self._name(document.epoch)}/{document.round_number}/{type(document).__name__.lower()}", text.encode())
         return text
-
-    def _enough(self, count: int) -> None:
-        if count < self.roster.least:
-            raise NotAvailable(f"There are {count} sites; of {len(self.roster.members)} at least {self.roster.least} must take part.")
 
     def _known(self, epoch: EpochTerms) -> dict[str, Any]:
         state = self._load(epoch)
@@ -350,6 +321,9 @@ class Member:
 
     def _name(self, epoch: EpochTerms) -> str:
         return f"{self.roster.study}/{epoch.name}"
+
+    def _opened_name(self, epoch: EpochTerms, terms: RoundTerms) -> str:
+        return f"{self.roster.study}/opened/{epoch.stage}-{terms.round_number}"
 
     def _mark(self, epoch: EpochTerms) -> str:
         return f"{self.roster.study}/closed/{epoch.name}"
