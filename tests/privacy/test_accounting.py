@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.special import ive
 
-from aimer2.core.errors import BadInput
+from aimer2.core.errors import AimerError, BadInput
 from aimer2.privacy import skellam as noise
 from aimer2.privacy.accounting import (
     Accountant,
@@ -80,6 +80,20 @@ def test_many_steps_that_lose_little_each_do_not_pile_up_rounding() -> None:
     """At steps of 1e-3 alone the answer would be 0.48 and above Rényi's bound."""
     spent = [subsampled_gaussian(0.0007, 7.67, 176_000)]
     assert 0.1 < epsilon(spent, 4e-7) < epsilon_by_renyi(spent, 4e-7) < 0.17
+
+
+@pytest.mark.parametrize("entry", [laplace(1000), gaussian(3000), gaussian(150)], ids=["laplace", "small", "larger"])
+def test_many_entries_that_lose_little_each_do_not_pile_up_rounding(entry: Spent) -> None:
+    whole = Spent(entry.kind, entry.parameters, 400)
+    assert epsilon([whole], 1e-6) - 1e-3 <= epsilon([entry] * 400, 1e-6) <= epsilon_by_renyi([whole], 1e-6)
+
+
+def test_two_ways_that_contradict_each_other_give_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the neighbours were of another kind for one of them: a sensitivity of two for one."""
+    accountant = Accountant([gaussian(5, 50)])
+    monkeypatch.setattr(accountant, "_renyi", accountant._renyi / 4)
+    with pytest.raises(AimerError, match="contradict"):
+        accountant.epsilon(1e-5)
 
 
 def test_no_privacy_is_answered_at_once() -> None:
