@@ -14,6 +14,7 @@ BENCHMARKS = {
     "study_torch": ("benchmarks.study_torch:run", "submit to finished: 3 sites, 10 rounds, PyTorch MLP on real data, with process starts"),
     "simulator": ("benchmarks.simulator:run", "100 virtual sites in one process, 1,000 floats: a round"),
     "idle": ("benchmarks.idle:run", "200 sites waiting: processor, memory, time to wake them all"),
+    "poisoning": ("benchmarks.poisoning:run", "one false hospital of seven under each aggregator: accuracy"),
     "help": ("benchmarks.help:run", "`aimer2 --help`"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ def hospital(seed: int, rows: int = 120, *, lies: bool = False, scale: float = 1
     return pd.DataFrame({"x": x[:, 0] * scale, "y": x[:, 1] * scale, "event": 1 - y if lies else y})
 
 
+@cache
 def coefficients(aggregator: str, *, scale: float, poisoned: bool = True) -> Any:
     study = Study(
         name="poisoned",
@@ -31,8 +33,9 @@ def coefficients(aggregator: str, *, scale: float, poisoned: bool = True) -> Any
         cohort={"dataset": "d", "features": [{"name": "x"}, {"name": "y"}], "target": {"name": "event"}, "standardise": "none"},
         model={"framework": "numpy", "name": "logistic"},
         training={"learning_rate": 0.5, "local_epochs": 1, "batch_size": 1000},
-        method={"name": "fedavg", "rounds": 8, "aggregator": aggregator},
+        method={"name": "fedavg", "rounds": 5, "aggregator": aggregator},
         sites={"minimum": 5},
+        evaluation={"held_out": 0},
     )
     sites = {f"site-{seed}": hospital(seed) for seed in range(5)}
     if poisoned:
