@@ -1,9 +1,11 @@
 """FedAvgM: federated averaging with momentum at the coordinator.
 
 Hsu, Qi, Brown 2019, "Measuring the Effects of Non-Identical Data Distribution for Federated Visual Classification", section 3.3:
-v ← β·v + Δ, w ← w + η·v, where Δ is FedAvg's mean difference. With β = 0 it is FedAvg.
+v ← β·v + Δ, w ← w + η·v, where Δ is FedAvg's mean difference. With β = 0 it is FedAvg. Buffers, such as running means, are averaged without
+momentum, which would carry a falling variance below zero.
 
-Leaves the site: ``difference`` = n · (w_local − w_received), one array per parameter; ``weight`` = n, the number of training rows.
+Leaves the site: ``difference`` = n · (w_local − w_received), one array per parameter; ``weight`` = n, the number of training rows;
+``buffers`` = n for an array of running means, else 0, one number per parameter.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import ClassVar, final
 
 import numpy as np
 
-from aimer2.algorithms.fedavg import mean_difference, train
+from aimer2.algorithms.fedavg import mark_buffers, mean_difference, train, weights_of
 from aimer2.algorithms.ranges import ABOVE_0, BELOW_1, refuse_outside
 from aimer2.core import tree
 from aimer2.core.protocols import Local
@@ -41,7 +43,7 @@ class FedAvgM:
     rounds: int = 10
     momentum: float = 0.9
     server_learning_rate: float = 1.0
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         refuse_outside(self, momentum=BELOW_1, server_learning_rate=ABOVE_0)
@@ -56,10 +58,12 @@ class FedAvgM:
         return {"model": state.model}
 
     def local(self, received: Mapping[str, Tree], site: Local) -> Update:
-        return train(received["model"], site)
+        return mark_buffers(train(received["model"], site), site)
 
     def update(self, state: Moving, total: Update) -> Moving:
-        velocity = tree.map(lambda v, d: (self.momentum * v + d).astype(v.dtype, copy=False), state.velocity, mean_difference(total))
+        mean, weights = mean_difference(total), set(weights_of(total, state.model))
+        velocity = tree.map(lambda v, d: (self.momentum * v + d).astype(v.dtype, copy=False), state.velocity, mean)
+        velocity = {name: velocity[name] if name in weights else leaf for name, leaf in mean.items()}
         model = tree.map(lambda w, v: (w + self.server_learning_rate * v).astype(w.dtype, copy=False), state.model, velocity)
         return Moving(model, velocity, state.round_number + 1)
 

@@ -110,7 +110,7 @@ def learning_rate(model: Tree, site: Local) -> float:
     """The learner's own rate in this round, measured: how far one step along ones leads from a model of zeros, whatever the weight decay."""
 
     def ones(parameters: Tree, gradients: Tree) -> Tree:
-        return {name: gradient * 0 + 1 for name, gradient in gradients.items()}
+        return {name: parameters[name] * 0 + 1 for name in gradients}
 
     site.learner.load(zeros(model))
     site.learner.fit(site.data, steps=1, batch_size=2, round_number=site.round_number, rng=np.random.default_rng(0), correction=ones)

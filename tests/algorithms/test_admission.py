@@ -1,0 +1,59 @@
+"""The agent of a site lets every method's sums out: each is named on the method's page, has the layout that is asked for, and fits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aimer2.algorithms import catalogue
+from aimer2.blobs.memory import MemoryStore
+from aimer2.core.dataset import Samples
+from aimer2.core.protocols import Local
+from aimer2.core.study import Study, Target, Training
+from aimer2.learners.numpy import NumpyLearner
+from aimer2.learners.recipe import Recipe
+from aimer2.models.linear import Logistic
+from aimer2.site.check import check_names, expect, layout_of
+from aimer2.study.checkpoint import store
+
+
+def a_study(method: str) -> Study:
+    return Study(
+        name="heart",
+        question="Does the event follow from the findings?",
+        purpose="A test",
+        ethics="none needed: simulated",
+        principal_investigator="A. Name",
+        expires="2100-01-01",
+        cohort={"dataset": "heart", "features": [{"name": "age"}], "target": {"name": "event"}},
+        model={"framework": "numpy", "name": "logistic"},
+        method={"name": method},
+    )
+
+
+@pytest.mark.parametrize("name", catalogue.names())
+def test_its_sums_pass(name: str) -> None:
+    method: Any = catalogue.example(name)
+    learner = NumpyLearner(lambda: Logistic(2), Recipe(Training(), Target(name="event"), 10, (2,)))
+    state, blobs = method.init(learner.parameters()), MemoryStore()
+    received = method.broadcast(state)
+    data = Samples(np.arange(20.0).reshape(10, 2) / 10, np.arange(10) % 2)
+    sums = method.local(received, Local(data, learner, {}, np.random.default_rng(1), 1, 3, None)).sums
+    expectation = expect(a_study(name), "train", {key: blobs.open(store(leaves, blobs)) for key, leaves in received.items()})
+    check_names(sums, expectation)
+    for key, leaves in sums.items():
+        assert expectation.layouts.get(key, layout_of(leaves)) == layout_of(leaves), key
+        assert blobs.open(store(leaves, blobs)).ref.size <= expectation.room(key, 1 << 20)
+
+
+def test_sums_of_the_size_of_the_model_are_held_to_its_layout() -> None:
+    """What is not held to a layout could carry something else."""
+    blobs = MemoryStore()
+    for name in catalogue.names():
+        method: Any = catalogue.example(name)
+        received = method.broadcast(method.init({"w": np.zeros(9)}))
+        layouts = expect(a_study(name), "train", {key: blobs.open(store(leaves, blobs)) for key, leaves in received.items()}).layouts
+        assert layouts["difference"] == {"w": ("float64", (9,))}
+        assert ("control" in layouts) == (name == "scaffold")
