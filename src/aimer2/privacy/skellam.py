@@ -34,7 +34,7 @@ def skellam(source: SecureBytes, variance: float, size: int) -> Integers:
     """Independent whole numbers ``(size,)`` of Sk(μ), μ = ``variance``.
 
     Rejection from a histogram above the distribution: a bin by Walker's alias method (1977), a place in it, accepted in proportion to its
-    probability. Probabilities are right to 1e-9 of themselves (above 1e-12) and to 1e-13 in total variation.
+    probability. Each probability is right to 1e-11 of itself and 1e-19; what is less likely than 2^-64 never comes.
 
     Raises BadInput for a variance that is not between 0 and 2^70.
     """
