@@ -109,7 +109,7 @@ class Queue:
         new = [NewTask(*_key(task), task.study, task.site, task.model_dump_json(), known.get(_key(task))) for task in tasks]
         put = put_tasks(connection, new, now)
         inlined: dict[str, str | None] = {}
-        entries = {_key(task): self._entry(task, inlined) for task in tasks}
+        entries = {_key(task): self._entry(task, row.document, inlined) for task, row in zip(tasks, new, strict=True)}
         for key, text in put.replies.items():
             entries[key].reply = _REPLY.validate_json(text)
         for key, refusal in refusals.items():
@@ -268,7 +268,7 @@ class Queue:
         found = {(row.id, row.attempt): row.document for row in rows}
         for key, document in found.items():
             if key not in self._entries and key not in settled:
-                entry = self._entries[key] = self._entry(Task.model_validate_json(document), inlined)
+                entry = self._entries[key] = self._entry(Task.model_validate_json(document), document, inlined)
                 self._open.setdefault(entry.task.site, {})[task_key(*key)] = entry
         for key in set(waiting) - settled:
             if key in answered and key in self._entries:
@@ -284,8 +284,8 @@ class Queue:
         answered = {(row.id, row.attempt): row.reply for row in find_tasks(connection, waiting) if row.reply is not None} if waiting else {}
         return number, open_tasks(connection), answered
 
-    def _entry(self, task: Task, inlined: dict[str, str | None]) -> _Entry:
-        signed = sign_document(task.model_dump_json().encode(), self._parts.key, kind="task")
+    def _entry(self, task: Task, document: str, inlined: dict[str, str | None]) -> _Entry:
+        signed = sign_document(document.encode(), self._parts.key, kind="task")
         for ref in task.inputs.values():
             if ref.sha256 not in inlined:
                 inlined[ref.sha256] = self._inline(task.study, ref)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 
 from aimer2.core.errors import NotAuthenticated, Tampered
 from aimer2.identity import base64url
@@ -16,8 +17,7 @@ from aimer2.identity.keys import PublicKey, SigningKey
 
 def sign_document(payload: bytes, key: SigningKey, *, kind: str) -> str:
     """The payload, readable by anybody, under the signature of ``key``; ``kind`` says what it is ("task", "study", …)."""
-    header = json.dumps(_header(kind, key.public.key_id), separators=(",", ":")).encode()
-    signed = f"{base64url.encode(header)}.{base64url.encode(payload)}"
+    signed = f"{_header_text(kind, key.public.key_id)}.{base64url.encode(payload)}"
     return f"{signed}.{base64url.encode(key.sign(signed.encode()))}"
 
 
@@ -41,6 +41,11 @@ def open_document(token: str, keys: Mapping[str, PublicKey] | PublicKey, *, kind
         raise NotAuthenticated("The document is signed with a key that is not known here.")
     known[key_id].verify(signature, f"{header_text}.{payload_text}".encode())
     return payload
+
+
+@lru_cache(64)
+def _header_text(kind: str, key_id: str) -> str:
+    return base64url.encode(json.dumps(_header(kind, key_id), separators=(",", ":")).encode())
 
 
 def _header(kind: str, key_id: str) -> dict[str, str]:

@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, ParamSpec, TypeVar, final
 
-from sqlalchemy import Connection, create_engine, event, select
+from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
-from aimer2.coordinator.store.schema import changes
 from aimer2.core.errors import BadInput
 
 _P = ParamSpec("_P")
@@ -142,10 +141,10 @@ def note_change(connection: Connection, topic: str) -> int:
     return int(_NOTE.run(connection, {"topic": topic}).fetchone()[0])
 
 
-_CHANGES = select(changes.c.topic, changes.c.number)
+_CHANGES = Prepared("SELECT topic, number FROM changes")
 
 
 def read_changes(connection: Connection) -> dict[str, int]:
     """The number of every topic."""
-    known = {row.topic: row.number for row in connection.execute(_CHANGES)}
+    known = dict(_CHANGES.run(connection, {}).fetchall())
     return {topic: known.get(topic, 0) for topic in TOPICS}
