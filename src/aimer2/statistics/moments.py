@@ -69,7 +69,7 @@ class Moments:
             gathered = {"count": count, "mean": shift, "deviation": np.zeros_like(shift)}
         else:
             spread = np.maximum(tree.load(total.sums["squares"]["columns"]) - summed * shift, 0.0)
-            gathered = {"count": count, "mean": state.model["mean"] + shift, "deviation": np.sqrt(spread / np.maximum(count - 1, 1))}
+            gathered = {"count": count, "mean": tree.load(state.model["mean"]) + shift, "deviation": np.sqrt(spread / np.maximum(count - 1, 1))}
         return replace(state, model=gathered, round_number=state.round_number + 1)
 
     def model(self, state: Gathered) -> Tree:
