@@ -58,7 +58,8 @@ def test_a_real_study_is_told_as_it_was(world: World) -> None:
     events = made.run()
     result = events[-1].result
     json.dumps(result, allow_nan=False)
-    assert result["method"] == {"name": "fedavg", "rounds": 3, "parameters": {}, "version": 1}
+    named = {"aggregator": "weighted_mean", "aggregator_parameters": {}}
+    assert result["method"] == {"name": "fedavg", "rounds": 3, "parameters": {}, "version": 1} | named
     assert [(r["stage"], r["round"], r["took_part"]) for r in result["rounds"]] == [
         ("preflight", 1, ["north", "south", "west"]),
         ("moments", 1, ["north", "south", "west"]),
