@@ -229,6 +229,16 @@ def test_an_update_that_nobody_handed_in_cannot_stand_for_a_site() -> None:
             federation.members["site-0"].agree(federation.terms, current.terms, letters(signed | {"site-4": forged}))
 
 
+def test_a_site_of_the_roster_that_missed_the_set_up_is_no_survivor() -> None:
+    federation = Federation(4)
+    current, messages = federation.update_phase(federation.set_up({"shares": {"site-3"}}))
+    signed = dict(Letters.model_validate_json(messages["site-0"]).signed)
+    update = opened(signed["site-0"], Update, federation.keys["site-0"].public).model_copy(update={"site": "site-3"})
+    joined = signed | {"site-3": sign(update, federation.keys["site-3"])}
+    with pytest.raises(NotAllowed, match="not a member"):
+        federation.members["site-0"].agree(federation.terms, current.terms, letters(joined))
+
+
 def test_different_models_to_two_sites_give_noise_and_open_nothing() -> None:
     """Pasquini et al. 2022: the other sites get a model whose update is zero, and the sum is the victim's."""
     federation = Federation(4)
