@@ -16,13 +16,11 @@ import secrets
 import sqlite3
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 from aimer2.blobs.memory import MemoryBlob
-from aimer2.blobs.spares import LEAST_BYTES, MOST_BYTES, Spares
 from aimer2.core.errors import BadInput, Conflict, NotFound, OutOfResources, Tampered
 from aimer2.core.protocols import Blob, BlobWriter
 from aimer2.core.task import BlobRef
@@ -31,10 +29,6 @@ SMALL_BYTES = 64 * 1024
 """Up to this size a blob is a row."""
 
 _PIECE = 1 << 20
-_MARK = b"\x93\xd1aimer\xe2"
-_NOTE_BYTES = 16
-"""A spare file that a blob comes into is longer than the blob by the mark and the number of bytes that have come."""
-
 _HASHERS = ThreadPoolExecutor(4, thread_name_prefix="hash")
 _NAME = re.compile(r"[0-9a-f]{64}")
 _FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_TRUNCATE}
@@ -55,13 +49,12 @@ class FileBlob:
 
 @final
 class FolderStore:
-    """A blob store in a folder of one file system; several processes may share it, and several stores their spare files."""
+    """A blob store in a folder of one file system; several processes may share it."""
 
-    def __init__(self, folder: Path, spares: Spares | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._incoming = folder / "incoming"
         self._incoming.mkdir(parents=True, exist_ok=True)
-        self.spares = spares or Spares(self._incoming)
         self._local = threading.local()
 
     def create(self) -> BlobWriter:
@@ -94,13 +87,13 @@ class FolderStore:
             small.executemany("DELETE FROM small WHERE sha256 = ?", [(ref.sha256,) for ref in refs])
         for ref in refs:
             # a small one too: it is a file where it was received in parts, and its size is what somebody said
-            self.spares.keep(self.path(ref.sha256))
+            self.path(ref.sha256).unlink(missing_ok=True)
 
     def put(self, *blobs: bytes) -> list[BlobRef]:
         """Stores blobs that are in memory; the small ones in one transaction."""
         refs = [BlobRef(sha256=hashlib.sha256(data).hexdigest(), size=len(data)) for data in blobs]
         rows = [(ref.sha256, data) for ref, data in zip(refs, blobs, strict=True) if ref.size <= SMALL_BYTES]
-        with _disk_errors(self.spares), self._small as small:
+        with _disk_errors(), self._small as small:
             small.executemany("INSERT OR IGNORE INTO small VALUES (?, ?)", rows)
         for data in blobs:
             if len(data) > SMALL_BYTES:
@@ -132,21 +125,8 @@ class FolderStore:
 
     def partial(self, ref: BlobRef) -> PartialBlob:
         """A blob that is being received and may be interrupted; what came so far is still there the next time."""
-        return PartialBlob(self, ref, self._partial(ref.sha256))
-
-    def came(self, sha256: str) -> int:
-        """How many bytes of a blob are here that has not come whole."""
-        try:
-            file = os.open(self._partial(sha256), os.O_RDONLY)
-        except FileNotFoundError:
-            return 0
-        try:
-            return _came(file)[0]
-        finally:
-            os.close(file)
-
-    def _partial(self, sha256: str) -> Path:
-        return self._incoming / f"{self.path(sha256).name}.partial"
+        self.path(ref.sha256)
+        return PartialBlob(self, ref, self._incoming / f"{ref.sha256}.partial")
 
     def adopt(self, file: Path, sha256: str) -> None:
         """Moves a finished file of this folder to its name."""
@@ -178,14 +158,12 @@ class _FolderWriter:
             if self._size <= SMALL_BYTES:
                 return
             data, self._small = memoryview(bytes(self._small)), None
-            spare = self._store.spares.take(MOST_BYTES) if self._size >= LEAST_BYTES else None
-            self._path = spare or self._path
-            with _disk_errors(self._store.spares):
-                self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600)
+            with _disk_errors():
+                self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         # A core hashes this piece while another one writes it and computes the next.
         self._hashed()
         self._hashing = _HASHERS.submit(self._hash.update, data)
-        with _disk_errors(self._store.spares):
+        with _disk_errors():
             _write_all(self._file, data)
 
     def commit(self) -> BlobRef:
@@ -193,8 +171,7 @@ class _FolderWriter:
             return self._store.put(bytes(self._small))[0]
         self._hashed()
         ref = BlobRef(sha256=self._hash.hexdigest(), size=self._size)
-        with _disk_errors(self._store.spares):
-            os.ftruncate(self._file, self._size)
+        with _disk_errors():
             self._store.adopt(self._path, ref.sha256)
         self._close()
         return ref
@@ -229,19 +206,16 @@ class PartialBlob:
         self._hashed = 0
         self.ref = ref
         self._file = -1
-        with _disk_errors(store.spares):
-            if ref.size >= LEAST_BYTES and not path.exists():
-                _spare_for(store, ref.size, path)
+        with _disk_errors():
             self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         if not _is_ours(self._file, path):
             self.close()
             raise Conflict("This blob is being received already.")
-        self.offset, announced = _came(self._file)
-        self._noted = announced is not None
-        if self.offset > ref.size or announced not in (None, ref.size):
+        self.offset = os.fstat(self._file).st_size
+        if self.offset > ref.size:
             # announced with another size before: those bytes are of no use
             os.ftruncate(self._file, 0)
-            self.offset, self._noted = 0, False
+            self.offset = 0
 
     def __del__(self) -> None:
         self.close()
@@ -251,14 +225,12 @@ class PartialBlob:
         if self.offset + len(data) > self.ref.size:
             raise Conflict("More bytes came than were announced.")
         self._hash_up_to_here()
-        with _disk_errors(self._store.spares):
+        with _disk_errors():
             os.lseek(self._file, self.offset, os.SEEK_SET)
             _write_all(self._file, data)
         self._hash.update(data)
         self.offset += len(data)
         self._hashed = self.offset
-        if self._noted:
-            _note(self._file, self.ref.size, self.offset)
 
     def finish(self) -> BlobRef:
         """The blob takes its name. Raises Tampered, and forgets the bytes, where they do not have this SHA-256."""
@@ -269,8 +241,7 @@ class PartialBlob:
             if self._hash.hexdigest() != self.ref.sha256:
                 self._path.unlink(missing_ok=True)
                 raise Tampered("The bytes that came do not have the announced SHA-256.")
-            with _disk_errors(self._store.spares):
-                os.ftruncate(self._file, self.ref.size)
+            with _disk_errors():
                 self._store.adopt(self._path, self.ref.sha256)
         finally:
             self.close()
@@ -298,35 +269,6 @@ def _write_all(file: int, data: bytes | memoryview) -> None:
         view = view[os.write(file, view) :]
 
 
-def _came(file: int) -> tuple[int, int | None]:
-    """How many bytes of a blob a file holds, and of how many, where it says so; one that says nothing ends where they end."""
-    size = os.fstat(file).st_size
-    note = os.pread(file, _NOTE_BYTES, max(0, size - _NOTE_BYTES))
-    if len(note) == _NOTE_BYTES and note.startswith(_MARK):
-        return int.from_bytes(note[len(_MARK) :], "little"), size - _NOTE_BYTES
-    return size, None
-
-
-def _note(file: int, size: int, came: int) -> None:
-    os.pwrite(file, _MARK + came.to_bytes(_NOTE_BYTES - len(_MARK), "little"), size)
-
-
-def _spare_for(store: FolderStore, size: int, path: Path) -> None:
-    """Gives the name to a spare file that says that nothing has come; where another one has the name by now, that one goes first."""
-    spare = store.spares.take(size)
-    if spare is None:
-        return
-    file = os.open(spare, os.O_RDWR)
-    try:
-        os.ftruncate(file, size + _NOTE_BYTES)
-        _note(file, size, 0)
-        with suppress(FileExistsError):
-            os.link(spare, path)
-    finally:
-        os.close(file)
-        spare.unlink()
-
-
 def _is_ours(file: int, path: Path) -> bool:
     """Locks the open file for as long as it is open; False where another has it, or it has been moved to its name meanwhile."""
     try:
@@ -337,15 +279,9 @@ def _is_ours(file: int, path: Path) -> bool:
 
 
 class _disk_errors:
-    """Says that the disk is full; what is spare on it is given back, for the next attempt."""
-
-    def __init__(self, spares: Spares) -> None:
-        self._spares = spares
-
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         if full or (isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode in _FULL):
-            self._spares.clear()
             raise OutOfResources("The disk is full.") from None

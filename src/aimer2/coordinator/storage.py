@@ -30,7 +30,7 @@ class Storage:
         """The store of a study, by its digest."""
         store = self._studies.get(study)
         if store is None:
-            store = self._studies[study] = FolderStore(self._folder / "studies" / study, self.staging.spares)
+            store = self._studies[study] = FolderStore(self._folder / "studies" / study)
         return store
 
     def claim(self, study: str, refs: Iterable[BlobRef]) -> None:

@@ -67,7 +67,7 @@ class Uploads:
         """How many bytes of an unfinished upload are here."""
         if await self.exists(sha256):
             return 0
-        return await asyncio.to_thread(self._store.came, sha256)
+        return await asyncio.to_thread(self._partial_size, sha256)
 
     async def exists(self, sha256: str) -> bool:
         return await asyncio.to_thread(self._store.__contains__, BlobRef(sha256=sha256, size=0))
@@ -113,6 +113,10 @@ class Uploads:
                 # Also where the connection broke off: what came is kept.
                 self._coordinator.metrics.bytes_received.inc(len(gathered))
                 await asyncio.shield(loop.run_in_executor(None, receiver.write, memoryview(gathered)))
+
+    def _partial_size(self, sha256: str) -> int:
+        path = self._store.folder / "incoming" / f"{sha256}.partial"
+        return path.stat().st_size if path.exists() else 0
 
 
 @final
