@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 import uvloop
@@ -20,7 +20,8 @@ from rich.table import Table
 from aimer2.audit.log import AuditLog
 from aimer2.audit.verify import verify
 from aimer2.cli.collector import collect_rarely
-from aimer2.core.clock import SystemClock, rfc3339
+from aimer2.cli.site_options import CLOCK, SHOWN, by_person, in_folder, open_decisions
+from aimer2.core.clock import rfc3339
 from aimer2.core.errors import AimerError, BadInput, NotFound
 from aimer2.identity.invitations import Invitation
 from aimer2.identity.keys import SigningKey
@@ -37,38 +38,20 @@ from aimer2.site.folder import SiteFolder, existing, locate
 from aimer2.site.reports import write_report
 from aimer2.site.sandbox import die_with_parent
 from aimer2.site.settings import read_settings
-from aimer2.site.store import KnownStudy, Store
+from aimer2.site.store import KnownStudy
 
 if TYPE_CHECKING:
     from aimer2.site.datasets import Datasets
 
-_CLOCK = SystemClock()
-_SHOWN = 12
+_GROUPS: dict[str, str] = {}
 _EXISTING = click.Path(path_type=Path, exists=True, resolve_path=True)
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def _in_folder(command: Command) -> Command:
-    kind = click.Path(path_type=Path, file_okay=False)
-    return click.option("--folder", type=kind, help="The site's folder.  [default: AIMER2_SITE, or ./site]")(command)
-
-
-def _by(command: Command) -> Command:
-    return click.option("--by", required=True, help="Your name: the person who decides this.")(command)
-
-
-def _decisions(folder: SiteFolder) -> Decisions:
-    key = SigningKey.load(folder.key)
-    site_name = read_settings(folder.settings).site
-    return Decisions(site_name, folder, key, Store(folder.state), AuditLog(folder.audit, key, _CLOCK), _CLOCK)
 
 
 def _datasets(folder: SiteFolder) -> Datasets:
     # Loaded by name: reading clinical sources takes pandas, which the agent must not hold.
     kind = importlib.import_module("aimer2.site.datasets").Datasets
-    audit_log = AuditLog(folder.audit, SigningKey.load(folder.key), _CLOCK)
-    made: Datasets = kind(folder, audit_log, _CLOCK, read_settings(folder.settings).retention, _user())
+    audit_log = AuditLog(folder.audit, SigningKey.load(folder.key), CLOCK)
+    made: Datasets = kind(folder, audit_log, CLOCK, read_settings(folder.settings).retention, _user())
     return made
 
 
@@ -79,7 +62,21 @@ def _user() -> str:
         return "unknown"
 
 
-@click.group("site")
+class _SiteGroup(click.Group):
+    """Some of its groups are files of their own, imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *_GROUPS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _GROUPS:
+            return super().get_command(ctx, cmd_name)
+        module, _, attribute = _GROUPS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
+@click.group("site", cls=_SiteGroup)
 def site() -> None:
     """Take part as a hospital: your data, your decisions, your agent."""
 
@@ -88,12 +85,12 @@ def site() -> None:
 @click.argument("invitation")
 @click.option("--site", "name", help="The site's name, where the invitation leaves it open.")
 @click.option("--ca-file", type=_EXISTING, help="Your own authority (PEM), where a proxy inspects TLS.")
-@_in_folder
+@in_folder
 def init(invitation: str, name: str | None, ca_file: Path | None, folder: Path | None) -> None:
     """Make this site's keys and enrol at the coordinator of an invitation."""
     invited = Invitation.from_text(sys.stdin.read() if invitation == "-" else invitation)
     place = locate(folder)
-    settings = make_site(place, invited, name=name, ca_file=ca_file, clock=_CLOCK)
+    settings = make_site(place, invited, name=name, ca_file=ca_file, clock=CLOCK)
     key = SigningKey.load(place.key)
     click.echo(invited.describe())
     click.echo(f"\nEnrolled as '{settings.site}' at '{settings.coordinator.name}'. This site's key: {key.public.fingerprint}")
@@ -101,13 +98,13 @@ def init(invitation: str, name: str | None, ca_file: Path | None, folder: Path |
 
 
 @site.command()
-@_in_folder
+@in_folder
 def doctor(folder: Path | None) -> None:
     """Check everything, and say what to do."""
     table = Table("", "What", "Finding", "What to do", box=None)
     marks = {"good": "[green]✓", "note": "[yellow]![/]", "bad": "[red]✗"}
     bad = 0
-    for found in examine(existing(folder), _CLOCK):
+    for found in examine(existing(folder), CLOCK):
         table.add_row(marks[found.state], found.subject, found.finding, found.remedy)
         bad += found.state == "bad"
     Console().print(table)
@@ -129,7 +126,7 @@ def dataset() -> None:
 @click.option("--opt-out", type=_EXISTING, help="Ids of patients who do not take part, one a line.")
 @click.option("--names", help="Column names, separated by commas, of a CSV file without a header line.")
 @click.option("--delimiter", help="Of the CSV file.  [default: ,]")
-@_in_folder
+@in_folder
 def add(name: str, csv_file: Path | None, parquet_file: Path | None, folder: Path | None, **given: Any) -> None:
     """Make a data set known, and take its first snapshot."""
     if (csv_file is None) == (parquet_file is None):
@@ -164,14 +161,14 @@ def _refresh(datasets: Datasets, name: str) -> None:
 
 @dataset.command()
 @click.argument("name")
-@_in_folder
+@in_folder
 def refresh(name: str, folder: Path | None) -> None:
     """Read the source anew into a snapshot; the next task computes on it."""
     _refresh(_datasets(existing(folder)), name)
 
 
 @dataset.command("list")
-@_in_folder
+@in_folder
 def list_datasets(folder: Path | None) -> None:
     """The data sets with exact counts, for your own eyes."""
     place = existing(folder)
@@ -187,22 +184,22 @@ def list_datasets(folder: Path | None) -> None:
 
 @dataset.command()
 @click.argument("name")
-@_in_folder
+@in_folder
 def publish(name: str, folder: Path | None) -> None:
     """Print what may be told of a data set (rounded counts), for you to hand out; this is recorded in the audit log."""
     click.echo(_datasets(existing(folder)).publish(name).model_dump_json(indent=1))
 
 
 @site.command()
-@_in_folder
+@in_folder
 def requests(folder: Path | None) -> None:
     """The studies that were offered to this site, and where each stands."""
-    decisions = _decisions(existing(folder))
+    decisions = open_decisions(existing(folder))
     table = Table("Digest", "Study", "Asked by", "State", "Here", box=None)
     for known in decisions.store.studies():
         study = known.package.study if known.package else None
         name, investigator = (study.name, study.principal_investigator) if study else ("", "")
-        table.add_row(known.digest[:_SHOWN], name, investigator, known.state, _here(decisions, known))
+        table.add_row(known.digest[:SHOWN], name, investigator, known.state, _here(decisions, known))
     Console().print(table)
 
 
@@ -217,10 +214,10 @@ def _here(decisions: Decisions, known: KnownStudy) -> str:
 
 @site.command()
 @click.argument("digest")
-@_in_folder
+@in_folder
 def show(digest: str, folder: Path | None) -> None:
     """What a study asks, reads, runs and sends; its code in full."""
-    decisions = _decisions(existing(folder))
+    decisions = open_decisions(existing(folder))
     known = decisions.find(digest)
     if known.package is None:
         raise NotFound("The study has not been fetched yet.", remedy="Let the agent run: `aimer2 site run`.")
@@ -232,10 +229,10 @@ def show(digest: str, folder: Path | None) -> None:
 
 @site.command()
 @click.argument("digest")
-@_by
+@by_person
 @click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="The last day of the approval.  [default: as long as the study]")
 @click.option("--dataset", "dataset_name", help="Which data set, where it bears another name here.")
-@_in_folder
+@in_folder
 def approve(digest: str, by: str, until: datetime | None, dataset_name: str | None, folder: Path | None) -> None:
     """Approve this exact study."""
     moment = None if until is None else (until.replace(tzinfo=UTC) + timedelta(days=1)).timestamp()
@@ -244,9 +241,9 @@ def approve(digest: str, by: str, until: datetime | None, dataset_name: str | No
 
 @site.command()
 @click.argument("digest")
-@_by
+@by_person
 @click.option("--reason", required=True, help="Told to the researcher.")
-@_in_folder
+@in_folder
 def refuse(digest: str, by: str, reason: str, folder: Path | None) -> None:
     """Refuse a study."""
     _decide(existing(folder), "refuse", study=digest, by=by, reason=reason)
@@ -254,9 +251,9 @@ def refuse(digest: str, by: str, reason: str, folder: Path | None) -> None:
 
 @site.command()
 @click.argument("digest")
-@_by
+@by_person
 @click.option("--reason", default="", help="Told to the researcher.")
-@_in_folder
+@in_folder
 def withdraw(digest: str, by: str, reason: str, folder: Path | None) -> None:
     """Leave a study, at once: its worker is killed, what was not sent is erased."""
     _decide(existing(folder), "withdraw", study=digest, by=by, reason=reason)
@@ -265,31 +262,31 @@ def withdraw(digest: str, by: str, reason: str, folder: Path | None) -> None:
 def _decide(folder: SiteFolder, command: str, *, study: str, by: str, **given: Any) -> None:
     done = ask_agent(folder, {"command": command, "study": study, "by": by, **given})
     if done is None:
-        decisions = _decisions(folder)
+        decisions = open_decisions(folder)
         known: dict[str, Callable[..., Any]] = {"approve": decisions.approve, "refuse": decisions.refuse, "withdraw": decisions.withdraw}
         done = known[command](study, by=by, **given).model_dump()
         if command != "approve":
             decisions.erase(str(done["study"]))
         click.echo("The agent does not run: this is in force here, and will be sent when it starts.")
-    click.echo(f"{done['decision']}: {done['study'][:_SHOWN]} by {done['by']}")
+    click.echo(f"{done['decision']}: {done['study'][:SHOWN]} by {done['by']}")
 
 
 @site.command()
 @click.option("--parent", type=int, hidden=True, help="End as soon as this process has ended, which started this one.")
-@_in_folder
+@in_folder
 def run(folder: Path | None, parent: int | None) -> None:
     """Run this site's agent until it is stopped."""
     if parent is not None:
         die_with_parent(parent)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     place = existing(folder)
-    agent = Agent(_decisions(place), read_settings(place.settings))
+    agent = Agent(open_decisions(place), read_settings(place.settings))
     collect_rarely()
     uvloop.run(agent.run())
 
 
 @site.command()
-@_in_folder
+@in_folder
 def status(folder: Path | None) -> None:
     """Whether the agent runs and reaches the coordinator."""
     done = ask_agent(existing(folder), {"command": "status"})
@@ -300,10 +297,10 @@ def status(folder: Path | None) -> None:
 
 @site.command()
 @click.argument("digest")
-@_in_folder
+@in_folder
 def log(digest: str, folder: Path | None) -> None:
     """What a study's worker has printed. It stays at this site; it may hold patients' values."""
-    decisions = _decisions(existing(folder))
+    decisions = open_decisions(existing(folder))
     path = decisions.folder.log(decisions.find(digest).digest)
     if not path.is_file():
         raise NotFound("Nothing of this study has run here.")
@@ -312,10 +309,10 @@ def log(digest: str, folder: Path | None) -> None:
 
 @site.command()
 @click.argument("digest")
-@_in_folder
+@in_folder
 def report(digest: str, folder: Path | None) -> None:
     """This site's own report of a study, with its own figures; written anew and signed. It stays at this site."""
-    decisions = _decisions(existing(folder))
+    decisions = open_decisions(existing(folder))
     known = decisions.find(digest)
     click.echo(json.dumps(write_report(decisions, known.digest), indent=1))
     click.echo(f"Written to {decisions.folder.report(known.digest)}", err=True)
@@ -327,7 +324,7 @@ def audit() -> None:
 
 
 @audit.command("verify")
-@_in_folder
+@in_folder
 def verify_audit(folder: Path | None) -> None:
     """Check every signature and the chain."""
     place = existing(folder)
@@ -341,13 +338,13 @@ def verify_audit(folder: Path | None) -> None:
 
 @audit.command("show")
 @click.option("--study", help="Only of this study; the beginning of its digest.")
-@_in_folder
+@in_folder
 def show_audit(study: str | None, folder: Path | None) -> None:
     """The entries, oldest first."""
-    decisions = _decisions(existing(folder))
+    decisions = open_decisions(existing(folder))
     digest = decisions.find(study).digest if study else None
     for entry in decisions.audit.read(study=digest):
-        click.echo(f"{entry.time}  {entry.kind:22} {entry.actor:24} {(entry.study or '')[:_SHOWN]:{_SHOWN}} {json.dumps(entry.details)}")
+        click.echo(f"{entry.time}  {entry.kind:22} {entry.actor:24} {(entry.study or '')[:SHOWN]:{SHOWN}} {json.dumps(entry.details)}")
 
 
 @site.group()
@@ -356,19 +353,19 @@ def key() -> None:
 
 
 @key.command()
-@_by
-@_in_folder
+@by_person
+@in_folder
 def rotate(by: str, folder: Path | None) -> None:
     """Replace the key; the old one signs the new one. Stop the agent first."""
     place = existing(folder)
-    new = rotate_key(place, read_settings(place.settings), _CLOCK, by=by)
+    new = rotate_key(place, read_settings(place.settings), CLOCK, by=by)
     click.echo(f"The new key: {new.fingerprint}")
 
 
 @site.command()
 @click.option("--user", default="aimer2", show_default=True, help="The user that the agent runs as.")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file.")
-@_in_folder
+@in_folder
 def unit(user: str, output: Path | None, folder: Path | None) -> None:
     """A hardened systemd unit for the agent."""
     text = bundles.unit(locate(folder), user)
