@@ -41,6 +41,13 @@ def test_a_message_of_version_1_is_read_and_written_as_it_was(name: str, text: s
     assert kinds()[name].model_validate_json(text).model_dump_json() == text
 
 
+def test_a_decision_from_before_rosters_is_read() -> None:
+    text = next(text for name, text in LINES if name == "Decision")
+    before = {name: value for name, value in json.loads(text).items() if name != "roster"}
+    read = wire.Decision.model_validate(before)
+    assert read.roster is None and read.model_dump(exclude={"roster"}) == before
+
+
 TREE: dict[str, Any] = {
     "head.weight": np.array([[1.5, -2.25], [0.1, 3e38]], np.float32),
     "head.bias": np.array([0.1, -0.0, 1e-300]),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -66,10 +67,32 @@ def test_a_key_has_one_spelling(text: str) -> None:
 def test_fingerprint_and_key_id_are_digits_of_sha256() -> None:
     key = PublicKey(PUBLIC)
     digits = "39f713d0a644253f04529421b9f51b9b08979d08295959c4f3990ee617f5139f"  # sha256sum of the 32 bytes
+    number = "26218380352605814701457579748124372638242267572840474511145897116149629653919"  # the same in decimal, by bc
     groups = key.fingerprint.split(" ")
-    assert [len(group) for group in groups] == [4] * 8
-    assert "".join(groups) == digits[:32]
+    assert [len(group) for group in groups] == [5] * 8
+    assert "".join(groups) == number[-40:]
     assert key.key_id == digits[:16]
+
+
+def test_a_fingerprint_may_be_written_down_in_any_groups_but_every_digit_counts() -> None:
+    key = PublicKey(PUBLIC)
+    digits = key.fingerprint.replace(" ", "")
+    for written in (key.fingerprint, digits, f" {key.fingerprint.replace(' ', '-')}\n", "\t".join(digits)):
+        assert key.has_fingerprint(written)
+    for place in range(40):
+        wrong = digits[:place] + str((int(digits[place]) + 1) % 10) + digits[place + 1 :]
+        assert not key.has_fingerprint(wrong)
+
+
+@pytest.mark.parametrize("told", ["", "1" * 39, "1" * 41, "39f7 13d0 a644 253f 0452 9421 b9f5 1b9b", "x" * 40, "١" * 40, "+" + "1" * 39])
+def test_a_part_of_a_fingerprint_is_none(told: str) -> None:
+    with pytest.raises(BadInput, match="40 digits"):
+        PublicKey(PUBLIC).has_fingerprint(told)
+
+
+def test_a_fingerprint_keeps_its_leading_zeros() -> None:
+    found = next(key for key in (PublicKey(hashlib.sha256(bytes([n])).digest()) for n in range(200)) if key.fingerprint.startswith("0"))
+    assert len(found.fingerprint) == 47
 
 
 def test_a_saved_key_is_private_and_loads_again(tmp_path: Path) -> None:

@@ -37,6 +37,12 @@ class Kind(StrEnum):
     SNAPSHOT_MADE = "snapshot-made", "A data set was refreshed from its source into a read-only snapshot."
     SNAPSHOT_REMOVED = "snapshot-removed", "A snapshot was removed."
 
+    # The keys of other sites, at a site
+    ROSTER_KEY_VERIFIED = "roster-key-verified", "A named person verified the key of another site, directly or by the statement of a verified one."
+    ROSTER_KEY_REMOVED = "roster-key-removed", "A named person took the key of another site out of the address book."
+    ROSTER_KEY_REFUSED = "roster-key-refused", "A fingerprint, or a statement about keys of sites, did not hold; nothing was taken from it."
+    ROSTER_SIGNED = "roster-signed", "A statement of the keys that were verified here was signed, to be handed to other sites."
+
     # A study at a site
     STUDY_OFFERED = "study-offered", "A coordinator offered a study; nothing of it has run."
     STUDY_APPROVED = "study-approved", "A named person approved this exact study."

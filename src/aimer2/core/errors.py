@@ -9,7 +9,8 @@ AimerError
 ├── NotAuthenticated      who asks is not known                     (401)
 │   └── ClockSkew           the assertion's time is off by minutes
 ├── NotAllowed            who asks may not                          (403)
-│   └── NotApproved         this digest has no approval at this site
+│   ├── NotApproved         this digest has no approval at this site
+│   └── NotVerified         a site's key has not been verified here by a person
 ├── NotFound              no such thing                             (404)
 ├── Conflict              it contradicts what is already recorded   (409)
 │   └── Tampered            bytes do not match their digest or signature
@@ -127,6 +128,13 @@ class NotApproved(NotAllowed):
 
     code = "not-approved"
     remedy = "A named person at the site approves it with `aimer2 site approve`."
+
+
+class NotVerified(NotAllowed):
+    """A key of the study's roster has not been verified at this site."""
+
+    code = "not-verified"
+    remedy = "A named person at the site compares fingerprints by telephone: `aimer2 site roster show`, then `aimer2 site roster verify`."
 
 
 class NotFound(AimerError):

@@ -15,6 +15,8 @@ from aimer2.core.errors import BadInput, Tampered
 from aimer2.identity import base64url
 from aimer2.identity.secret_files import read_secret, write_secret
 
+_DIGITS = 40
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -50,9 +52,19 @@ class PublicKey:
 
     @property
     def fingerprint(self) -> str:
-        """What two people compare by telephone: the first 128 bit of SHA-256 as eight groups of four hexadecimal digits."""
-        digits = hashlib.sha256(self.raw).hexdigest()[:32]
-        return " ".join(digits[start : start + 4] for start in range(0, 32, 4))
+        """What two people compare by telephone: the last 40 decimal digits of its SHA-256, read as a number, in eight groups of five.
+
+        Digits can be told apart in every language and have no capitals. Another key with the same ones takes about 2^132 attempts.
+        """
+        digits = f"{int.from_bytes(hashlib.sha256(self.raw).digest()) % 10**_DIGITS:0{_DIGITS}}"
+        return " ".join(digits[start : start + 5] for start in range(0, _DIGITS, 5))
+
+    def has_fingerprint(self, told: str) -> bool:
+        """Whether this is the key that somebody read out. Raises BadInput where ``told`` is no whole fingerprint."""
+        compact = "".join(told.replace("-", " ").split())
+        if not compact.isascii() or not compact.isdigit() or len(compact) != _DIGITS:
+            raise BadInput("A fingerprint is 40 digits, in eight groups of five.", remedy="Ask for it again; nothing was compared.")
+        return compact == self.fingerprint.replace(" ", "")
 
     def verify(self, signature: bytes, message: bytes) -> None:
         """Raises Tampered unless the holder of the private key signed exactly these bytes."""

@@ -81,6 +81,7 @@ class Decision(Document):
     until: float | None = Field(default=None, description="seconds since 1970; none: until the study expires")
     reason: str = ""
     time: float
+    roster: Digest | None = Field(default=None, description="the roster whose every key is verified at the site: with secure aggregation")
 
 
 class SignedDecision(Document):
