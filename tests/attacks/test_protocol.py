@@ -247,7 +247,7 @@ def test_different_models_to_two_sites_give_noise_and_open_nothing() -> None:
     terms = {site: honest if site == "site-0" else trapped for site in federation.sites}
     answers = {site: federation.upload(site, terms[site]) for site in federation.sites}
     with pytest.raises(NotAvailable):
-        epoch.start(honest).collect_updates(answers)
+        epoch.start(honest).collect_updates(answers, federation.digests(answers))
     for site in federation.sites:
         with pytest.raises(Tampered, match="another round, model"):
             federation.members[site].agree(federation.terms, terms[site], letters(answers))
@@ -302,9 +302,9 @@ def test_two_attempts_that_both_wait_for_their_opening_open_one() -> None:
         current, messages = federation.update_phase(federation.set_up(), sites)
         waiting.append((terms, current, current.collect_agreements(agreed(federation, messages))))
     for site in federation.sites[:4]:
-        federation.members[site].reveal(first, waiting[0][1].terms, waiting[0][2][site])
-        with pytest.raises(Conflict, match="earlier attempt"):
-            federation.members[site].reveal(second, waiting[1][1].terms, waiting[1][2][site])
+        with pytest.raises(Conflict, match="closed"):
+            federation.members[site].reveal(first, waiting[0][1].terms, waiting[0][2][site])
+        federation.members[site].reveal(second, waiting[1][1].terms, waiting[1][2][site])
 
 
 def test_messages_of_an_earlier_attempt_are_worth_nothing_in_the_next() -> None:

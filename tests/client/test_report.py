@@ -12,7 +12,7 @@ from aimer2 import Study, simulate
 from aimer2.client.figures import Figures, number
 from aimer2.client.frames import rounds_frame, sites_frame
 from aimer2.client.report import report
-from aimer2.study.events import FigureDocument
+from aimer2.core.task import FigureDocument
 
 
 @pytest.fixture(scope="module")

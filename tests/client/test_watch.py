@@ -7,11 +7,10 @@ import pytest
 from rich.console import Console
 
 from aimer2.client.watch import Progress, lines_of, watch
-from aimer2.core.task import Check
+from aimer2.core.task import Check, FigureDocument
 from aimer2.study.events import (
     Absence,
     Event,
-    FigureDocument,
     ReplyReceived,
     RoundFinished,
     RoundStalled,

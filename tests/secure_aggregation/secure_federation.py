@@ -76,7 +76,12 @@ class Federation:
     def update_phase(self, epoch: Epoch, sites: Iterable[SiteId] | None = None, number: int = 1) -> tuple[Round, dict[SiteId, str]]:
         terms = self.round_terms(number)
         current = epoch.start(terms)
-        return current, current.collect_updates({site: self.upload(site, terms) for site in (sites or epoch.members)})
+        answers = {site: self.upload(site, terms) for site in (sites or epoch.members)}
+        return current, current.collect_updates(answers, self.digests(answers, number))
+
+    def digests(self, sites: Iterable[SiteId], number: int = 1) -> dict[SiteId, dict[str, str]]:
+        """What the coordinator finds among the uploads."""
+        return {site: {name: digest(tree) for name, tree in self.uploads[site, number].items()} for site in sites}
 
     def play(
         self, epoch: Epoch, gone: Mapping[str, Collection[SiteId]] | None = None, number: int = 1, twist: Callable[[Round], Round] = lambda same: same

@@ -79,9 +79,21 @@ def test_what_was_decided_stays() -> None:
         epoch.collect_shares({})
     current, _ = federation.update_phase(epoch, federation.sites[:3])
     with pytest.raises(Conflict):
-        current.collect_updates({})
+        current.collect_updates({}, {})
     with pytest.raises(Conflict):
         epoch.start(federation.round_terms(2))
+
+
+def test_an_upload_that_its_site_did_not_sign_is_no_part_of_the_sum() -> None:
+    federation = Federation(4)
+    epoch = federation.set_up()
+    terms = federation.round_terms()
+    answers = {site: federation.upload(site, terms) for site in federation.sites}
+    found = federation.digests(answers)
+    current = epoch.start(terms)
+    current.collect_updates(answers, found | {"site-2": found["site-1"]})
+    assert set(current.uploads) == {"site-0", "site-1", "site-3"}
+    assert "something else" in current.dropped["site-2"]
 
 
 def test_a_bad_message_drops_its_site_with_a_reason_and_the_others_go_on() -> None:

@@ -76,12 +76,25 @@ def test_closing_a_round_leaves_no_secret_of_it() -> None:
     federation = Federation(3, rounds=2)
     epoch = federation.set_up()
     federation.play(epoch)
-    federation.members["site-0"].close_round(federation.terms, 1)
-    federation.members["site-0"].close_round(federation.terms, 1)
+    federation.members["site-0"].close_rounds(federation.terms, 2)
+    federation.members["site-0"].close_rounds(federation.terms, 2)
     with pytest.raises(Conflict, match="closed"):
         federation.members["site-0"].prepare(federation.terms, federation.round_terms())
     total, _ = federation.play(epoch, number=2)
     assert total.tolist() == federation.plain(federation.sites).tolist()
+
+
+def test_a_new_epoch_closes_the_one_before() -> None:
+    federation = Federation(3)
+    federation.set_up()
+    member = federation.members["site-0"]
+    later = federation.terms.model_copy(update={"attempt": 2})
+    member.advertise(later)
+    with pytest.raises(Conflict, match="closed"):
+        member.prepare(federation.terms, federation.round_terms())
+    with pytest.raises(Conflict, match="closed"):
+        member.advertise(federation.terms)
+    assert member.advertise(later)
 
 
 def test_secrets_leave_the_vault() -> None:
@@ -91,10 +104,10 @@ def test_secrets_leave_the_vault() -> None:
     secret = member._round(federation.terms, federation.round_terms()).own
     share = member._round(federation.terms, federation.round_terms()).shares["site-1"][1]
     assert any(secret in document for document in vault.documents.values())
-    member.close_round(federation.terms, 1)
+    member.close_rounds(federation.terms, 2)
     assert not [name for name, document in vault.documents.items() if secret in document or share in document]
     member.close(federation.terms)
-    assert list(vault.documents) == [f"{STUDY}/closed/train-1-1"]  # and which sums were opened, had there been one
+    assert set(vault.documents) == {f"{STUDY}/closed/train-1-1", f"{STUDY}/current"}  # and which sums were opened, had there been one
     with pytest.raises(Conflict, match="closed"):
         member.advertise(federation.terms)
     member.forget()

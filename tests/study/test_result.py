@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from aimer2.core.clock import rfc3339
-from aimer2.core.task import BlobRef
-from aimer2.study.events import Absence, FigureDocument, RoundFinished, StudyFinished, StudyStarted
+from aimer2.core.task import BlobRef, FigureDocument
+from aimer2.study.events import Absence, RoundFinished, StudyFinished, StudyStarted
 from aimer2.study.result import build_result
 
 World = Callable[..., Any]

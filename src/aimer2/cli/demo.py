@@ -20,12 +20,12 @@ from aimer2.client.comparison import Line, compare
 from aimer2.connectors.table import load_table
 from aimer2.core.clock import SystemClock
 from aimer2.core.study import Study
+from aimer2.core.task import FigureDocument
 from aimer2.identity.keys import SigningKey
 from aimer2.site import snapshots
 from aimer2.site.folder import SiteFolder
 from aimer2.site.reports import read_report
 from aimer2.site.settings import read_settings
-from aimer2.study.events import FigureDocument
 
 _SHOWN = {"auc": "AUC", "sensitivity": "sensitivity", "specificity": "specificity"}
 

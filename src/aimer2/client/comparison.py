@@ -17,12 +17,11 @@ from aimer2.core.dataset import Samples
 from aimer2.core.protocols import Learner
 from aimer2.core.random import stream
 from aimer2.core.study import Study
-from aimer2.core.task import SiteId
+from aimer2.core.task import FigureDocument, SiteId
 from aimer2.learners.catalogue import make_learner
 from aimer2.metrics.figures import figures
 from aimer2.study.cohort import Design, Moments, complete, design, own_moments, split
 from aimer2.study.evaluation import documents
-from aimer2.study.events import FigureDocument
 from aimer2.study.pack import initialise
 
 Arm = Literal["local only", "federated", "pooled"]

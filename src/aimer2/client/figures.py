@@ -1,3 +1,5 @@
+from aimer2.core.task import FigureDocument
+
 """Figures with their intervals as people read them: in a terminal, in a notebook."""
 
 from __future__ import annotations
@@ -8,8 +10,6 @@ from typing import final
 
 from rich.table import Table
 from rich.text import Text
-
-from aimer2.study.events import FigureDocument
 
 
 def number(value: float) -> str:

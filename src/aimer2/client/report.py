@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aimer2.client.figures import Figures, printable
-from aimer2.study.events import FigureDocument
+from aimer2.core.task import FigureDocument
 
 
 def report(result: Mapping[str, Any]) -> Group:

@@ -13,9 +13,9 @@ from rich.console import Console
 from aimer2.client.figures import Figures
 from aimer2.client.report import report
 from aimer2.client.watch import watch
-from aimer2.core.task import BlobRef
+from aimer2.core.task import BlobRef, FigureDocument
 from aimer2.messages.wire import StudySummary
-from aimer2.study.events import Event, FigureDocument
+from aimer2.study.events import Event
 
 
 class Conducts(Protocol):

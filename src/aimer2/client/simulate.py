@@ -25,7 +25,7 @@ from aimer2.core.errors import AimerError, BadData, BadInput
 from aimer2.core.protocols import Algorithm, Learner
 from aimer2.core.random import stream
 from aimer2.core.study import Study
-from aimer2.core.task import BlobRef, SiteId
+from aimer2.core.task import BlobRef, FigureDocument, SiteId
 from aimer2.engines.in_process import InProcess
 from aimer2.learners.catalogue import make_learner
 from aimer2.messages.package import digest
@@ -34,7 +34,7 @@ from aimer2.study.check import refuse_faults
 from aimer2.study.checkpoint import Remembered
 from aimer2.study.collect import Patience
 from aimer2.study.conduct import Loop, Part, Plan, conduct
-from aimer2.study.events import Event, FigureDocument, RoundFinished, StudyFinished, StudyPaused
+from aimer2.study.events import Event, RoundFinished, StudyFinished, StudyPaused
 from aimer2.study.pack import pack
 from aimer2.study.perform import Participant, Performs, open_performer
 

@@ -16,10 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from aimer2.client.figures import Figures, printable, text_of
-from aimer2.core.task import SiteId
+from aimer2.core.task import FigureDocument, SiteId
 from aimer2.study.events import (
     Event,
-    FigureDocument,
     ReplyReceived,
     RoundFinished,
     RoundStalled,

@@ -38,6 +38,10 @@ Stage: TypeAlias = Literal["preflight", "moments", "train", "final"]
 """What a study goes through: the data contract, the federated standardisation, the method's rounds, the evaluation of the last model."""
 
 
+Phase: TypeAlias = Literal["update", "keys", "shares", "agree", "reveal"]
+"""What is asked within a round: the update, or a step of the protocol that sums the updates in secret (`aimer2.secure_aggregation`)."""
+
+
 class Task(Document):
     """One thing for one site to do in one round. Asking again with the same id and attempt changes nothing."""
 
@@ -47,11 +51,13 @@ class Task(Document):
     stage: Stage
     round_number: int = Field(ge=0, description="counts from 1 within the stage")
     attempt: int = Field(ge=1, default=1)
+    phase: Phase = "update"
     inputs: Mapping[str, BlobRef] = Field(default_factory=dict, description="what the algorithm broadcasts: one blob per named tree")
+    message: str = Field(default="", description="of a sum in secret: what the phase is about, a document of the protocol")
 
 
 class Answer(Document):
-    """The site did it: one blob per named sum, or the checks of a preflight."""
+    """The site did it: one blob per named sum, the checks of a preflight, or its message in a phase of a sum in secret."""
 
     kind: Literal["answer"] = "answer"
     task: str
@@ -59,6 +65,19 @@ class Answer(Document):
     site: SiteId
     sums: Mapping[str, BlobRef] = Field(default_factory=dict)
     checks: tuple[Check, ...] = ()
+    message: str = ""
+    released: tuple[FigureDocument, ...] = Field(default=(), description="the site's own figures, once, where the approved study releases them")
+
+
+class FigureDocument(Document):
+    """A measured figure with its 95 % interval; no value where it is undefined, and the note says why."""
+
+    name: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int
+    note: str = ""
 
 
 class Check(Document):

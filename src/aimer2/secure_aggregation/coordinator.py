@@ -150,10 +150,13 @@ class Round:
         """What each survivor signed that it uploaded: nothing else goes into the sum."""
         return {site: dict(self._opened(site, text, Update).uploads) for site, text in self._updates.items()}
 
-    def collect_updates(self, answers: Mapping[SiteId, str]) -> dict[SiteId, str]:
-        """Those whose upload is complete are the survivors; the message of the phase "agree" goes to them. Raises NotAvailable for too few."""
+    def collect_updates(self, answers: Mapping[SiteId, str], uploads: Mapping[SiteId, Mapping[str, Digest]]) -> dict[SiteId, str]:
+        """Those whose upload is there as they signed it are the survivors; the message of the phase "agree" goes to them.
+
+        ``uploads``: SHA-256 of each masked sum that came. Raises NotAvailable for too few.
+        """
         _once(self._updates)
-        good = _sifted(answers, lambda site, text: self._opened(site, text, Update), self.dropped)
+        good = _sifted(answers, lambda site, text: self._handed_in(site, text, uploads), self.dropped)
         _enough(good, self.epoch.roster.least, "handed in an update for this round")
         self._updates = {site: answers[site] for site in good}
         return self.survivor_messages()
@@ -169,8 +172,8 @@ class Round:
     def collect_reveals(self, answers: Mapping[SiteId, str]) -> Opened:
         """The seeds, from the shares that fit their commitments.
 
-        Raises NotAvailable where too few shares are good, Tampered naming a site whose shares, all as it signed them, open nothing that
-        it announced: the next attempt goes without it.
+        Raises NotAvailable where too few shares are good, Tampered where shares, all as their dealer signed them, open nothing that it
+        announced: it is in ``dropped`` then, and the next attempt goes without it.
         """
         reveals = _sifted(answers, self._revealed, self.dropped)
         secrets = {site: self._secret(site, reveals) for site in self.epoch.members}
@@ -206,6 +209,12 @@ class Round:
             resumed._agreements[site] = text
         return resumed
 
+    def _handed_in(self, site: SiteId, text: str, uploads: Mapping[SiteId, Mapping[str, Digest]]) -> Update:
+        update = self._opened(site, text, Update)
+        if dict(update.uploads) != dict(uploads[site]):
+            raise Tampered("The site has uploaded something else than it signed.")
+        return update
+
     def _agreed(self, site: SiteId, text: str) -> Agreement:
         agreement = self._opened(site, text, Agreement)
         if site not in self._updates or agreement.survivors != {other: text_digest(update) for other, update in self._updates.items()}:
@@ -235,11 +244,15 @@ class Round:
         try:
             secret = combine(dict(list(good.items())[:threshold]))
         except BadInput as error:
-            raise Tampered(f"'{dealer}' dealt and signed what is no share.") from error
+            raise self._cheated(dealer, "It dealt and signed what is no share.") from error
         announced = self._bundle(dealer).secrets[self._place] if survives else self._mask_key(dealer)
         if (secret_commitment(secret) if survives else public(secret)) != announced:
-            raise Tampered(f"The shares that '{dealer}' dealt and signed open another secret than it announced.")
+            raise self._cheated(dealer, "The shares that it dealt and signed open another secret than it announced.")
         return secret
+
+    def _cheated(self, dealer: SiteId, how: str) -> Tampered:
+        self.dropped[dealer] = how
+        return Tampered(f"'{dealer}' has not kept to the protocol: {how}")
 
     def _fits(self, dealer: SiteId, recipient: SiteId, survives: bool, share: bytes) -> bool:
         bundle = self._bundle(dealer)

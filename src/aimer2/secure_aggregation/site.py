@@ -94,9 +94,13 @@ class Member:
             raise NotAllowed("The study's roster holds another key for this site.")
 
     def advertise(self, epoch: EpochTerms) -> str:
-        """Phase "keys": fresh keys for the epoch, one per round and one for shares to be sealed to. Raises Conflict for a closed epoch."""
+        """Phase "keys": fresh keys for the epoch, one per round and one for shares to be sealed to. It closes the epoch before.
+
+        Raises Conflict for a closed epoch.
+        """
         state = self._load(epoch)
         if state is None:
+            self._close_former(epoch)
             secrets = {number: [draw_secret(), draw_secret()] for number in _numbers(epoch)}
             seal = draw_secret()
             masks = tuple(public(private) for _, private in secrets.values())
@@ -222,24 +226,39 @@ class Member:
         keys = {site: pair[1] for site, pair in known.shares.items() if site not in mine.survivors}
         return self._say(Reveal(**self._header(epoch, terms, known), own=own, keys=keys))
 
-    def close_round(self, epoch: EpochTerms, round_number: int) -> None:
-        """Erases the round's secrets and shares: nobody can open it afterwards, not with this site's whole disk either."""
+    def close_rounds(self, epoch: EpochTerms, before: int) -> None:
+        """Erases the secrets and shares of earlier rounds: nobody can open one afterwards, not with this site's whole disk either."""
         state = self._known(epoch)
-        if state["secrets"].pop(round_number, None) is None:
+        closed = [number for number in state["secrets"] if number < before]
+        if not closed:
             return
-        for shares in state.get("held", {}).values():
-            shares.pop(round_number)
+        for number in closed:
+            del state["secrets"][number]
+            for shares in state.get("held", {}).values():
+                del shares[number]
         self._keep(epoch, state)
-        self.vault.erase(f"{self._name(epoch)}/{round_number}/")
+        for number in closed:
+            self.vault.erase(f"{self._name(epoch)}/{number}/")
 
     def close(self, epoch: EpochTerms) -> None:
         """Erases all secrets of the epoch; it can never be begun again."""
-        self.vault.keep(self._mark(epoch), b"closed")
-        self.vault.erase(f"{self._name(epoch)}/")
+        self._close(epoch.name)
 
     def forget(self) -> None:
         """Erases everything of this study."""
         self.vault.erase(f"{self.roster.study}/")
+
+    def _close_former(self, epoch: EpochTerms) -> None:
+        """Of a study one epoch is open at a time: what the one before had left to open, nobody will ask for in good faith."""
+        current = f"{self.roster.study}/current"
+        former = self.vault.load(current)
+        if former is not None and former.decode() != epoch.name:
+            self._close(former.decode())
+        self.vault.keep(current, epoch.name.encode())
+
+    def _close(self, name: str) -> None:
+        self.vault.keep(self._mark(name), b"closed")
+        self.vault.erase(f"{self.roster.study}/{name}/")
 
     def _take(self, epoch: EpochTerms, state: dict[str, Any], deals: Deals) -> None:
         """Checks and opens every parcel. With them done, the key that they were sealed to goes."""
@@ -306,7 +325,7 @@ class Member:
         return state
 
     def _load(self, epoch: EpochTerms) -> dict[str, Any] | None:
-        if self.vault.load(self._mark(epoch)) is not None:
+        if self.vault.load(self._mark(epoch.name)) is not None:
             raise Conflict("This epoch is closed at this site.")
         stored = self.vault.load(f"{self._name(epoch)}/state")
         if stored is None:
@@ -325,8 +344,8 @@ class Member:
     def _opened_name(self, epoch: EpochTerms, terms: RoundTerms) -> str:
         return f"{self.roster.study}/opened/{epoch.stage}-{terms.round_number}"
 
-    def _mark(self, epoch: EpochTerms) -> str:
-        return f"{self.roster.study}/closed/{epoch.name}"
+    def _mark(self, epoch_name: str) -> str:
+        return f"{self.roster.study}/closed/{epoch_name}"
 
 
 def _numbers(epoch: EpochTerms) -> range:

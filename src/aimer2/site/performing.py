@@ -18,7 +18,7 @@ from aimer2.blobs.folder import FolderStore
 from aimer2.blobs.memory import MemoryBlob
 from aimer2.core.errors import AimerError, BadUpdate, Conflict, NotApproved, NotFound, OutOfResources, VersionMismatch
 from aimer2.core.protocols import Blob
-from aimer2.core.task import Answer, BlobRef, Check, Document, Failure, Refusal, Reply, Task
+from aimer2.core.task import Answer, BlobRef, Check, Document, Failure, FigureDocument, Refusal, Reply, Task
 from aimer2.messages.package import Package
 from aimer2.messages.wire import ATTACHED_BYTES, Decision, attach, detach, task_key
 from aimer2.site import check, snapshots
@@ -29,7 +29,6 @@ from aimer2.site.memory_files import close, open_blob
 from aimer2.site.settings import Settings
 from aimer2.site.store import Finished, Standing, Stored
 from aimer2.site.workers import Opening, Worker, WorkerDied, Workers, of_death
-from aimer2.study.events import FigureDocument
 
 LONGEST_FINDING = 300
 """Characters of a preflight's sentence."""

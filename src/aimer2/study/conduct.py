@@ -21,7 +21,7 @@ from aimer2.core import tree
 from aimer2.core.clock import Clock
 from aimer2.core.errors import AimerError, BadData, BadUpdate, NotApproved
 from aimer2.core.protocols import Aggregator, Algorithm, BlobStore, Engine
-from aimer2.core.task import BlobRef, SiteId, Stage, Task
+from aimer2.core.task import BlobRef, FigureDocument, SiteId, Stage, Task
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update
 from aimer2.messages.package import Package
@@ -30,7 +30,7 @@ from aimer2.study.checkpoint import Checkpoints, StoredTree, blobs_of, finite, l
 from aimer2.study.cohort import design_width
 from aimer2.study.collect import Collected, Patience, collect, drop_infinite_ones
 from aimer2.study.evaluation import pooled
-from aimer2.study.events import Absence, Event, FigureDocument, RoundFinished, RoundStarted, StageStarted, StudyFinished, StudyPaused, StudyStarted
+from aimer2.study.events import Absence, Event, RoundFinished, RoundStarted, StageStarted, StudyFinished, StudyPaused, StudyStarted
 from aimer2.study.result import build_result
 
 SMALL = 1 << 16

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from aimer2.core import tree
 from aimer2.core.study import Study
+from aimer2.core.task import FigureDocument
 from aimer2.core.tree import Tree
 from aimer2.metrics.figures import Figure, figures
-from aimer2.study.events import FigureDocument
 
 
 def pooled(study: Study, sums: Mapping[str, Tree]) -> tuple[FigureDocument, ...]:

@@ -7,18 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, TypeAdapter
 
-from aimer2.core.task import BlobRef, Check, Document, SiteId, Stage
-
-
-class FigureDocument(Document):
-    """A measured figure with its 95 % interval; no value where it is undefined, and the note says why."""
-
-    name: str
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    n: int
-    note: str = ""
+from aimer2.core.task import BlobRef, Check, Document, FigureDocument, Phase, SiteId, Stage
 
 
 class Absence(Document):
