@@ -30,14 +30,17 @@ class Dataset(Protocol):
 @final
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """A data set in memory: features ``(n, …)``, targets ``(n,)``."""
+    """A data set in memory: features ``(n, …)``, targets ``(n,)``, and whose row each is; without ``patients`` each row is a patient."""
 
     features: npt.NDArray[Any]
     targets: npt.NDArray[Any]
+    patients: npt.NDArray[np.uint64] | None = None
 
     def __post_init__(self) -> None:
         if len(self.features) != len(self.targets):
             raise BadData(f"{len(self.features)} rows of features, but {len(self.targets)} targets.")
+        if self.patients is not None and len(self.patients) != len(self.targets):
+            raise BadData(f"{len(self.patients)} patients' pseudonyms, but {len(self.targets)} rows.")
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -48,3 +51,29 @@ class Samples:
 
     def batch(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         return self.features[rows], self.targets[rows]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Shielded:
+    """Rows under differential privacy: to a method they have the public size that the study states, and none can be read.
+
+    A private learner alone looks inside. So no sum of a method is made of the rows or of their number.
+    """
+
+    inside: Samples
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        return self.inside.feature_shape
+
+    @property
+    def targets(self) -> npt.NDArray[Any]:
+        raise BadData("Under differential privacy a method reads no row.")
+
+    def batch(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        raise BadData("Under differential privacy a method reads no row.")

@@ -9,8 +9,9 @@ from __future__ import annotations
 import datetime
 import tomllib
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
@@ -21,6 +22,13 @@ NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
 CODE = r"^[A-Za-z0-9_-]+\.py$"
 METHOD = r"^[a-z][a-z0-9_]*$"
 Scalar = bool | int | float | str
+ColumnName = Annotated[str, Field(min_length=1, max_length=100)]
+Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _unset(value: object) -> bool:
+    """Whether a field that came after version 0.1 is left out: it is then not written, so that older studies keep their digests."""
+    return value in ((), None)
 
 
 def _refuse_doubles(categories: tuple[str, ...]) -> None:
@@ -54,15 +62,22 @@ class Feature(Document):
 class Target(Document):
     """What the model is to tell."""
 
-    name: str = Field(min_length=1, max_length=100)
-    kind: Literal["binary", "multiclass", "regression"] = "binary"
-    categories: tuple[str, ...] = Field(default=(), description="the classes; of a binary target the second is the event. Empty: 0 and 1")
+    name: str = Field(min_length=1, max_length=100, description="the column; of survival that of the times; of multilabel a name for them all")
+    kind: Literal["binary", "multiclass", "regression", "multilabel", "survival"] = "binary"
+    categories: tuple[str, ...] = Field(
+        default=(), description="the classes; of a binary target, a label or an event the second is the event. Empty: 0 and 1"
+    )
     unit: str | None = None
+    labels: tuple[ColumnName, ...] = Field(default=(), exclude_if=_unset, description="of multilabel: the columns, each binary")
+    event: ColumnName | None = Field(default=None, exclude_if=_unset, description="of survival: the column that says whether the event was seen")
+    intervals: tuple[Above0, ...] = Field(
+        default=(), exclude_if=_unset, description="of survival: ends of the time intervals, common to all sites; none: Cox regression"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.kind == "binary" and len(self.categories) not in (0, 2):
-            raise ValueError("a binary target has two categories or none (then its values are 0 and 1)")
+        if self.kind in ("binary", "multilabel", "survival") and len(self.categories) not in (0, 2):
+            raise ValueError(f"a {self.kind} target has two categories or none (then its values are 0 and 1)")
         if self.kind == "multiclass" and len(set(self.categories)) < 3:
             raise ValueError("a multiclass target needs at least three categories")
         if self.kind == "regression" and self.categories:
@@ -70,10 +85,40 @@ class Target(Document):
         _refuse_doubles(self.categories)
         return self
 
+    @model_validator(mode="after")
+    def _columns_of_its_kind(self) -> Self:
+        if (self.kind == "multilabel") != bool(self.labels) or (self.kind == "multilabel" and len(self.labels) < 2):
+            raise ValueError("`labels` names the two or more columns of a multilabel target, and of no other")
+        if (self.kind == "survival") != (self.event is not None):
+            raise ValueError("`event` names the column of a survival target that says whether the event was seen, and of no other")
+        if self.kind != "survival" and self.intervals:
+            raise ValueError("`intervals` belong to a survival target")
+        if any(later <= earlier for earlier, later in pairwise(self.intervals)):
+            raise ValueError("`intervals` are not in rising order")
+        if self.kind == "multilabel" and self.unit is not None:
+            raise ValueError("labels have no `unit`")
+        return self
+
     @property
     def classes(self) -> int:
-        """Number of classes; 1 for a regression."""
-        return {"binary": 2, "multiclass": len(self.categories), "regression": 1}[self.kind]
+        """Number of classes, of labels, or of time intervals; 1 for a regression and for Cox regression."""
+        return {"binary": 2, "multilabel": len(self.labels), "survival": max(1, len(self.intervals)), "regression": 1}.get(
+            self.kind, len(self.categories)
+        )
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the model gives per row."""
+        return 1 if self.kind == "binary" else self.classes
+
+    @property
+    def columns(self) -> tuple[Target, ...]:
+        """Each column as a target of its own: the labels; the time and the event; itself."""
+        if self.kind == "multilabel":
+            return tuple(Target(name=label, categories=self.categories) for label in self.labels)
+        if self.event is not None:
+            return Target(name=self.name, kind="regression", unit=self.unit), Target(name=self.event, categories=self.categories)
+        return (self,)
 
 
 class Cohort(Document):
@@ -88,21 +133,30 @@ class Cohort(Document):
         default="refuse",
         description="a missing feature: refuse the site, drop the row, put the mean (a category: its own level 'missing' of all zeros), put zero",
     )
-    standardise: Literal["none", "site", "federated"] = Field(
-        default="federated", description="numbers to mean 0, standard deviation 1: by each site's own, or by all sites' together (sums travel)"
+    standardise: Literal["none", "site", "federated", "range"] = Field(
+        default="federated",
+        description="numbers to mean 0, standard deviation 1: by each site's own, or by all sites' together (sums travel); or from -1 at the "
+        "feature's `minimum` to 1 at its `maximum`",
     )
 
     @property
     def common_moments(self) -> bool:
         """Whether the sites first add up counts, sums and squared distances per column, for means and deviations in common."""
-        return self.standardise == "federated" or (self.standardise == "none" and self.missing == "mean")
+        return self.standardise == "federated" or (self.standardise in ("none", "range") and self.missing == "mean")
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        names = [feature.name for feature in self.features] + [self.target.name]
+        names = [column.name for column in (*self.features, *self.target.columns)]
         double = sorted({name for name in names if names.count(name) > 1})
         if double:
             raise ValueError(f"named more than once: {', '.join(double)}")
+        return self
+
+    @model_validator(mode="after")
+    def _ranged(self) -> Self:
+        numbers = [feature for feature in self.features if feature.kind == "number"]
+        if self.standardise == "range" and any(feature.minimum is None or feature.maximum is None for feature in numbers):
+            raise ValueError("standardise = 'range' needs `minimum` and `maximum` of every number")
         return self
 
 
@@ -133,6 +187,34 @@ class Training(Document):
     local_epochs: float | None = Field(default=None, gt=0)
     local_steps: int | None = Field(default=None, ge=1)
     mixed_precision: bool = False
+    accumulation: int | None = Field(
+        default=None, ge=2, exclude_if=_unset, description="each step's batch goes through the model in so many parts, one at a time in memory"
+    )
+    class_weights: tuple[Above0, ...] = Field(
+        default=(), exclude_if=_unset, description="factor of the loss, one per class; of multilabel one per label, for its presence"
+    )
+    ties: Literal["breslow", "efron"] | None = Field(
+        default=None, exclude_if=_unset, description="of Cox regression: how tied times count; none: efron"
+    )
+    patience: int | None = Field(
+        default=None, ge=1, exclude_if=_unset, description="stops after so many passes without a better loss on the validation part"
+    )
+    validation: float | None = Field(
+        default=None, gt=0, lt=1, exclude_if=_unset, description="share of the training patients that early stopping looks at; none: 0.2"
+    )
+
+    @model_validator(mode="after")
+    def _stops(self) -> Self:
+        if self.validation is not None and self.patience is None:
+            raise ValueError("`validation` serves early stopping: give `patience`")
+        if self.patience is not None and self.local_steps is None and (self.local_epochs or 1) <= 1:
+            raise ValueError("`patience` counts passes over the rows, and there is one only: raise `local_epochs`")
+        return self
+
+    @property
+    def validation_share(self) -> float:
+        """0 without early stopping."""
+        return 0.0 if self.patience is None else 0.2 if self.validation is None else self.validation
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -177,15 +259,23 @@ class Evaluation(Document):
 
     held_out: float = Field(default=0.2, ge=0, lt=1)
     metrics: tuple[str, ...] = ()
+    horizons: tuple[Above0, ...] = Field(
+        default=(), exclude_if=_unset, description="of survival: times, each the end of an interval, at which predicted risks are judged"
+    )
     release_per_site: bool = Field(default=False, description="each site's own figures are released once, at the end, and named in the result")
 
 
 class DifferentialPrivacy(Document):
-    level: Literal["record", "site"] = "record"
-    epsilon: float | None = Field(default=None, gt=0)
+    """How much all that leaves a site may tell of one patient: ε and δ, or the noise they follow from. `aimer2.study.spending` computes either."""
+
+    level: Literal["record", "site"] = Field(default="record", description="who is protected: one patient with all rows, or a whole site")
+    epsilon: float | None = Field(default=None, gt=0, description="of the whole study; the noise is calibrated to it")
     delta: float | None = Field(default=None, gt=0, lt=1)
-    noise_multiplier: float | None = Field(default=None, gt=0)
-    clip_norm: float | None = Field(default=None, gt=0)
+    noise_multiplier: float | None = Field(default=None, gt=0, description="standard deviation of the noise in units of `clip_norm`")
+    clip_norm: float | None = Field(default=None, gt=0, description="largest L2 norm of one patient's part in a step")
+    sampling_rate: float | None = Field(default=None, gt=0, le=1, description="chance of each patient of a site to be in a step")
+    evaluation_noise: float = Field(default=5.0, gt=0, description="standard deviation of the noise on counts of held-out patients")
+    asserted: bool = Field(default=False, description="code of the researcher computes the gradients, so ε is the researcher's word")
 
 
 class Privacy(Document):
@@ -228,6 +318,11 @@ class Study(Document):
         return self.evaluation.metrics or _USUAL_METRICS[self.cohort.target.kind]
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """What a figure in several parts is told for: each label, each horizon."""
+        return self.cohort.target.labels or tuple(f"{horizon:g}" for horizon in self.evaluation.horizons)
+
+    @property
     def expires_at(self) -> float:
         """The moment, in seconds since 1970 UTC; a day counts to its end."""
         if isinstance(self.expires, datetime.datetime):
@@ -253,6 +348,8 @@ _USUAL_METRICS = {
     "binary": ("auc", "sensitivity", "specificity", "accuracy"),
     "multiclass": ("accuracy", "balanced_accuracy"),
     "regression": ("rmse", "mae", "r2"),
+    "multilabel": ("auc", "auc_micro", "auc_by_label", "hamming_accuracy", "accuracy"),
+    "survival": ("concordance",),
 }
 
 _REMEDIES = {

@@ -112,27 +112,41 @@ def own_moments(whole: Design) -> Moments:
 
 
 def complete(whole: Design, cohort: Cohort, moments: Moments) -> Samples:
-    """Samples without a missing cell, numbers standardised: ``(x - mean) / deviation``, a constant column only shifted.
+    """Samples without a missing cell, numbers standardised: ``(x - mean) / deviation``, a constant column only shifted; or by the study's range.
 
     The study's rule for missing features: `refuse` raises BadData; `drop` leaves the row out; `mean` puts the mean of ``moments``, `zero` the
     raw number 0 (before standardising), and under both a missing category is 0 in all its levels.
     """
-    features, targets = whole.features.copy(), whole.targets
+    features, targets, patient = whole.features.copy(), whole.targets, whole.patient
     missing = np.isnan(features)
     if cohort.missing == "refuse":
         check_complete(cohort, whole)
     elif cohort.missing == "drop":
         rows = ~missing.any(axis=1)
-        features, targets = features[rows], targets[rows]
+        features, targets, patient = features[rows], targets[rows], patient[rows]
     else:
         put = np.where(whole.numeric, moments.mean, 0.0) if cohort.missing == "mean" else np.zeros(features.shape[1])
         features = np.where(missing, put, features)
-    if cohort.standardise != "none":
+    if cohort.standardise == "range":
+        features = _by_range(cohort, features)
+    elif cohort.standardise != "none":
         # Of a constant column rounding may leave a deviation; divided by it, the rounding would become the signal.
         rounding = moments.count * np.finfo(np.float64).eps * np.abs(moments.mean)
         divisor = np.where(moments.deviation <= rounding, 1.0, moments.deviation)
         features = np.where(whole.numeric, (features - moments.mean) / divisor, features)
-    return Samples(np.ascontiguousarray(features), targets)
+    return Samples(np.ascontiguousarray(features), targets, patient)
+
+
+def _by_range(cohort: Cohort, features: Floats) -> Floats:
+    """Numbers from -1 at the study's minimum to 1 at its maximum: of no patient's data, so it tells nothing of them."""
+    middle, half = np.zeros(features.shape[1]), np.ones(features.shape[1])
+    sources = [feature for feature in cohort.features for _ in _names(feature)]
+    for column, source in enumerate(sources):
+        if source.minimum is not None and source.maximum is not None:
+            middle[column] = (source.maximum + source.minimum) / 2
+            half[column] = (source.maximum - source.minimum) / 2 or 1.0
+    scaled: Floats = (features - middle) / half
+    return scaled
 
 
 def find(table: Table, name: str) -> Column:
