@@ -146,7 +146,7 @@ class Cohort(Document):
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        names = [column.name for column in (*self.features, *self.target.columns)]
+        names = [feature.name for feature in self.features] + [column.name for column in self.target.columns]
         double = sorted({name for name in names if names.count(name) > 1})
         if double:
             raise ValueError(f"named more than once: {', '.join(double)}")
