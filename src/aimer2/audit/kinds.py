@@ -54,6 +54,14 @@ class Kind(StrEnum):
     UPDATE_SENT = "update-sent", "A protected update left the site."
     REPORT_WRITTEN = "report-written", "The site's own report of the study was written; it stays here."
 
+    # The privacy ledger of a data set at a site
+    BUDGET_PROPOSED = "budget-proposed", "A named person wants this privacy budget; it is in force once a second person confirms it."
+    BUDGET_SET = "budget-set", "The privacy budget of the data set is this from now on."
+    PRIVACY_RESERVED = "privacy-reserved", "Privacy was reserved for a task, before anything was computed; it counts as spent from now on."
+    PRIVACY_SPENT = "privacy-spent", "The update that was reserved for has been stored; it may leave the site."
+    PRIVACY_RELEASED = "privacy-released", "A reservation was given back, as nothing was computed."
+    LEDGER_ANCHORED = "ledger-anchored", "How far a privacy ledger goes: it cannot be cut shorter unseen."
+
     # A study at the coordinator
     STUDY_SUBMITTED = "study-submitted", "A researcher submitted a study."
     STUDY_STARTED = "study-started", "The study was started with the sites that approved it."

@@ -137,6 +137,13 @@ class NotVerified(NotAllowed):
     remedy = "A named person at the site compares fingerprints by telephone: `aimer2 site roster show`, then `aimer2 site roster verify`."
 
 
+class BudgetExceeded(NotAllowed):
+    """The privacy budget of the data set at this site does not allow it."""
+
+    code = "budget-exceeded"
+    remedy = "Ask for less (more noise, fewer rounds), or ask the site to raise the budget, which two named persons there decide."
+
+
 class NotFound(AimerError):
     """There is no such thing."""
 
