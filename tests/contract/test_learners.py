@@ -256,6 +256,35 @@ def test_the_correction_sees_every_weight_and_no_buffer(case: Case, make: Make) 
     assert seen == [(shapes, shapes)] * 3
 
 
+def layers(learner: Learner) -> dict[str, set[str]]:
+    """Leaves by the part of the model that they belong to."""
+    found: dict[str, set[str]] = {}
+    for name in learner.parameters():
+        found.setdefault(name.rpartition(".")[0] or name, set()).add(name)
+    return found
+
+
+def test_only_what_is_trainable_changes_and_all_is_trainable_again_afterwards(case: Case, make: Make) -> None:
+    """Running means of parts that are left alone stay too; a correction sees the trainable weights and no other."""
+    for part in layers(make()).values():
+        learner, seen = make(momentum=0.5, weight_decay=0.1), set()
+
+        def look(parameters: Tree, gradients: Tree, seen: set[str] = seen) -> Tree:
+            seen.update(parameters, gradients)
+            return gradients
+
+        before = copied(learner.parameters())
+        options: dict[str, Any] = {"batch_size": 8, "round_number": 1, "rng": np.random.default_rng(0)}
+        learner.fit(drawn(case), steps=3, correction=look, trainable=part, **options)
+        after = learner.parameters()
+        changed = {name for name in before if not np.array_equal(before[name], after[name])}
+        assert changed <= part
+        assert changed
+        assert seen == part - learner.buffers
+        learner.load(before)
+        assert same_bits(fitted(learner, drawn(case)), fitted(make(momentum=0.5, weight_decay=0.1), drawn(case)))
+
+
 def test_a_correction_that_changes_nothing_changes_no_bit(case: Case, make: Make) -> None:
     data = drawn(case)
     corrected = make()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, final
@@ -19,6 +19,9 @@ State = TypeVar("State")
 
 Correction: TypeAlias = Callable[[Tree, Tree], Tree]
 """(parameters, gradients) → gradients, in the learner's own kind of array: FedProx, SCAFFOLD and FedDyn are this one seam."""
+
+Selector: TypeAlias = Collection[str]
+"""Names of leaves: those that a fit may change."""
 
 
 class Learner(Protocol):
@@ -55,8 +58,10 @@ class Learner(Protocol):
         round_number: int,
         rng: np.random.Generator,
         correction: Correction | None = None,
+        trainable: Selector | None = None,
     ) -> float:
-        """Takes ``steps`` optimiser steps over shuffled batches; returns the mean training loss. Raises BadUpdate at a loss that is not finite."""
+        """Takes ``steps`` optimiser steps over shuffled batches; returns the mean training loss. ``trainable``: only these leaves change,
+        weights and buffers; the others keep every bit. Raises BadUpdate at a loss that is not finite."""
         ...
 
     def predict(self, data: Dataset) -> npt.NDArray[Any]:

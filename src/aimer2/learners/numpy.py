@@ -20,7 +20,7 @@ import numpy.typing as npt
 from aimer2.core import tree
 from aimer2.core.dataset import Dataset
 from aimer2.core.errors import BadModel, BadUpdate, NotAvailable
-from aimer2.core.protocols import Correction
+from aimer2.core.protocols import Correction, Selector
 from aimer2.core.tree import Tree
 from aimer2.learners.batches import batches
 from aimer2.learners.recipe import Recipe
@@ -106,11 +106,13 @@ class NumpyLearner:
         round_number: int,
         rng: np.random.Generator,
         correction: Correction | None = None,
+        trainable: Selector | None = None,
     ) -> float:
         """The correction gets the parameters themselves: they change after it has returned. No steps: 0."""
         self._recipe.check(data)
         self._own()
-        self._velocity = {name: np.zeros_like(leaf) for name, leaf in self._parameters.items()} if self._recipe.training.momentum else {}
+        moving = {name: leaf for name, leaf in self._parameters.items() if trainable is None or name in trainable}
+        self._velocity = {name: np.zeros_like(leaf) for name, leaf in moving.items()} if self._recipe.training.momentum else {}
         rate = self._recipe.learning_rate(round_number)
         total, held = 0.0, None
         with np.errstate(all="ignore"):
@@ -122,9 +124,10 @@ class NumpyLearner:
                 if not isfinite(loss):
                     raise BadUpdate("The training loss is not finite.")
                 total += float(loss)
+                gradients = {name: gradient for name, gradient in gradients.items() if trainable is None or name in trainable}
                 if correction is not None:
-                    gradients = correction(self._parameters, gradients)
-                self._descend(gradients, rate)
+                    gradients = correction(moving, gradients)
+                self._descend(moving, gradients, rate)
         return total / steps if steps else 0.0
 
     def predict(self, data: Dataset) -> Array:
@@ -145,9 +148,9 @@ class NumpyLearner:
         kind = np.int64 if self._recipe.target.kind == "multiclass" else self._dtype
         return np.asarray(features, self._dtype), np.asarray(targets, kind)
 
-    def _descend(self, gradients: Tree, rate: float) -> None:
-        check_fits(self._parameters, gradients)
-        for name, parameter in self._parameters.items():
+    def _descend(self, moving: Mapping[str, Array], gradients: Tree, rate: float) -> None:
+        check_fits(moving, gradients)
+        for name, parameter in moving.items():
             velocity = self._velocity.get(name)
             descend(parameter, gradients[name], rate, velocity, self._recipe.training.momentum, self._recipe.training.weight_decay)
 

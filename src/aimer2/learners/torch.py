@@ -23,7 +23,7 @@ from torch.nn import functional
 from aimer2.core import tree
 from aimer2.core.dataset import Dataset, Samples
 from aimer2.core.errors import BadModel, BadUpdate, NotAvailable
-from aimer2.core.protocols import Correction
+from aimer2.core.protocols import Correction, Selector
 from aimer2.core.study import Training
 from aimer2.core.tree import Tree
 from aimer2.learners.batches import batches
@@ -75,6 +75,7 @@ class TorchLearner:
         kept = self._module.state_dict().keys()
         self._module.to(self._device)
         self._weights = {name: parameter.detach() for name, parameter in self._module.named_parameters()}
+        self._learned = {name: parameter for name, parameter in self._module.named_parameters() if parameter.requires_grad}
         inner = {name: buffer for name, buffer in self._module.named_buffers() if name in kept}
         self._buffers = {name: buffer for name, buffer in inner.items() if buffer.is_floating_point()}
         self._counters = [(buffer, buffer.clone()) for name, buffer in inner.items() if name not in self._buffers]
@@ -113,13 +114,13 @@ class TorchLearner:
         round_number: int,
         rng: np.random.Generator,
         correction: Correction | None = None,
+        trainable: Selector | None = None,
     ) -> float:
         """The correction gets the parameters themselves, detached: they change after it has returned. No steps: 0."""
         self._recipe.check(data)
         # off a copy, so that the batches are those of every other framework
         torch.manual_seed(int(copy.deepcopy(rng).integers(2**63)))
-        self._module.train()
-        trained = {name: parameter for name, parameter in self._module.named_parameters() if parameter.requires_grad}
+        trained = self._prepare(trainable)
         optimiser = _optimiser(self._recipe.training, list(trained.values()), self._recipe.learning_rate(round_number))
         half = self._half()
         scaler = torch.amp.GradScaler(self._device.type, enabled=half is torch.float16)
@@ -151,6 +152,18 @@ class TorchLearner:
         self._recipe.check(data)
         scores, loss = self._measured(data, with_loss=True)
         return measure(self._recipe.target.kind, scores, np.asarray(data.targets), loss, self._recipe.metrics)
+
+    def _prepare(self, trainable: Selector | None) -> dict[str, nn.Parameter]:
+        """Puts the module into training; what is not to change needs no gradient, and keeps its running means."""
+        self._module.train()
+        for name, parameter in self._learned.items():
+            parameter.requires_grad_(trainable is None or name in trainable)
+            parameter.grad = None
+        for name, part in self._module.named_modules():
+            own = self._buffers.keys() & {f"{name}.{buffer}".lstrip(".") for buffer, _ in part.named_buffers(recurse=False)}
+            if own and trainable is not None and own.isdisjoint(trainable):
+                part.eval()
+        return {name: parameter for name, parameter in self._learned.items() if parameter.requires_grad}
 
     def _half(self) -> torch.dtype | None:
         """The short type of mixed precision: bfloat16, or float16 (with scaled gradients) on a GPU that lacks it."""
