@@ -81,7 +81,7 @@ def _key(folder: SiteFolder) -> SigningKey:
 
 
 def known_keys(folder: SiteFolder) -> list[PublicKey]:
-    """Every key that the audit log was signed with, the oldest first."""
+    """Every key that the audit log and the ledgers were signed with, the oldest first."""
     return [PublicKey.from_text(line) for line in folder.public_keys.read_text(encoding="ascii").split()]
 
 
@@ -98,9 +98,10 @@ def rotate_key(folder: SiteFolder, settings: Settings, clock: Clock, *, by: str)
         new = SigningKey.load(path)
         if not _is_known(settings, new, clock):
             Connection(settings.coordinator, settings.site, old, clock).rotate(_rotation(settings.site, old, new, clock.now()))
-        log = AuditLog(folder.audit, old, clock)
-        if not any(entry.details.get("key") == new.public.text for entry in log.read(kinds={Kind.KEY_ROTATED})):
-            log.rotate(new, actor=by)
+        for file in (*folder.ledgers(), folder.audit):
+            log = AuditLog(file, old, clock)
+            if not any(entry.details.get("key") == new.public.text for entry in log.read(kinds={Kind.KEY_ROTATED})):
+                log.rotate(new, actor=by)
         keys = folder.public_keys.with_suffix(".draft")
         keys.write_text(folder.public_keys.read_text(encoding="ascii") + new.public.text + "\n", encoding="ascii")
         os.replace(keys, folder.public_keys)

@@ -16,7 +16,7 @@ from aimer2.core.errors import Conflict, NotFound
 @final
 @dataclass(frozen=True, slots=True)
 class SiteFolder:
-    """Readable by its owner alone (mode 0700). Back it up whole: `state.sqlite` and `audit.jsonl` belong together."""
+    """Readable by its owner alone (mode 0700). Back it up whole: `state.sqlite`, `audit.jsonl` and `ledgers` belong together."""
 
     path: Path
 
@@ -61,6 +61,14 @@ class SiteFolder:
 
     def dataset(self, name: str) -> Path:
         return self.path / "datasets" / name
+
+    def ledger(self, dataset: str) -> Path:
+        """The privacy ledger of a data set."""
+        return self.path / "ledgers" / f"{dataset}.jsonl"
+
+    def ledgers(self) -> list[Path]:
+        """Those that there are."""
+        return sorted((self.path / "ledgers").glob("*.jsonl"))
 
     def study(self, digest: str) -> Path:
         """What a study's worker reads (``files``) and may write (``scratch``), and its log."""
