@@ -28,7 +28,8 @@ class Design:
     """The study's view of a table: one row per row with a target, one column per number and per category level but the first.
 
     ``features`` float64 ``(n, p)``, NaN where missing (a missing category: in all its levels); ``numeric`` ``(p,)`` says which columns are
-    numbers; ``targets`` int64 classes or float64 values ``(n,)``; ``dropped`` counts the rows without a target.
+    numbers; ``targets`` int64 classes or float64 values ``(n,)``, int64 labels ``(n, L)``, or float64 times and events (0, 1) ``(n, 2)``;
+    ``dropped`` counts the rows that lack a target, or a part of it.
     """
 
     names: tuple[str, ...]
@@ -77,16 +78,20 @@ def design(cohort: Cohort, table: Table) -> Design:
         check_categories(feature, column, table.patient)
         check_range(feature, column, table.patient)
         blocks.append(_block(feature, column))
-    column = find(table, cohort.target.name)
-    check_kind(cohort.target, column)
-    check_unit(cohort.target, column)
-    check_categories(cohort.target, column, table.patient)
-    known = ~column.missing
+    parts = []
+    for asked in cohort.target.columns:
+        column = find(table, asked.name)
+        check_kind(asked, column)
+        check_unit(asked, column)
+        check_categories(asked, column, table.patient)
+        parts.append(_targets(asked, column))
+    check_times(cohort.target, table)
+    known = ~without_target(cohort.target, table)
     return Design(
         names=design_names(cohort),
         numeric=np.array([feature.kind == "number" for feature in cohort.features for _ in _names(feature)], bool),
         features=np.hstack(blocks)[known],
-        targets=_targets(cohort.target, column)[known],
+        targets=(parts[0] if len(parts) == 1 else np.stack(parts, axis=1))[known],
         patient=table.patient[known],
         dropped=int((~known).sum()),
     )
@@ -183,6 +188,18 @@ def check_range(feature: Feature, column: Column, patient: npt.NDArray[np.uint64
     high = np.inf if feature.maximum is None else feature.maximum
     outside = (column.values < low) | (column.values > high)
     check_none(outside, patient, feature.name, f"is out of the study's range from {low:g} to {high:g} for {{}}")
+
+
+def check_times(target: Target, table: Table) -> None:
+    """Raises BadData where a time to an event lies below 0."""
+    if target.kind == "survival":
+        early = np.asarray(find(table, target.name).values < 0)
+        check_none(early, table.patient, target.name, "is a time before the start for {}")
+
+
+def without_target(target: Target, table: Table) -> Rows:
+    """The rows in which the target, or a part of it, is missing."""
+    return np.asarray(np.any([find(table, column.name).missing for column in target.columns], axis=0))
 
 
 def check_complete(cohort: Cohort, whole: Design) -> None:

@@ -23,6 +23,7 @@ from aimer2.connectors.table import Table, count_patients
 from aimer2.core.errors import BadData
 from aimer2.core.study import Cohort, Feature, Study, Target
 from aimer2.core.task import Check
+from aimer2.learners.batches import validation
 from aimer2.study import cohort as cohorts
 
 DISK_BYTES = 1 << 30
@@ -59,7 +60,7 @@ def checks(study: Study, table: Table, environment: Environment) -> tuple[Check,
 
 
 def _columns(cohort: Cohort, table: Table) -> Iterator[Check]:
-    asked: tuple[Feature | Target, ...] = (*cohort.features, cohort.target)
+    asked: tuple[Feature | Target, ...] = (*cohort.features, *cohort.target.columns)
     there = [(wanted, table.columns[wanted.name]) for wanted in asked if wanted.name in table.columns]
     fitting = [(wanted, column) for wanted, column in there if _fault(cohorts.check_kind, wanted, column) is None]
     numbers = [(wanted, column) for wanted, column in fitting if isinstance(wanted, Feature) and wanted.kind == "number"]
@@ -68,7 +69,10 @@ def _columns(cohort: Cohort, table: Table) -> Iterator[Check]:
     yield _check("units", "Every unit is the one asked for.", [_fault(cohorts.check_unit, *pair) for pair in there])
     strange = [_fault(cohorts.check_categories, *pair, table.patient) for pair in fitting]
     yield _check("categories", "No category is unknown to the study.", strange)
-    yield _check("ranges", "Every number is in its range.", [_fault(cohorts.check_range, *pair, table.patient) for pair in numbers])
+    ranges = [_fault(cohorts.check_range, *pair, table.patient) for pair in numbers]
+    if all(target.name in table.columns for target in cohort.target.columns):
+        ranges.append(_fault(cohorts.check_times, cohort.target, table))
+    yield _check("ranges", "Every number is in its range.", ranges)
 
 
 def _rows(study: Study, table: Table) -> Iterator[Check]:
@@ -87,10 +91,9 @@ def _rows(study: Study, table: Table) -> Iterator[Check]:
     if study.evaluation.held_out > 0:
         finding = "There are held-out patients." if len(held_out) else "No patient is held out: the site adds nothing to the evaluation."
         yield Check(name="held-out", passed=len(held_out) > 0, blocking=False, finding=finding)
-    if cohort.target.kind != "regression":
-        passed = len(np.unique(train.targets)) == cohort.target.classes
-        finding = "Every class occurs." if passed else "Not every class of the target occurs among the patients to train on."
-        yield Check(name="classes", passed=passed, blocking=False, finding=finding)
+    if study.training.patience is not None:
+        yield _validation(study, train)
+    yield from _outcomes(cohort.target, train)
 
 
 def _missing(cohort: Cohort, whole: cohorts.Design, incomplete: cohorts.Rows, table: Table) -> Check:
@@ -98,8 +101,33 @@ def _missing(cohort: Cohort, whole: cohorts.Design, incomplete: cohorts.Rows, ta
         return _check("missing", "", [_fault(cohorts.check_complete, cohort, whole)])
     what = {"refuse": "No feature is missing", "drop": "Rows left out for a missing feature:"}.get(cohort.missing, "Missing features filled in:")
     patients = "" if cohort.missing == "refuse" else f" {cohorts.about(whole.patient[incomplete])}"
-    without_target = table.patient[table.columns[cohort.target.name].missing]
-    return Check(name="missing", passed=True, finding=f"{what}{patients}; without a target: {cohorts.about(without_target)}.")
+    lacking = cohorts.about(table.patient[cohorts.without_target(cohort.target, table)])
+    return Check(name="missing", passed=True, finding=f"{what}{patients}; without a target: {lacking}.")
+
+
+def _validation(study: Study, train: cohorts.Design) -> Check:
+    """Whether early stopping has something to look at."""
+    share = study.training.validation_share
+    kept, judged = (train.at(rows) for rows in (~validation(train.patient, share), validation(train.patient, share)))
+    enough = min(len(kept), len(judged)) > 0 and (study.cohort.target.kind != "survival" or bool(judged.targets[:, 1].any()))
+    finding = "There are patients for early stopping to look at." if enough else "The validation part is too small for early stopping."
+    return Check(name="validation", passed=enough, finding=finding)
+
+
+def _outcomes(target: Target, train: cohorts.Design) -> Iterator[Check]:
+    """Whether there is each outcome that the model is to tell."""
+    if target.kind == "survival":
+        seen = bool(train.targets[:, 1].any())
+        finding = "The event occurs." if seen else "No patient to train on has had the event."
+        yield Check(name="events", passed=seen, blocking=False, finding=finding)
+    elif target.kind == "multilabel":
+        lacking = [name for name, values in zip(target.labels, train.targets.T, strict=True) if len(np.unique(values)) < 2]
+        finding = f"Only one side occurs among the patients to train on: {', '.join(lacking)}." if lacking else "Every label is there and absent."
+        yield Check(name="classes", passed=not lacking, blocking=False, finding=finding)
+    elif target.kind != "regression":
+        passed = len(np.unique(train.targets)) == target.classes
+        finding = "Every class occurs." if passed else "Not every class of the target occurs among the patients to train on."
+        yield Check(name="classes", passed=passed, blocking=False, finding=finding)
 
 
 def _machine(study: Study, rows: int, environment: Environment) -> Iterator[Check]:
