@@ -20,7 +20,6 @@ CODE = {"framework": "numpy", "code": "model.py"}
 FAULTS: list[tuple[dict[str, Any], str, str]] = [
     ({"expires": "2020-01-01"}, "expires", "past"),
     ({"privacy": {"secure_aggregation": True}}, "privacy.secure_aggregation", "not available"),
-    ({"privacy": {"differential_privacy": {"epsilon": 1}}}, "privacy.differential_privacy", "not available"),
     ({"method": {"name": "fedmagic"}}, "method.name", "no method 'fedmagic'"),
     ({"method": {"name": "fedprox", "parameters": {"nu": 1.0}}}, "method.parameters.nu", "no such"),
     ({"model": {"framework": "numpy", "name": "transformer"}}, "model.name", "no model"),
@@ -93,3 +92,8 @@ def test_a_right_study_has_none(study: Make, tmp_path: Path) -> None:
     for changes in ({}, {"method": {"name": "fedavgm"}}, {"sites": {}}, {"evaluation": {"held_out": 0}}):
         assert check(study(**changes), tmp_path, SystemClock()) == []
         refuse_faults(study(**changes), tmp_path, SystemClock())
+
+
+def test_terms_of_differential_privacy_are_checked_too(study: Make, tmp_path: Path) -> None:
+    found = check(study(privacy={"differential_privacy": {"epsilon": 1}}), tmp_path, SystemClock())
+    assert {"privacy.differential_privacy.delta", "model.framework", "cohort.standardise"} <= {fault.place for fault in found}

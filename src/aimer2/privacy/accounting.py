@@ -7,12 +7,14 @@ Rényi differential privacy (Mironov 2017) checks it. Both are those of the libr
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, TypeAlias, final, get_args
 
+import absl.logging
 import numpy as np
 import numpy.typing as npt
 from dp_accounting import DpEvent, GaussianDpEvent, LaplaceDpEvent, PoissonSampledDpEvent
@@ -169,19 +171,25 @@ def epsilon_by_renyi(spent: Sequence[Spent], delta: float) -> float:
     return _by_renyi(divergences, delta)
 
 
-def noise_multiplier_for(epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
-    """The smallest noise multiplier, up to 0.1 %, by which that many steps of DP-SGD keep to ε at δ; with a sampling rate of 1, plain Gaussian noise.
+def noise_multiplier_for(epsilon: float, delta: float, sampling_rate: float, steps: int, further: Sequence[Spent] = ()) -> float:
+    """The smallest noise multiplier, up to 0.1 %, by which that many steps of DP-SGD keep to ε at δ together with what is spent ``further``.
 
-    Raises BadInput for an ε that is not between 0.01 and 100: finer than the accounting, or no privacy.
+    With a sampling rate of 1 it is plain Gaussian noise. Raises BadInput for an ε that is not between 0.01 and 100 (finer than the accounting, or
+    no privacy), and where what is spent further reaches it alone.
     """
     if not 0.01 <= epsilon <= _FAR:
         raise BadInput("ε is not between 0.01 and 100.")
+    others = Accountant(further)
+    if further and others.epsilon(delta) >= epsilon:
+        raise BadInput("What is spent beside the training reaches ε alone.")
 
     def enough(noise_multiplier: float) -> bool:
-        return Accountant([subsampled_gaussian(sampling_rate, noise_multiplier, steps)]).epsilon(delta) <= epsilon
+        return others.epsilon(delta, [subsampled_gaussian(sampling_rate, noise_multiplier, steps)]) <= epsilon
 
     high = 1.0
     while not enough(high):
+        if high > 1e6:
+            raise BadInput("What is spent beside the training leaves nothing of ε for it.")
         high *= 2
     low = high / 2
     while enough(low):
@@ -210,8 +218,20 @@ def _renyi(kind: Kind, values: tuple[float, ...]) -> npt.NDArray[np.float64]:
     if kind == "skellam":
         return np.array([noise.renyi(order, *values) for order in _ORDERS])
     accountant = rdp_privacy_accountant.RdpAccountant(_ORDERS)
-    result: npt.NDArray[np.float64] = accountant.compose(_event(kind, values)).rdp
+    with _without_warnings():
+        result: npt.NDArray[np.float64] = accountant.compose(_event(kind, values)).rdp
     return result
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """The library warns of each order that it leaves out; that only makes a bound less tight."""
+    before = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    try:
+        yield
+    finally:
+        absl.logging.set_verbosity(before)
 
 
 def _by_renyi(divergences: npt.NDArray[np.float64], delta: float) -> float:

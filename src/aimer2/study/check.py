@@ -12,12 +12,14 @@ from aimer2.core.errors import BadStudy, Fault
 from aimer2.core.study import Study
 from aimer2.learners.catalogue import faults as learner_faults
 from aimer2.metrics import figures
+from aimer2.study import differential_privacy
 
 
 def check(study: Study, folder: Path, clock: Clock) -> list[Fault]:
     """Every fault of a study whose form is right (`Study` has told the faults of form); ``folder`` holds its code. Empty: it can be submitted."""
     return [
         *_terms(study, clock),
+        *differential_privacy.faults(study),
         *_method(study),
         *_aggregator(study),
         *learner_faults(study),
@@ -39,8 +41,6 @@ def _terms(study: Study, clock: Clock) -> list[Fault]:
         found.append(Fault("expires", "lies in the past", "give a later day"))
     if study.privacy.secure_aggregation:
         found.append(Fault("privacy.secure_aggregation", "is not available in this version", "leave it out, and tell the sites so in `purpose`"))
-    if study.privacy.differential_privacy is not None:
-        found.append(Fault("privacy.differential_privacy", "is not available in this version", "leave it out, and tell the sites so in `purpose`"))
     return found
 
 

@@ -1,0 +1,161 @@
+"""What a study cannot ask for together with record-level differential privacy, and what it costs: told before any site is asked.
+
+Everything here would break the guarantee without a sound: a number that depends on other patients in a patient's gradient, a sum without
+noise, a second look at the data that nobody counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aimer2.algorithms import catalogue
+from aimer2.core.errors import BadInput, BadStudy, Fault, NotAvailable
+from aimer2.core.study import Study, Training
+from aimer2.study.spending import PLACE, Terms, incomplete, terms
+
+POST_PROCESSING: Mapping[str, Mapping[str, tuple[Any, str]]] = {
+    **{name: {} for name in ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "feddyn")},
+    "fednova": {"mu": (0.0, "its pull takes a training of its own to measure the learning rate; leave `mu` out")},
+    "scaffold": {"option": (2, "option 1 takes the gradient of all rows once more, without noise; option 2 needs no further look at the data")},
+}
+"""Methods whose site half trains once and sends only what follows from the noisy gradients; parameters that must have one value, and why."""
+
+KINDS = ("binary", "multiclass", "regression")
+"""Targets whose loss is a sum over patients: of a survival time each patient's loss depends on who else is at risk."""
+
+NOISY_METRICS: Mapping[str, tuple[str, ...]] = {
+    "binary": ("auc", "average_precision", "accuracy", "sensitivity", "specificity", "ppv", "npv", "balanced_accuracy", "f1"),
+    "multiclass": ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "ppv", "npv", "f1"),
+}
+"""Metrics that follow from counts of patients, to which noise can be added; of a regression there are none."""
+
+
+def faults(study: Study) -> list[Fault]:
+    """Every fault; none where the study asks for no differential privacy."""
+    if study.privacy.differential_privacy is None:
+        return []
+    found = [*incomplete(study), *_size(study), *_training(study), *_model(study), *_method(study), *_cohort(study), *_evaluation(study)]
+    if found:
+        return found
+    try:
+        kept = terms(study)
+        kept.epsilon(kept.rounds, evaluations=kept.evaluations)
+    except BadStudy as error:
+        return list(error.faults)
+    except BadInput as error:
+        return [Fault(PLACE, error.sentence, "state other terms")]
+    except NotAvailable as error:
+        return [Fault(PLACE, error.sentence, error.remedy or "install the extra `dp`")]
+    return []
+
+
+def calibration(study: Study) -> dict[str, str]:
+    """What the terms come to, line by line, for a person; empty without differential privacy."""
+    asked = study.privacy.differential_privacy
+    if asked is None:
+        return {}
+    kept = terms(study)
+    epsilon = kept.epsilon(kept.rounds, evaluations=kept.evaluations)
+    word = " (the researcher's assertion: code of the study computes the gradients)" if study.model.code is not None else ""
+    lines = {
+        "privacy": f"ε = {epsilon:.3f} at δ = {kept.delta:g} for each patient over the whole study{word}",
+        "noise": f"{kept.noise_multiplier:g} × the clip norm {kept.clip_norm:g}, in each of {kept.rounds} × {kept.local_steps} steps",
+        "batch": f"{kept.expected_batch:g} patients expected per step at a site of {kept.patients} (each drawn with chance {kept.sampling_rate:g})",
+        "after rounds": ", ".join(f"{done}: ε = {kept.epsilon(done):.3f}" for done in _milestones(kept)),
+    }
+    if kept.evaluation_noise is not None:
+        lines["figures"] = f"once, of the last model; {kept.evaluation_noise:g} patients' noise per count and site, in ε"
+    return lines
+
+
+def _milestones(kept: Terms) -> list[int]:
+    return sorted({max(1, round(kept.rounds * share)) for share in (0.25, 0.5, 0.75, 1.0)})
+
+
+def _size(study: Study) -> list[Fault]:
+    asked, patients = study.privacy.differential_privacy, study.cohort.minimum_patients
+    assert asked is not None
+    found = []
+    if asked.delta is not None and asked.delta * 10 * patients > 1:
+        problem = f"is {asked.delta:g}: among {patients} patients one may lose all privacy with a chance that counts"
+        found.append(Fault(f"{PLACE}.delta", problem, f"set it to 1/(10 · minimum_patients) = {0.1 / patients:g} or less; 1e-5 is usual"))
+    if asked.sampling_rate is not None and asked.sampling_rate * patients < 1:
+        problem = f"draws {asked.sampling_rate * patients:g} patients in a step at a site of `minimum_patients`"
+        remedy = f"set it to {1 / patients:g} or more, or `cohort.minimum_patients` nearer to what the sites have"
+        found.append(Fault(f"{PLACE}.sampling_rate", problem, remedy))
+    return found
+
+
+def _training(study: Study) -> list[Fault]:
+    training = study.training
+    found = []
+    if training.batch_size not in (None, Training.model_fields["batch_size"].default):
+        remedy = "leave it out: `privacy.differential_privacy.sampling_rate` says how many patients are in a step"
+        found.append(Fault("training.batch_size", "has no meaning where patients are drawn at random", remedy))
+    if training.local_epochs is not None:
+        problem = "depends on how many patients a site has, which must not leave it"
+        found.append(Fault("training.local_epochs", problem, "give `training.local_steps` in its place"))
+    if training.mixed_precision:
+        found.append(Fault("training.mixed_precision", "rounds gradients before they are clipped", "leave it out"))
+    return found
+
+
+def _model(study: Study) -> list[Fault]:
+    model, asked = study.model, study.privacy.differential_privacy
+    assert asked is not None
+    found = []
+    if model.framework != "torch":
+        found.append(Fault("model.framework", f"{model.framework} tells no single patient's gradient here", "use framework = 'torch'"))
+    if model.code is not None and not asked.asserted:
+        problem = "runs in the process that adds the noise, so AIMER2 cannot vouch for ε"
+        remedy = f"use a ready-made model, or set `{PLACE}.asserted = true`: ε is then told as your word, and a hospital may refuse it"
+        found.append(Fault("model.code", problem, remedy))
+    if model.code is None and asked.asserted:
+        found.append(Fault(f"{PLACE}.asserted", "is for a study with code of its own; here AIMER2 vouches for ε", "leave it out"))
+    if model.options.get("batch_norm"):
+        problem = "normalises by the batch, so one patient's gradient depends on the others"
+        found.append(Fault("model.options.batch_norm", problem, "leave it out, or take a model with group or layer normalisation"))
+    return found
+
+
+def _method(study: Study) -> list[Fault]:
+    name, given = study.method.name, study.method.parameters
+    if name not in catalogue.names():
+        return []
+    if name not in POST_PROCESSING:
+        problem = f"{name} looks at patients' data beyond the gradients that are clipped and get noise"
+        return [Fault("method.name", problem, f"use one of {', '.join(sorted(POST_PROCESSING))}")]
+    wanted = POST_PROCESSING[name]
+    return [Fault(f"method.parameters.{key}", f"is {given[key]}", why) for key, (value, why) in wanted.items() if given.get(key, value) != value]
+
+
+def _cohort(study: Study) -> list[Fault]:
+    cohort = study.cohort
+    found = []
+    if cohort.target.kind not in KINDS:
+        problem = f"of the kind '{cohort.target.kind}' is not available with differential privacy in this version"
+        found.append(Fault("cohort.target", problem, f"use one of {', '.join(KINDS)}"))
+    if cohort.standardise in ("federated", "site"):
+        problem = f"'{cohort.standardise}' makes every patient's numbers depend on all others', without noise"
+        remedy = "use 'range' with `minimum` and `maximum` of every feature, or 'none'"
+        found.append(Fault("cohort.standardise", problem, remedy))
+    if cohort.missing == "mean":
+        problem = "'mean' puts a mean of other patients, without noise"
+        found.append(Fault("cohort.missing", problem, "use 'drop', 'zero' or 'refuse'"))
+    return found
+
+
+def _evaluation(study: Study) -> list[Fault]:
+    kind, evaluation = study.cohort.target.kind, study.evaluation
+    if evaluation.held_out == 0:
+        return []
+    if kind not in NOISY_METRICS:
+        problem = f"the figures of a {kind} are no counts, and no noise can be added to them in this version"
+        return [Fault("evaluation.held_out", problem, "set it to 0, and measure the model on data of your own")]
+    usable = NOISY_METRICS[kind]
+    return [
+        Fault("evaluation.metrics", f"{name!r} does not follow from counts, to which noise can be added", f"use some of: {', '.join(usable)}")
+        for name in study.evaluation.metrics
+        if name not in usable
+    ]
