@@ -57,7 +57,8 @@ def test_all_tasks_together_keep_to_the_stated_epsilon_and_use_it_up(target: flo
 
 
 def test_the_noise_that_a_study_states_is_the_noise_it_spends() -> None:
-    study = asked({"noise_multiplier": 1.1, "delta": 1e-5, "clip_norm": 1.0, "sampling_rate": 0.01}, method={"rounds": 100}, training={"local_steps": 10})
+    stated = {"noise_multiplier": 1.1, "delta": 1e-5, "clip_norm": 1.0, "sampling_rate": 0.01}
+    study = asked(stated, method={"rounds": 100}, training={"local_steps": 10})
     assert spending(study, "train") == subsampled_gaussian(0.01, 1.1, 10)
     assert spending(study, "final") == gaussian(5.0)
     # Known answer J of dp-accounting: 1000 steps at q = 0.01, σ = 1.1.

@@ -36,7 +36,7 @@ from aimer2.study.collect import Patience
 from aimer2.study.conduct import Loop, Part, Plan, conduct
 from aimer2.study.events import Event, RoundFinished, StudyFinished, StudyPaused
 from aimer2.study.pack import pack
-from aimer2.study.perform import Participant, Performs, open_performer
+from aimer2.study.perform import Participant, Performs, open_performer, shielded
 
 SiteData: TypeAlias = pd.DataFrame | Table | Dataset
 
@@ -206,9 +206,10 @@ def _ready(study: Study, site: SiteId, data: Dataset, files: Mapping[str, Path])
         site=site,
         algorithm=catalogue.make(study.method.name, study.method.rounds, study.method.parameters),
         learner=make_learner(study, feature_shape=data.feature_shape, files=files),
-        data=train,
+        data=shielded(study, train),
         held_out=held_out if study.evaluation.held_out > 0 else None,
         steps=study.training.steps(len(train)),
         batch_size=study.training.batch_size,
         seed=study.seed,
+        measures_rounds=study.privacy.differential_privacy is None,
     )

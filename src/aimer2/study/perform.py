@@ -10,7 +10,7 @@ from typing import Any, Protocol, final
 from aimer2.algorithms import catalogue
 from aimer2.connectors.table import Table
 from aimer2.core import tree
-from aimer2.core.dataset import Dataset, Samples
+from aimer2.core.dataset import Dataset, Samples, Shielded
 from aimer2.core.errors import BadData
 from aimer2.core.protocols import Algorithm, Learner, Local
 from aimer2.core.random import stream
@@ -52,13 +52,15 @@ class Participant:
     steps: int = 1
     batch_size: int | None = None
     seed: int = 1
+    measures_rounds: bool = True
+    """Whether each round's received model is measured, or only the last model: under differential privacy every measurement has its price."""
 
     def perform(self, task: Task, received: Mapping[str, Tree], memory: MutableMapping[str, Tree]) -> Performed:
         """First measures the received model on the held-out rows, then trains; the last task only measures."""
         if task.stage == "preflight":
             return Performed({})
         sums: dict[str, Tree] = {}
-        measured = self._evaluate(received)
+        measured = self._evaluate(received) if self.measures_rounds or task.stage == "final" else None
         if task.stage != "final":
             sums.update(self.algorithm.local(received, self._local(task, memory)).sums)
         if measured is not None:
@@ -157,12 +159,18 @@ class Performer:
             site=self._site,
             algorithm=catalogue.make(study.method.name, study.method.rounds, study.method.parameters),
             learner=self._made_learner(rows),
-            data=rows,
+            data=shielded(study, rows),
             held_out=held,
             steps=study.training.steps(len(rows)),
             batch_size=study.training.batch_size,
             seed=study.seed,
+            measures_rounds=study.privacy.differential_privacy is None,
         )
+
+
+def shielded(study: Study, rows: Samples) -> Dataset:
+    """The rows as a method may see them: under differential privacy not at all, and of the size that every site has in public."""
+    return rows if study.privacy.differential_privacy is None else Shielded(rows, study.cohort.minimum_patients)
 
 
 def open_performer(study: Study, table: Table, *, site: SiteId, files: Mapping[str, Path]) -> Performer:
