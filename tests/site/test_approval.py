@@ -90,6 +90,21 @@ def test_no_rule_overrules_what_was_decided_before(a_study: Make, said: str) -> 
     assert isinstance(decide(Policy.model_validate({"rule": [RULE]}), request(a_study()), history), Ask)
 
 
+def test_no_rule_approves_secure_aggregation_over_keys_that_nobody_verified(a_study: Make) -> None:
+    secure = a_study(privacy={"secure_aggregation": True})
+    found = verdict(secure, {"secure_aggregation": True}, unverified=("east", "west"))
+    assert isinstance(found, Ask) and "the keys of east, west" in found.reasons[0]
+    assert isinstance(verdict(secure, {"secure_aggregation": True}), Approve)
+    assert isinstance(verdict(a_study(), {}, unverified=("east", "west")), Approve), "without it nothing rests on these keys"
+    assert isinstance(verdict(secure, {"decision": "refuse"}, unverified=("east",)), Refuse)
+
+
+def test_a_member_is_unverified_unless_this_very_key_was_verified() -> None:
+    verified = {"east": "key 1", "west": "key 2", "elsewhere": "key 3"}
+    assert approval.unverified({"east": "key 1", "west": "key 2"}, verified) == ()
+    assert approval.unverified({"west": "key 1", "south": "key 3", "east": "key 1"}, verified) == ("south", "west")
+
+
 @given(st.sets(st.sampled_from(["datasets", "methods", "coordinators"])), st.integers(1, 6), st.integers(1, 60))
 def test_a_stricter_rule_never_approves_more(narrowed: set[str], rounds: int, days: int) -> None:
     study = Study(**_fields())

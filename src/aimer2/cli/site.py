@@ -43,7 +43,7 @@ from aimer2.site.store import KnownStudy
 if TYPE_CHECKING:
     from aimer2.site.datasets import Datasets
 
-_GROUPS: dict[str, str] = {}
+_GROUPS = {"roster": "aimer2.cli.site_roster:roster"}
 _EXISTING = click.Path(path_type=Path, exists=True, resolve_path=True)
 
 
@@ -206,10 +206,17 @@ def requests(folder: Path | None) -> None:
 def _here(decisions: Decisions, known: KnownStudy) -> str:
     decision = decisions.store.decision(known.digest)
     if decision is None or known.package is None:
-        return "waits for a decision" if known.state in ("offered", "running", "paused") else ""
+        return f"waits for a decision{_missing_keys(decisions, known)}" if known.state in ("offered", "running", "paused") else ""
     if (why := stands(decision, known.package, decisions.clock.now())) is not None:
         return why
-    return f"approved by {decision.by} until {rfc3339(valid_until(decision, known.package))}"
+    return f"approved by {decision.by} until {rfc3339(valid_until(decision, known.package))}{_missing_keys(decisions, known)}"
+
+
+def _missing_keys(decisions: Decisions, known: KnownStudy) -> str:
+    if known.package is None or not known.package.study.privacy.secure_aggregation:
+        return ""
+    missing = decisions.address_book.unverified(known.package.roster)
+    return f"; keys not verified: {', '.join(missing)} (aimer2 site roster show {known.digest[:SHOWN]})" if missing else ""
 
 
 @site.command()

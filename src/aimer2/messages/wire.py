@@ -93,6 +93,16 @@ class KeyRotation(Document):
     proof: str
 
 
+class VerifiedKeys(Document):
+    """The keys of sites that people at one site have verified themselves, its own among them; a file from site to site, as JWS."""
+
+    format: Literal[1] = 1
+    site: SiteId
+    by: str = Field(min_length=2, description="the named person who signs")
+    keys: Mapping[SiteId, str]
+    time: float
+
+
 class Login(Document):
     user: str
     password: str

@@ -19,13 +19,13 @@ What a person has said about a study is never overruled by a rule.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, final
 
 from pydantic import Field
 
-from aimer2.core.task import Document
+from aimer2.core.task import Document, SiteId
 from aimer2.messages.package import Package
 from aimer2.messages.wire import Decision
 from aimer2.site.settings import Protection
@@ -62,13 +62,17 @@ class Policy(Document):
 @final
 @dataclass(frozen=True, slots=True)
 class StudyRequest:
-    """A study that asks for approval; ``enforced``: what this machine can put into force on a worker."""
+    """A study that asks for approval.
+
+    ``enforced``: what this machine can put into force on a worker. ``unverified``: members of its roster whose keys do not count here.
+    """
 
     digest: str
     package: Package
     coordinator: str
     enforced: frozenset[Protection]
     now: float
+    unverified: tuple[SiteId, ...] = ()
 
 
 @final
@@ -146,9 +150,19 @@ def _against(rule: Rule, request: StudyRequest) -> Iterator[str]:
         yield "it has no secure aggregation"
     if rule.differential_privacy and study.privacy.differential_privacy is None:
         yield "it has no differential privacy"
+    if study.privacy.secure_aggregation and request.unverified:
+        yield f"nobody here has verified the keys of {', '.join(request.unverified)}, on which its secure aggregation rests"
     missing = [name for name in rule.require if name not in request.enforced]
     if missing:
         yield f"this machine does not enforce {', '.join(missing)}"
+
+
+def unverified(roster: Mapping[SiteId, str], verified: Mapping[SiteId, str]) -> tuple[SiteId, ...]:
+    """Members of a study whose key in its roster is not the one that was verified here, in site order.
+
+    A coordinator that made keys up takes part as their sites: with enough of them it takes off the masks of the others.
+    """
+    return tuple(site for site in sorted(roster) if verified.get(site) != roster[site])
 
 
 def valid_until(decision: Decision, package: Package) -> float:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Any, Literal, final
 
 from aimer2.audit.kinds import Kind
 from aimer2.audit.log import AuditLog
 from aimer2.core.clock import Clock
-from aimer2.core.errors import BadInput, Conflict, NotFound
+from aimer2.core.errors import BadInput, Conflict, NotFound, NotVerified
+from aimer2.core.task import Digest, SiteId
 from aimer2.identity.documents import sign_document
-from aimer2.identity.keys import SigningKey
+from aimer2.identity.keys import PublicKey, SigningKey
 from aimer2.messages.package import Package
 from aimer2.messages.wire import Decision
+from aimer2.secure_aggregation.roster import Roster
 from aimer2.site import snapshots
+from aimer2.site.address_book import AddressBook, how_to_verify
 from aimer2.site.folder import SiteFolder
 from aimer2.site.store import KnownStudy, Store
 
@@ -43,7 +47,8 @@ class Decisions:
         return found[0]
 
     def approve(self, prefix: str, *, by: str, until: float | None = None, dataset: str | None = None) -> Decision:
-        """Raises Conflict where the study or the approval has expired, NotFound where the data set is not known here."""
+        """Raises Conflict where the study or the approval has expired, NotFound where the data set is not known here, NotVerified where its
+        secure aggregation rests on keys that nobody here has verified."""
         study = self.find(prefix)
         package = self._package(study)
         name = dataset or package.study.cohort.dataset
@@ -52,7 +57,8 @@ class Decisions:
         end = min(package.study.expires_at, package.study.expires_at if until is None else until)
         if end <= self.clock.now():
             raise Conflict("The study, or the approval as you date it, has expired.")
-        return self._take(study.digest, "approve", by=by, dataset=name, until=until)
+        roster = self._verified_roster(study.digest, package, by) if package.study.privacy.secure_aggregation else None
+        return self._take(study.digest, "approve", by=by, dataset=name, until=until, roster=roster)
 
     def refuse(self, prefix: str, *, by: str, reason: str) -> Decision:
         return self._take(self.find(prefix).digest, "refuse", by=by, reason=reason)
@@ -65,6 +71,30 @@ class Decisions:
         self.store.erase(digest)
         for part in ("blobs", "scratch"):
             shutil.rmtree(self.folder.study(digest) / part, ignore_errors=True)
+
+    @property
+    def address_book(self) -> AddressBook:
+        """The keys of other sites that were verified here; ask it each time, for a person may have changed it."""
+        return AddressBook(self.site, self.key, self.folder.state, self.audit, self.clock)
+
+    def keys_given(self, site: SiteId) -> list[PublicKey]:
+        """What coordinators have said is this site's key, in the studies that are known here."""
+        texts = {known.package.roster[site] for known in self.store.studies() if known.package is not None and site in known.package.roster}
+        found = []
+        for text in sorted(texts):
+            with suppress(BadInput):
+                found.append(PublicKey.from_text(text))
+        return found
+
+    def _verified_roster(self, digest: str, package: Package, by: str) -> Digest:
+        """What this site countersigns with its approval."""
+        missing = self.address_book.unverified(package.roster)
+        if missing:
+            raise NotVerified(
+                f"{len(missing)} of {len(package.roster)} keys of this study's roster are not verified here: {', '.join(missing)}.",
+                remedy=how_to_verify(self.site, missing, digest, by),
+            )
+        return Roster(digest, {site: PublicKey.from_text(key) for site, key in package.roster.items()}).hash()
 
     def _package(self, study: KnownStudy) -> Package:
         if study.package is None:
@@ -80,12 +110,12 @@ class Decisions:
         dataset: str = "",
         until: float | None = None,
         reason: str = "",
+        roster: Digest | None = None,
     ) -> Decision:
         if len(by.strip()) < 2:
             raise BadInput("A decision names the person who takes it.", remedy="Give the name with --by.")
-        taken = Decision(
-            study=digest, site=self.site, decision=decision, by=by, dataset=dataset, until=until, reason=reason, time=self.clock.now()
-        )
-        self.audit.append(_KINDS[decision], actor=by, study=digest, details={"dataset": dataset, "until": until, "reason": reason[:1000]})
+        given: dict[str, Any] = {"dataset": dataset, "until": until, "reason": reason, "roster": roster}
+        taken = Decision(study=digest, site=self.site, decision=decision, by=by, time=self.clock.now(), **given)
+        self.audit.append(_KINDS[decision], actor=by, study=digest, details=given | {"reason": reason[:1000]})
         self.store.decide(taken, sign_document(taken.model_dump_json().encode(), self.key, kind="decision"))
         return taken

@@ -10,19 +10,23 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 from aimer2 import __version__
+from aimer2.audit.log import AuditLog
 from aimer2.audit.verify import verify
+from aimer2.client.https import proxy_of
 from aimer2.connectors.table import load_table
 from aimer2.core.clock import Clock, rfc3339
 from aimer2.core.errors import AimerError
 from aimer2.identity.keys import SigningKey
 from aimer2.site import snapshots
+from aimer2.site.address_book import AddressBook
 from aimer2.site.agent import protections
 from aimer2.site.approval import Policy
-from aimer2.site.connection import Connection, proxy_of
+from aimer2.site.connection import Connection
 from aimer2.site.enrolment import known_keys
 from aimer2.site.folder import SiteFolder
 from aimer2.site.sandbox import capabilities
 from aimer2.site.settings import Settings, read_settings, read_toml
+from aimer2.site.store import Store
 
 _SKEW_SECONDS = 30
 _FREE_GIB = 10
@@ -53,6 +57,7 @@ def examine(folder: SiteFolder, clock: Clock) -> Iterator[Finding]:
     yield from _coordinator(folder, settings, clock)
     yield from _machine(folder, settings, policy)
     yield from _datasets(folder, settings, clock)
+    yield from _roster(folder, settings, clock)
     yield from _audit(folder)
 
 
@@ -130,6 +135,25 @@ def _datasets(folder: SiteFolder, settings: Settings, clock: Clock) -> Iterator[
             yield Finding(f"Data set {name}", "good", told)
         except AimerError as error:
             yield _bad(f"Data set {name}", error)
+
+
+def _roster(folder: SiteFolder, settings: Settings, clock: Clock) -> Iterator[Finding]:
+    try:
+        store, key = Store(folder.state), SigningKey.load(folder.key)
+        book = AddressBook(settings.site, key, folder.state, AuditLog(folder.audit, key, clock), clock)
+        packages = {known.digest: known.package for known in store.studies() if known.state == "running"}
+        secure = {digest: package.roster for digest, package in packages.items() if package and package.study.privacy.secure_aggregation}
+        missing = {digest: book.unverified(roster) for digest, roster in secure.items()}
+        store.close()
+    except AimerError as error:
+        yield _bad("Roster", error)
+        return
+    for digest, sites in missing.items():
+        if sites:
+            told = f"{len(sites)} of {len(secure[digest])} members of the running study {digest[:12]} are not verified here: {', '.join(sites)}"
+            yield Finding("Roster", "bad", told, f"`aimer2 site roster show {digest[:12]}`; until then this site takes no part in it")
+    if not any(missing.values()):
+        yield Finding("Roster", "good", f"{len(book.entries())} sites verified; members of running studies with secure aggregation that are not: 0")
 
 
 def _audit(folder: SiteFolder) -> Iterator[Finding]:

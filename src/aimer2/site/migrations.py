@@ -38,4 +38,16 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE TABLE spent (study TEXT PRIMARY KEY, cpu_seconds REAL NOT NULL)",
         "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     ),
+    (
+        # Rows are only added: the last one of a site counts; without a key it has been taken out.
+        """CREATE TABLE address_book (
+            id INTEGER PRIMARY KEY,
+            site TEXT NOT NULL,
+            key TEXT,
+            how TEXT NOT NULL,
+            by TEXT NOT NULL,
+            through TEXT,
+            time REAL NOT NULL)""",
+        "CREATE INDEX address_book_of_site ON address_book (site, id)",
+    ),
 )

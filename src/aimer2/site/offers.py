@@ -6,7 +6,17 @@ import logging
 from typing import final
 
 from aimer2.audit.kinds import Kind
-from aimer2.core.errors import AimerError, BadInput, Conflict, NotAuthenticated, NotFound, Tampered, Unreachable
+from aimer2.core.errors import (
+    AimerError,
+    BadInput,
+    Conflict,
+    NotAuthenticated,
+    NotAvailable,
+    NotFound,
+    NotVerified,
+    Tampered,
+    Unreachable,
+)
 from aimer2.messages.package import Package, digest
 from aimer2.messages.wire import StudyNotice
 from aimer2.site.approval import Approve, Ask, Policy, Refuse, StudyRequest, decide
@@ -61,7 +71,8 @@ class Offers:
 
     def _ask_the_rules(self, study: str, package: Package) -> None:
         policy = self._policy()
-        request = StudyRequest(study, package, self._settings.coordinator.name, self.enforced, self._decisions.clock.now())
+        unverified = self._decisions.address_book.unverified(package.roster)
+        request = StudyRequest(study, package, self._settings.coordinator.name, self.enforced, self._decisions.clock.now(), unverified)
         match decide(policy, request, self._decisions.store.decisions(study)):
             case Approve(rule):
                 self._approve(study, f"rule '{rule.name}', set by {rule.set_by}")
@@ -81,7 +92,7 @@ class Offers:
     def _approve(self, study: str, by: str) -> None:
         try:
             self._decisions.approve(study, by=by)
-        except (Conflict, NotFound) as error:
+        except (Conflict, NotFound, NotVerified, NotAvailable, BadInput) as error:
             _LOG.warning("study %s fits %s, but: %s", study[:16], by, error.sentence)
 
     def send_decisions(self) -> None:
