@@ -173,10 +173,10 @@ def precision_recall_points(counts: Counts) -> tuple[Floats, Floats, Floats] | N
     return precision, true[called] / counts[1].sum(), thresholds[::-1][called]
 
 
-def macro(figure: Figure, possible: Range, counts: Counts) -> Estimate:
+def macro(figure: Figure, possible: Range, counts: Counts, *, each: str = "class") -> Estimate:
     """The mean over the classes of a figure of that class against the rest: counts (K, 2, 1024); undefined as soon as one class's is."""
     n = int(counts[0].sum())
-    read = mean_over_classes([figure(one) for one in counts], n)
+    read = mean_over_classes([figure(one) for one in counts], n, each=each)
     if read.value is None:
         return read
     ranges = np.array([possible(one) for one in counts])

@@ -16,7 +16,12 @@ brier          sum and sum of squares of (p - y)^2                       float64
 log_loss       sum and sum of squares of -ln p(true class)               float64 (2,)
 errors         sum of e, |e|, e^2 with e = prediction - target           float64 (3,)
 targets        sum of y - c, (y - c)^2                                   float64 (2,)
+exact          records with all labels right, and all                    int64 (2,)
+pairs          of patients within the site: see `metrics.survival`       float64 (5,)
 =============  ========================================================  ========================================
+
+Of several labels ``binned_scores`` is (L, 2, 1024) and ``confusion`` (L, 2, 2); of H horizons ``brier`` is (H, 3) with the count in front and
+``calibration`` (H, 3, 10).
 """
 
 from __future__ import annotations
@@ -31,10 +36,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aimer2.core.errors import BadData, BadInput, BadUpdate
-from aimer2.metrics import binned_scores, calibration, confusion, regression
+from aimer2.metrics import binned_scores, calibration, confusion, multilabel, regression, survival
 from aimer2.metrics.intervals import NOTHING, Estimate, estimate, undefined
+from aimer2.metrics.survival import NO_TIMELINE, Timeline
 
-Task = Literal["binary", "multiclass", "regression"]
+Task = Literal["binary", "multiclass", "regression", "multilabel", "survival"]
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Sums = Mapping[str, Array]
@@ -62,21 +68,32 @@ class Figure:
 
 @final
 @dataclass(frozen=True, slots=True)
-class _Leaf:
-    """One entry of the sums: how a site makes it of (scores, targets, centre), and its shape, with None for the number of classes."""
+class _Public:
+    """What sums are made by besides scores and targets, the same at every site."""
 
-    make: Callable[[Floats, Array, float], Array]
+    centre: float
+    timeline: Timeline
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    """One entry of the sums: how a site makes it of scores, targets and what is public, and its shape, with None for the number of classes."""
+
+    make: Callable[[Floats, Array, _Public], Array]
     shape: tuple[int | None, ...]
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class _Metric:
-    """One metric: its line, the leaves it rests on, and the function that reads it from those leaves, in that order."""
+    """One metric: its line, the leaves it rests on, and the function that reads it from those leaves, in that order; if it has a figure
+    for each label or horizon, from each one's part of the single leaf."""
 
     line: str
     keys: tuple[str, ...]
     read: Callable[..., Estimate]
+    each: bool = False
 
 
 def _mean_learner_loss(loss: Floats, count: Array) -> Estimate:
@@ -110,7 +127,19 @@ _LEAVES: Mapping[Task, Mapping[str, _Leaf]] = {
     },
     "regression": {
         "errors": _Leaf(lambda s, t, c: regression.error_sums(s, t), (3,)),
-        "targets": _Leaf(lambda s, t, c: regression.target_sums(t, c), (2,)),
+        "targets": _Leaf(lambda s, t, c: regression.target_sums(t, c.centre), (2,)),
+    },
+    "multilabel": {
+        "binned_scores": _Leaf(lambda s, t, c: multilabel.histograms(s, t), (None, 2, binned_scores.BINS)),
+        "confusion": _Leaf(lambda s, t, c: multilabel.tables(s, t), (None, 2, 2)),
+        "exact": _Leaf(lambda s, t, c: multilabel.exact_counts(s, t), (2,)),
+        "brier": _Leaf(lambda s, t, c: multilabel.brier_sums(s, t), (2,)),
+        "log_loss": _Leaf(lambda s, t, c: multilabel.log_loss_sums(s, t), (2,)),
+    },
+    "survival": {
+        "pairs": _Leaf(lambda s, t, c: survival.pair_sums(s, t, c.timeline), (5,)),
+        "brier": _Leaf(lambda s, t, c: survival.brier_sums(s, t, c.timeline), (None, 3)),
+        "calibration": _Leaf(lambda s, t, c: survival.risk_bins(s, t, c.timeline), (None, 3, calibration.BINS)),
     },
 }
 
@@ -166,48 +195,110 @@ _METRICS: Mapping[Task, Mapping[str, _Metric]] = {
         "r2": _Metric("share of the targets' variance explained", ("errors", "targets", "count"), _per_record(regression.r2)),
         "loss": _LOSS,
     },
+    "multilabel": {
+        "auc": _Metric(
+            f"{_AUC}, mean over the labels",
+            ("binned_scores",),
+            partial(binned_scores.macro, binned_scores.auc, binned_scores.auc_range, each="label"),
+        ),
+        "auc_micro": _Metric(f"{_AUC}, all labels pooled", ("binned_scores",), partial(multilabel.pooled, binned_scores.auc)),
+        "auc_by_label": _Metric(f"{_AUC}, for each label", ("binned_scores",), binned_scores.auc, each=True),
+        "average_precision": _Metric(
+            f"{_PRECISION}, mean over the labels",
+            ("binned_scores",),
+            partial(binned_scores.macro, binned_scores.average_precision, binned_scores.average_precision_range, each="label"),
+        ),
+        "accuracy": _Metric("share of records whose labels are all called right at threshold 0.5", ("exact",), multilabel.exact),
+        "hamming_accuracy": _Metric("share of all labels called right at threshold 0.5", ("confusion",), multilabel.hamming),
+        "sensitivity": _Metric("sensitivity, mean over the labels", ("confusion",), partial(multilabel.averaged, confusion.sensitivity)),
+        "sensitivity_by_label": _Metric("sensitivity, for each label", ("confusion",), confusion.sensitivity, each=True),
+        "specificity": _Metric("specificity, mean over the labels", ("confusion",), partial(multilabel.averaged, confusion.specificity)),
+        "specificity_by_label": _Metric("specificity, for each label", ("confusion",), confusion.specificity, each=True),
+        "f1": _Metric("F1, mean over the labels", ("confusion",), partial(multilabel.averaged, confusion.f1)),
+        "f1_micro": _Metric("F1, all labels pooled", ("confusion",), partial(multilabel.pooled, confusion.f1)),
+        "brier": _Metric("squared distance, mean over labels and records", ("brier", "count"), _per_record(calibration.mean_loss)),
+        "log_loss": _Metric(
+            "-ln of the outcome's probability, mean over labels and records", ("log_loss", "count"), _per_record(calibration.mean_loss)
+        ),
+        "loss": _LOSS,
+    },
+    "survival": {
+        "concordance": _Metric(
+            "chance that of two patients of a site the one with the earlier event has the higher risk",
+            ("pairs", "count"),
+            _per_record(survival.concordance),
+        ),
+        "brier": _Metric("weighted squared distance of survival from its probability, at each horizon", ("brier",), survival.brier, each=True),
+        "calibration_error": _Metric(
+            "mean distance of predicted from observed risk over ten bins, at each horizon", ("calibration",), survival.calibration_error, each=True
+        ),
+        "calibration_in_the_large": _Metric(
+            "observed minus mean predicted risk, at each horizon", ("calibration",), survival.in_the_large, each=True
+        ),
+        "loss": _LOSS,
+    },
 }
 
+BY_HORIZON = frozenset(name for name, metric in _METRICS["survival"].items() if metric.each)
+"""The metrics of survival that need horizons."""
 
-def measure(task: Task, scores: Array, targets: Array, loss_sum: float, names: Sequence[str], *, centre: float = 0.0) -> dict[str, Array]:
+
+def measure(
+    task: Task, scores: Array, targets: Array, loss_sum: float, names: Sequence[str], *, centre: float = 0.0, timeline: Timeline = NO_TIMELINE
+) -> dict[str, Array]:
     """The sums over these records that the named metrics need; no records at all give sums of zero.
 
-    ``scores``: binary (n,) the probability of class 1; multiclass (n, K) probabilities; regression (n,) predictions. ``targets`` (n,):
-    class numbers from 0, or numbers. ``loss_sum``: the learner's own loss summed over the records. ``centre``: for regression a public
-    number near the targets' mean, the same at every site (see `aimer2.metrics.regression`).
+    ``scores``: binary (n,) the probability of class 1; multiclass (n, K) probabilities; regression (n,) predictions; multilabel (n, L)
+    probabilities; survival (n,) risks, or (n, J) probabilities to live beyond each interval. ``targets`` (n,): class numbers from 0, or
+    numbers; multilabel (n, L) 0 or 1; survival (n, 2) times and events. ``loss_sum``: the learner's own loss summed over the records.
+    ``centre``: for regression a public number near the targets' mean, the same at every site (see `aimer2.metrics.regression`);
+    ``timeline``: of survival the study's intervals and horizons.
 
     Raises BadInput for a name the task does not have, BadUpdate for scores of a wrong shape, not finite or no probabilities, BadData for
     targets that do not fit the task. The sentences name no value.
     """
     _refuse_unknown(task, names)
     scores, targets = _checked(task, scores, targets)
+    public = _Public(centre, timeline)
     if not isfinite(loss_sum):
         raise BadUpdate("The loss is not finite.")
     sums: dict[str, Array] = {"count": np.array([len(targets)], dtype=np.int64), "loss": np.array([loss_sum], dtype=np.float64)}
     for key, leaf in _LEAVES[task].items():
         if any(key in _METRICS[task][name].keys for name in names):
             with np.errstate(over="ignore", invalid="ignore"):
-                sums[key] = leaf.make(scores, targets, centre)
+                sums[key] = leaf.make(scores, targets, public)
             if not np.isfinite(sums[key]).all():
                 raise BadUpdate(f"The sums '{key}' are too large for a number of 64 bits.")
     return sums
 
 
-def figures(task: Task, sums: Sums, names: Sequence[str]) -> list[Figure]:
-    """The named metrics in the order named, from one site's sums or from pooled ones.
+def figures(task: Task, sums: Sums, names: Sequence[str], parts: Sequence[str] = ()) -> list[Figure]:
+    """The named metrics in the order named, from one site's sums or from pooled ones; ``parts`` names the labels or horizons, for which some
+    metrics have a figure each.
 
     Raises BadInput for a name the task does not have, BadUpdate where the sums lack a leaf or it is of a wrong shape or not finite.
     """
     _refuse_unknown(task, names)
-    found = []
-    for name in names:
-        metric = _METRICS[task][name]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            read = metric.read(*(_leaf(task, sums, key) for key in metric.keys))
-        if read.value is not None and not isfinite(read.value):
-            read = undefined("the sums hold too much noise", read.n)
-        found.append(Figure(name, read.value, read.low, read.high, read.n, read.note))
-    return found
+    return [figure for name in names for figure in _read(task, sums, name, parts)]
+
+
+def _read(task: Task, sums: Sums, name: str, parts: Sequence[str]) -> list[Figure]:
+    metric = _METRICS[task][name]
+    leaves = [_leaf(task, sums, key) for key in metric.keys]
+    if not metric.each:
+        return [_figure(name, metric, leaves)]
+    if parts and len(parts) != len(leaves[0]):
+        raise BadUpdate(f"The sums '{metric.keys[0]}' have a wrong shape.")
+    told = parts or [str(number) for number in range(1, len(leaves[0]) + 1)]
+    return [_figure(f"{name} {part}", metric, [leaf]) for part, leaf in zip(told, leaves[0], strict=True)]
+
+
+def _figure(name: str, metric: _Metric, leaves: Sequence[Array]) -> Figure:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        read = metric.read(*leaves)
+    if read.value is not None and not isfinite(read.value):
+        read = undefined("the sums hold too much noise", read.n)
+    return Figure(name, read.value, read.low, read.high, read.n, read.note)
 
 
 def available(task: Task) -> Mapping[str, str]:
@@ -229,7 +320,7 @@ def _checked(task: Task, scores: Array, targets: Array) -> tuple[Floats, Array]:
     if scores.dtype.kind not in "fiub" or targets.dtype.kind not in "fiub":
         raise BadUpdate("Scores and targets must be arrays of numbers.")
     scores = scores.astype(np.float64)
-    if targets.ndim != 1 or scores.ndim != (2 if task == "multiclass" else 1) or len(scores) != len(targets):
+    if len(scores) != len(targets) or not _fitting(task, scores, targets):
         raise BadUpdate(f"Scores and targets do not have the shapes of a {task} task.")
     if not np.isfinite(scores).all():
         raise BadUpdate("Scores are not finite.")
@@ -237,7 +328,9 @@ def _checked(task: Task, scores: Array, targets: Array) -> tuple[Floats, Array]:
         raise BadData("Targets are not finite.")
     if task == "regression":
         return scores, targets.astype(np.float64)
-    classes = 2 if task == "binary" else scores.shape[1]
+    if task == "survival":
+        return _checked_survival(scores, targets.astype(np.float64))
+    classes = scores.shape[1] if task == "multiclass" else 2
     if classes < 2:
         raise BadUpdate("A multiclass task has scores for two classes or more.")
     if not np.isin(targets, np.arange(classes)).all():
@@ -248,6 +341,30 @@ def _checked(task: Task, scores: Array, targets: Array) -> tuple[Floats, Array]:
     if task == "multiclass" and (np.abs(clipped.sum(axis=1) - 1) > TOTAL_TOLERANCE).any():
         raise BadUpdate("The probabilities of the classes do not add up to 1.")
     return clipped, targets.astype(np.int64)
+
+
+def _fitting(task: Task, scores: Array, targets: Array) -> bool:
+    """Whether both have the shapes of the task; their lengths are known to be the same."""
+    match task:
+        case "multiclass":
+            return (scores.ndim, targets.ndim) == (2, 1)
+        case "multilabel":
+            return scores.ndim == 2 and scores.shape == targets.shape
+        case "survival":
+            return scores.ndim in (1, 2) and targets.shape == (len(scores), 2)
+        case _:
+            return (scores.ndim, targets.ndim) == (1, 1)
+
+
+def _checked_survival(scores: Floats, targets: Floats) -> tuple[Floats, Array]:
+    if (targets[:, 0] < 0).any() or not np.isin(targets[:, 1], (0, 1)).all():
+        raise BadData("Targets are not times from 0 with an event of 0 or 1.")
+    if scores.ndim == 1:
+        return scores, targets
+    clipped = np.clip(scores, 0.0, 1.0)
+    if (np.abs(scores - clipped) > PROBABILITY_TOLERANCE).any():
+        raise BadUpdate("Scores are not probabilities between 0 and 1.")
+    return clipped, targets
 
 
 def _leaf(task: Task, sums: Sums, key: str) -> Array:

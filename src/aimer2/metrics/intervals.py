@@ -114,7 +114,7 @@ def mean(total: float, squares: float, n: float, *, least: float | None = None) 
     return estimate(value, (low if least is None else max(low, least), value + half), n)
 
 
-def mean_over_classes(parts: Sequence[Estimate], n: int, *, independent: bool = False) -> Estimate:
+def mean_over_classes(parts: Sequence[Estimate], n: int, *, independent: bool = False, each: str = "class") -> Estimate:
     """The mean of one figure per class; undefined as soon as it is for one class, with that class named.
 
     With ``independent`` figures their own intervals give that of the mean (MOVER). Paper: G. Y. Zou and A. Donner, "Construction of
@@ -122,7 +122,7 @@ def mean_over_classes(parts: Sequence[Estimate], n: int, *, independent: bool = 
     """
     if n <= 0:
         return undefined(NOTHING)
-    if lacking := [f"class {k}: {part.note}" for k, part in enumerate(parts) if part.value is None]:
+    if lacking := [f"{each} {k}: {part.note}" for k, part in enumerate(parts) if part.value is None]:
         return undefined("; ".join(lacking), n)
     value = sum(part.value for part in parts if part.value is not None) / len(parts)
     bounded = [(p.value, p.low, p.high) for p in parts if p.value is not None and p.low is not None and p.high is not None]
