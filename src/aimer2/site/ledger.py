@@ -170,7 +170,7 @@ class Ledger:
         return 0.0 if budget is None else finite(self._composition.epsilon(totals, budget.delta))
 
     def _append(self, kind: Kind, *, details: Mapping[str, Json], actor: str = _AGENT, study: str | None = None) -> None:
-        self._log.extend([Event(str(kind), actor, study, details)])
+        self._log.extend([Event(str(kind), actor, study, {"ledger": self._dataset, **details})])
         self._catch_up()
         anchor: dict[str, Json] = {"ledger": self._dataset, "sequence": self._head.sequence, "digest": self._head.digest}
         self._audit.append(Kind.LEDGER_ANCHORED, actor=actor, study=study, details=anchor)
@@ -223,6 +223,8 @@ class Ledger:
         if signer is None:
             raise _tampered(f"Entry {entry.sequence} is signed with a key that is not this site's.")
         entry.check(signer)
+        if entry.details.get("ledger", self._dataset) != self._dataset:
+            raise _tampered("It is another data set's.")
         self._balance.apply(entry)
         self._head = Head(entry.sequence, digest(line))
 
@@ -241,8 +243,10 @@ class Ledgers:
 
     def own(self, dataset: str) -> Ledger:
         """The data set's own, whoever's budget it is under."""
-        made = Ledger(dataset, self._folder, self._key, self._keys, self._audit, self._clock)
-        return self._ledgers.setdefault(dataset, made)
+        return self._ledgers.setdefault(dataset, self._open(dataset))
+
+    def _open(self, dataset: str) -> Ledger:
+        return Ledger(dataset, self._folder, self._key, self._keys, self._audit, self._clock)
 
     def of(self, dataset: str) -> Ledger:
         """The one that its tasks are charged to."""
@@ -267,7 +271,12 @@ class Ledgers:
 
     def problems(self, dataset: str) -> Sequence[Problem]:
         """What a verification of its file finds, with the head that the audit log holds; nothing: it is whole."""
-        return find_problems(self._folder.ledger(dataset), self._keys, find_anchor(self._audit, dataset))
+        found = find_problems(self._folder.ledger(dataset), self._keys, find_anchor(self._audit, dataset))
+        try:
+            self._open(dataset).balance()
+        except Tampered as error:
+            return found or (Problem(0, "changed", error.sentence),)
+        return found
 
 
 def find_anchor(audit: AuditLog, dataset: str) -> Head | None:
