@@ -1,0 +1,209 @@
+"""`aimer2 site budget`: how much privacy each data set may spend, what has been spent, and by which study."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from aimer2.audit.entries import Entry
+from aimer2.audit.kinds import Kind
+from aimer2.audit.log import AuditLog
+from aimer2.cli.site_options import CLOCK, SHOWN, by_person, in_folder
+from aimer2.core.clock import rfc3339
+from aimer2.core.errors import BadInput, Conflict, NotFound, Tampered
+from aimer2.identity.keys import SigningKey
+from aimer2.site import snapshots
+from aimer2.site.balance import Balance, Budget, ceiling, floor
+from aimer2.site.folder import SiteFolder, existing
+from aimer2.site.ledger import Ledgers
+from aimer2.site.store import Store
+
+_AS_JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+@click.group()
+def budget() -> None:
+    """The privacy ledger: what each data set may spend, for all studies together."""
+
+
+def _ledgers(folder: SiteFolder) -> Ledgers:
+    key = SigningKey.load(folder.key)
+    return Ledgers(folder, key, AuditLog(folder.audit, key, CLOCK), CLOCK)
+
+
+@budget.command()
+@click.argument("dataset", required=False)
+@_AS_JSON
+@in_folder
+def show(dataset: str | None, as_json: bool, folder: Path | None) -> None:
+    """The budget of each data set, what is spent of it, and by which studies."""
+    place = existing(folder)
+    ledgers = _ledgers(place)
+    names = [dataset] if dataset else sorted({*snapshots.names(place), *ledgers.names()})
+    found = {name: ledgers.own(name).balance() for name in names}
+    if as_json:
+        click.echo(json.dumps([_document(name, one) for name, one in found.items()], indent=1))
+        return
+    titles = {known.digest: known.package.study.name for known in Store(place.state).studies() if known.package}
+    table = Table("Data set", "Budget ε", "at δ", "Spent ε", "Reserved", "Studies", box=None)
+    for name, one in found.items():
+        table.add_row(name, *_row(one, titles))
+    Console().print(table)
+    for name, one in found.items():
+        if one.proposal is not None:
+            wanted = one.proposal.budget or f"the budget of '{one.proposal.shared}'"
+            click.echo(f"{name}: {one.proposal.by} proposed {wanted}; a second person has to confirm it.")
+
+
+def _row(one: Balance, titles: Mapping[str, str]) -> list[str]:
+    if one.shared is not None:
+        return [f"under '{one.shared}'", "", "", "", ""]
+    if one.budget is None:
+        return ["none set", "", "", "", "everything that would be charged is refused"]
+    tasks = Counter(charge.study for charge in one.charges.values())
+    studies = ", ".join(f"{study[:SHOWN]} {titles.get(study, '')} ({count} tasks)".replace("  ", " ") for study, count in tasks.items())
+    reserved = sum(not charge.committed for charge in one.charges.values())
+    return [floor(one.budget.epsilon), f"{one.budget.delta:g}", ceiling(one.epsilon), f"{reserved} tasks" if reserved else "", studies]
+
+
+def _document(name: str, one: Balance) -> dict[str, Any]:
+    waiting = one.proposal
+    return {
+        "dataset": name,
+        "shared": one.shared,
+        "budget": _terms(one.budget),
+        "set_by": list(one.set_by),
+        "spent": one.epsilon,
+        "reserved": sum(not charge.committed for charge in one.charges.values()),
+        "studies": dict(Counter(charge.study for charge in one.charges.values())),
+        "proposed": None if waiting is None else {"by": waiting.by, "time": waiting.time, "budget": _terms(waiting.budget), "shared": waiting.shared},
+    }
+
+
+def _terms(one: Budget | None) -> dict[str, float] | None:
+    return None if one is None else {"epsilon": one.epsilon, "delta": one.delta}
+
+
+@budget.command("set")
+@click.argument("dataset")
+@click.option("--epsilon", type=float, help="How much may be spent, for good, by all studies together.")
+@click.option("--delta", type=float, help="At which δ; at most one in ten times the number of patients.")
+@click.option("--share", help="Put it under the budget of this data set, which has some of the same patients.")
+@click.option("--confirm", is_flag=True, help="As the second person, confirm what the first one proposed.")
+@by_person
+@in_folder
+def set_budget(dataset: str, share: str | None, confirm: bool, by: str, folder: Path | None, **terms: float | None) -> None:
+    """Set a data set's budget. Less is in force at once; a first budget, or more, once a second person confirms it."""
+    place = existing(folder)
+    if dataset not in snapshots.names(place):
+        raise NotFound(f"There is no data set '{dataset}' here.", remedy="Add it with `aimer2 site dataset add`.")
+    ledgers = _ledgers(place)
+    if share is not None:
+        if terms["epsilon"] is not None or terms["delta"] is not None:
+            raise BadInput("A data set under another's budget has none of its own: give --share alone.")
+        ledgers.share(dataset, share, by=by, confirmed=confirm)
+        _tell(dataset, f"is under the budget of '{share}'", f"--share {share}", confirm)
+        return
+    wanted = _wanted(terms["epsilon"], terms["delta"])
+    _check_delta(place, dataset, wanted)
+    _check_patients(place, dataset, ledgers)
+    ledger = ledgers.own(dataset)
+    in_force = confirm or ledger.propose(wanted, by=by)
+    if confirm:
+        ledger.confirm(wanted, by=by)
+    _tell(dataset, f"may spend {wanted}", f"--epsilon {wanted.epsilon!r} --delta {wanted.delta!r}", in_force)
+
+
+def _wanted(epsilon: float | None, delta: float | None) -> Budget:
+    if epsilon is None or delta is None:
+        raise BadInput("A budget is an ε and a δ: give --epsilon and --delta.")
+    return Budget(epsilon, delta)
+
+
+def _tell(dataset: str, terms: str, options: str, in_force: bool) -> None:
+    if in_force:
+        click.echo(f"{dataset} {terms}, from now on.")
+        return
+    click.echo(f"Proposed, and not in force yet: {dataset} {terms}.")
+    click.echo(f'A second person confirms it: aimer2 site budget set {dataset} {options} --confirm --by "NAME"')
+
+
+def _check_delta(folder: SiteFolder, dataset: str, wanted: Budget) -> None:
+    """δ is how likely the promise fails for a patient: with one in the number of patients it could fail for one of them."""
+    patients = max((record.patients for record in snapshots.records(folder, dataset)), default=0)
+    if wanted.delta * 10 * patients > 1:
+        most = 10.0 ** math.floor(math.log10(0.1 / patients))
+        raise BadInput(f"For {patients} patients δ = {wanted.delta:g} is too large.", remedy=f"Give --delta {most:g} or less.")
+
+
+def _check_patients(folder: SiteFolder, dataset: str, ledgers: Ledgers) -> None:
+    """Before a first budget of its own: nobody else's patients, or they would have two."""
+    if ledgers.own(dataset).balance().budget is not None:
+        return
+    # Loaded by name: reading mappings takes pandas, which no other of these commands needs.
+    common: Mapping[str, int] = importlib.import_module("aimer2.site.lineage").common_patients(folder, dataset)
+    for other, count in common.items():
+        root = ledgers.own(other).shared() or other
+        if ledgers.own(root).balance().budget is not None:
+            raise Conflict(
+                f"{count} patients of '{dataset}' are in '{other}', too, and have one budget in all.",
+                remedy=f'Put it under that: aimer2 site budget set {dataset} --share {root} --by "NAME"',
+            )
+
+
+@budget.command()
+@click.argument("dataset")
+@_AS_JSON
+@in_folder
+def history(dataset: str, as_json: bool, folder: Path | None) -> None:
+    """Every entry of a data set's ledger, oldest first: who, when, which study, and ε after it."""
+    place = existing(folder)
+    entries = _ledgers(place).own(dataset).history()
+    if as_json:
+        fields = ("sequence", "time", "kind", "actor", "study", "details")
+        click.echo(json.dumps([{name: getattr(entry, name) for name in fields} for entry in entries], indent=1))
+        return
+    if not entries:
+        raise NotFound(f"Nothing was ever set or spent of '{dataset}'.", remedy="`aimer2 site budget show` lists the data sets.")
+    for entry in entries:
+        click.echo(f"{entry.time}  {entry.kind:17} {entry.actor:24} {(entry.study or '')[:SHOWN]:{SHOWN}} {_what(entry)}")
+
+
+def _what(entry: Entry) -> str:
+    details: Mapping[str, Any] = entry.details
+    reached = f"; ε {ceiling(details['reached'])}" if details.get("reached") else ""
+    if entry.kind in (Kind.BUDGET_PROPOSED, Kind.BUDGET_SET):
+        terms = f"under '{details['shared']}'" if details.get("shared") else str(Budget(details["epsilon"], details["delta"]))
+        return f"{terms}{' by ' + ' and '.join(details['by']) if 'by' in details else ''}{reached}"
+    if entry.kind == Kind.PRIVACY_RESERVED:
+        spent = details["spent"]
+        parameters = ", ".join(f"{name} {value:g}" for name, value in spent["parameters"].items())
+        return f"{details['task']}/{details['attempt']}: {spent['count']} × {spent['kind']} ({parameters}){reached}"
+    return f"{details['task']}/{details['attempt']}{reached}" if "task" in details else json.dumps(entry.details)
+
+
+@budget.command()
+@in_folder
+def verify(folder: Path | None) -> None:
+    """Check every signature, the chain, and that each ledger is as long as the audit log says."""
+    ledgers = _ledgers(existing(folder))
+    bad = False
+    for name in ledgers.names():
+        found = ledgers.problems(name)
+        bad |= bool(found)
+        for problem in found:
+            click.echo(f"{name}: line {problem.line}: {problem.code}: {problem.sentence}")
+        if not found:
+            click.echo(f"{name}: {len(ledgers.own(name).history())} entries, unbroken")
+    if bad:
+        raise Tampered("A privacy ledger is not what it was.", remedy="Put the whole folder back from a backup; report it to your security officer.")
+    click.echo(f"Read at {rfc3339(CLOCK.now())}. `aimer2 site audit verify` checks the log that holds how long each ledger is.")
