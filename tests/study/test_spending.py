@@ -10,8 +10,9 @@ import pytest
 from aimer2.core.errors import BadStudy
 from aimer2.core.study import Study
 from aimer2.privacy.accounting import Accountant, Spent, epsilon, gaussian, subsampled_gaussian
+from aimer2.privacy.terms import terms
 from aimer2.study.differential_privacy import calibration, faults
-from aimer2.study.spending import spending, terms
+from aimer2.study.spending import spending
 
 PRIVACY = {"epsilon": 3.0, "delta": 1e-5, "clip_norm": 1.0, "sampling_rate": 0.1}
 

@@ -12,7 +12,8 @@ from typing import Any
 from aimer2.algorithms import catalogue
 from aimer2.core.errors import BadInput, BadStudy, Fault, NotAvailable
 from aimer2.core.study import Study, Training
-from aimer2.study.spending import PLACE, Terms, incomplete, terms
+from aimer2.privacy.noisy_metrics import NOISY_METRICS
+from aimer2.privacy.terms import PLACE, Terms, incomplete, terms
 
 POST_PROCESSING: Mapping[str, Mapping[str, tuple[Any, str]]] = {
     **{name: {} for name in ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "feddyn")},
@@ -23,12 +24,6 @@ POST_PROCESSING: Mapping[str, Mapping[str, tuple[Any, str]]] = {
 
 KINDS = ("binary", "multiclass", "regression")
 """Targets whose loss is a sum over patients: of a survival time each patient's loss depends on who else is at risk."""
-
-NOISY_METRICS: Mapping[str, tuple[str, ...]] = {
-    "binary": ("auc", "average_precision", "accuracy", "sensitivity", "specificity", "ppv", "npv", "balanced_accuracy", "f1"),
-    "multiclass": ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "ppv", "npv", "f1"),
-}
-"""Metrics that follow from counts of patients, to which noise can be added; of a regression there are none."""
 
 
 def faults(study: Study) -> list[Fault]:

@@ -1,0 +1,71 @@
+"""Evaluation under differential privacy: counts of patients with Gaussian noise, and the metrics that follow from them.
+
+Of each held-out patient one row counts. So one patient more or less changes one count by one in each of the tables that are told: the confusion
+matrix, and of a binary target the scores in bins; of two tables the L2 norm is √2. The bins are those of `aimer2.metrics.binned_scores` put together
+to a few, because each gets noise of its own: a noisy count stands in the middle of those it is made of.
+
+Leaves the site: ``confusion`` int64 (K, K), ``binned_scores`` int64 (2, 1024) with 18 columns that are not 0, ``count`` int64 (1,) the sum of the
+noisy counts. Some may be below 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from aimer2.core.random import SecureBytes
+from aimer2.metrics.binned_scores import BINS, LARGEST_LOGIT
+from aimer2.metrics.figures import measure
+from aimer2.privacy.gaussian import gaussian
+
+NOISY_METRICS: Mapping[str, tuple[str, ...]] = {
+    "binary": ("auc", "accuracy", "sensitivity", "specificity", "ppv", "npv", "balanced_accuracy", "f1"),
+    "multiclass": ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "ppv", "npv", "f1"),
+}
+"""Metrics that follow from counts of patients, to which noise can be added; of a regression there are none. (The
+mean precision would need finer bins.)"""
+
+_TABLES = ("confusion", "binned_scores")
+_LOGITS = np.arange(-8, 9) / 2
+"""Edges of the few bins: half a logit wide from -4 to 4, as most scores are, and one more at either end."""
+
+_CUTS = np.rint(BINS // 2 + _LOGITS * (BINS // 2 - 1) / LARGEST_LOGIT).astype(np.int64)
+
+
+def noisy_metrics(
+    kind: Literal["binary", "multiclass"],
+    scores: npt.NDArray[Any],
+    targets: npt.NDArray[Any],
+    names: Sequence[str],
+    noise: float,
+    source: SecureBytes,
+) -> dict[str, npt.NDArray[np.int64]]:
+    """The sums that the named metrics need, by a Gaussian mechanism of this noise multiplier; one row per patient is given.
+
+    Raises BadInput for a metric that does not follow from counts.
+    """
+    measured = measure(kind, scores, targets, 0.0, names)
+    tables = {name: measured[name] for name in _TABLES if name in measured}
+    if "binned_scores" in tables:
+        tables["binned_scores"] = _few(tables["binned_scores"])
+    deviation = noise * math.sqrt(len(tables))
+    told = {name: np.rint(table + gaussian(source, deviation, table.size).reshape(table.shape)) for name, table in tables.items()}
+    count = next(iter(told.values())).sum()
+    if "binned_scores" in told:
+        told["binned_scores"] = _spread(told["binned_scores"])
+    return {name: table.astype(np.int64) for name, table in told.items()} | {"count": np.array([count], np.int64)}
+
+
+def _few(histogram: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.add.reduceat(histogram, np.concatenate(([0], _CUTS)), axis=1)
+
+
+def _spread(few: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    whole = np.zeros((2, BINS))
+    starts, ends = np.concatenate(([0], _CUTS)), np.concatenate((_CUTS, [BINS]))
+    whole[:, (starts + ends) // 2] = few
+    return whole
