@@ -1,5 +1,3 @@
-from aimer2.core.task import FigureDocument
-
 """Figures with their intervals as people read them: in a terminal, in a notebook."""
 
 from __future__ import annotations
@@ -10,6 +8,8 @@ from typing import final
 
 from rich.table import Table
 from rich.text import Text
+
+from aimer2.core.task import FigureDocument
 
 
 def number(value: float) -> str:
