@@ -382,7 +382,7 @@ def test_a_parcel_that_breaks_its_own_commitment_is_reported_and_the_sum_is_exac
 def test_shares_of_another_secret_end_the_round_and_name_their_dealer() -> None:
     federation = Federation(3)
     epoch = cheated_epoch(federation, ["site-1", "site-2"], lie=False)
-    with pytest.raises(Tampered, match="'site-0' dealt and signed open another secret"):
+    with pytest.raises(Tampered, match="'site-0' has not kept to the protocol"):
         federation.play(epoch)
 
 

@@ -85,7 +85,8 @@ def test_a_sites_own_figures_are_there_only_where_the_study_says_so(world: World
     assert sorted(result["released"]) == (["north", "south", "west"] if release else [])
     if release:
         counts = [next(f["n"] for f in figures if f["name"] == "auc") for figures in result["released"].values()]
-        assert sum(counts) == next(f["n"] for f in result["figures"] if f["name"] == "auc")
+        assert abs(sum(counts) - next(f["n"] for f in result["figures"] if f["name"] == "auc")) <= 2.5 * len(counts)
+        assert all(count % 5 == 0 for count in counts)
     in_events = [event.released for event in events if isinstance(event, RoundFinished) and event.stage != "final"]
     assert not any(in_events)
 

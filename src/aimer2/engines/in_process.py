@@ -14,16 +14,26 @@ from aimer2.core.tree import Tree
 from aimer2.messages.tensors import read_tree
 from aimer2.study.checkpoint import store
 from aimer2.study.perform import Performs
+from aimer2.study.secure_update import SecureUpdate
 
 
 @final
 class InProcess:
-    """Performs each task at once. ``order`` may permute the sites, to show that the order of arrival changes no bit."""
+    """Performs each task at once. ``order`` may permute the sites, to show that the order of arrival changes no bit; ``secure``: the sites'
+    halves of secure aggregation, where the study has it."""
 
-    def __init__(self, sites: Mapping[SiteId, Performs], blobs: BlobStore, *, order: Sequence[SiteId] | None = None) -> None:
+    def __init__(
+        self,
+        sites: Mapping[SiteId, Performs],
+        blobs: BlobStore,
+        *,
+        order: Sequence[SiteId] | None = None,
+        secure: Mapping[SiteId, SecureUpdate] | None = None,
+    ) -> None:
         self._sites = dict(sites)
         self._blobs = blobs
         self._order = list(order) if order is not None else sorted(sites)
+        self._secure = dict(secure or {})
         self._memory: dict[SiteId, dict[str, Tree]] = {site: {} for site in sites}
         self._last: dict[SiteId, Reply] = {}
 
@@ -40,6 +50,14 @@ class InProcess:
         """Nothing is under way here."""
 
     def _perform(self, task: Task) -> Reply:
+        try:
+            if task.phase != "update":
+                return Answer(task=task.id, attempt=task.attempt, site=task.site, message=self._secure[task.site].say(task))
+            return self._updated(task)
+        except AimerError as error:
+            return Failure(task=task.id, attempt=task.attempt, site=task.site, code=error.code, reason=error.sentence)
+
+    def _updated(self, task: Task) -> Reply:
         """Asked again, it replies what it has replied: doing it twice would move the site's memory twice."""
         last = self._last.get(task.site)
         if last is None or (last.task, last.attempt) != (task.id, task.attempt):
@@ -47,15 +65,28 @@ class InProcess:
         return last
 
     def _reply(self, task: Task) -> Reply:
+        secure = self._secure[task.site] if task.message else None
+        if secure is not None:
+            secure.begin(task)
         memory = dict(self._memory[task.site])
-        try:
-            received = {name: read_tree(self._blobs.open(ref)) for name, ref in task.inputs.items()}
-            performed = self._sites[task.site].perform(task, received, memory)
-            sums = {name: self._send(sent) for name, sent in performed.sums.items()}
-        except AimerError as error:
-            return Failure(task=task.id, attempt=task.attempt, site=task.site, code=error.code, reason=error.sentence)
+        received = {name: read_tree(self._blobs.open(ref)) for name, ref in task.inputs.items()}
+        performed = self._sites[task.site].perform(task, received, memory)
+        if secure is None:
+            sums, message = {name: self._send(sent) for name, sent in performed.sums.items()}, ""
+        else:
+            masked = secure.mask(task, performed.sums)
+            sums = {name: store(sent, self._blobs) for name, sent in masked.trees.items()}
+            message = secure.submit(task, masked, sums)
         self._memory[task.site] = memory
-        answer = Answer(task=task.id, attempt=task.attempt, site=task.site, sums=sums, checks=performed.checks)
+        answer = Answer(
+            task=task.id,
+            attempt=task.attempt,
+            site=task.site,
+            sums=sums,
+            checks=performed.checks,
+            message=message,
+            released=performed.released,
+        )
         return Answer.model_validate_json(answer.model_dump_json())
 
     def _send(self, sent: Tree) -> BlobRef:

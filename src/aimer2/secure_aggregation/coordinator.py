@@ -80,6 +80,10 @@ class Epoch:
         return self.share_messages()
 
     @property
+    def has_keys(self) -> bool:
+        return bool(self._keys)
+
+    @property
     def members(self) -> tuple[SiteId, ...]:
         return tuple(self._dealt)
 

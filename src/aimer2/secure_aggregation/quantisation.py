@@ -44,14 +44,14 @@ def encode(values: NumpyArray, leaf: Leaf, sites: int) -> Encoded:
     if leaf.range is None:
         _check_size(largest, largest_real(sites), leaf)
         return Encoded(_two_limbs(values), 0, largest)
-    limit = _limit(leaf.bits, sites)
-    scale = limit / leaf.range
+    most = limit(leaf.bits, sites)
+    scale = most / leaf.range
     scaled = np.multiply(values, scale, dtype=np.float64)
     np.rint(scaled, out=scaled)
     saturated = 0
-    if largest * scale > limit:
+    if largest * scale > most:
         saturated = int(np.count_nonzero(np.abs(values) > np.float64(leaf.range)))
-        np.clip(scaled, -limit, limit, out=scaled)
+        np.clip(scaled, -most, most, out=scaled)
     return Encoded(scaled.astype("<i4" if leaf.bits == 32 else "<i8").view(leaf.word), saturated, largest)
 
 
@@ -62,7 +62,7 @@ def decode(words: NumpyArray, leaf: Leaf, sites: int) -> NumpyArray:
     if leaf.range is None:
         total = _real(words)
     else:
-        step = leaf.range / _limit(leaf.bits, sites)
+        step = leaf.range / limit(leaf.bits, sites)
         total = np.multiply(words.view("<i4" if leaf.bits == 32 else "<i8"), step, dtype=np.float64)
     return total.astype(leaf.dtype, copy=False)
 
@@ -86,11 +86,11 @@ def largest_real(sites: int) -> float:
     return 2.0**66 / sites
 
 
-def _limit(bits: int, sites: int) -> float:
+def limit(bits: int, sites: int) -> float:
     """The largest word of one site: as many as there are sites do not overflow, and it is exact as a float64."""
-    limit = (2 ** (bits - 1) - 1) // sites
-    spare = max(limit.bit_length() - 53, 0)
-    return float(limit >> spare << spare)
+    most = (2 ** (bits - 1) - 1) // sites
+    spare = max(most.bit_length() - 53, 0)
+    return float(most >> spare << spare)
 
 
 def _encode_integers(values: NumpyArray, leaf: Leaf, sites: int) -> Encoded:

@@ -76,9 +76,14 @@ def load_state(kind: type[Any], document: Mapping[str, Any], blobs: BlobStore) -
     return kind(**{name: StoredTree(BlobRef(**value), blobs) if isinstance(value, Mapping) else value for name, value in document.items()})
 
 
+def refs_of(document: Mapping[str, Any]) -> set[BlobRef]:
+    """The blobs that a document names."""
+    return {BlobRef(**value) for value in document.values() if isinstance(value, Mapping) and value.keys() == {"sha256", "size"}}
+
+
 def blobs_of(document: Mapping[str, Any]) -> set[str]:
-    """Digests of the blobs that a state's document names."""
-    return {value["sha256"] for value in document.values() if isinstance(value, Mapping)}
+    """Their digests."""
+    return {ref.sha256 for ref in refs_of(document)}
 
 
 @final

@@ -70,7 +70,7 @@ class Patience:
 async def collect(
     engine: Engine, tasks: Mapping[SiteId, Task], collected: Collected, patience: Patience, blobs: BlobStore, clock: Clock
 ) -> AsyncIterator[Event]:
-    """Fills ``collected`` until every site has replied, or the deadline has passed and enough have answered.
+    """Fills ``collected`` until every site has replied, or the deadline has passed and enough have answered; the late are asked no more.
 
     After the deadline with too few answers it says so once and keeps waiting: what sites have computed is not thrown away.
     """
@@ -101,6 +101,7 @@ async def collect(
         if isinstance(replies, AsyncGenerator):
             await replies.aclose()
     collected.hopeless = not possible(collected, patience)
+    await engine.withdraw([tasks[site] for site in collected.silent])
     drop_odd_ones(collected)
 
 

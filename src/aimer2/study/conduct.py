@@ -25,16 +25,34 @@ from aimer2.core.task import BlobRef, FigureDocument, SiteId, Stage, Task
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update
 from aimer2.messages.package import Package
+from aimer2.secure_aggregation.roster import Roster
 from aimer2.statistics.moments import Moments
-from aimer2.study.checkpoint import Checkpoints, StoredTree, blobs_of, finite, load_state, save_state, store
+from aimer2.study.checkpoint import Checkpoints, StoredTree, blobs_of, finite, load_state, refs_of, save_state, store
 from aimer2.study.cohort import design_width
-from aimer2.study.collect import Collected, Patience, collect, drop_infinite_ones
+from aimer2.study.collect import Collected, Patience
 from aimer2.study.evaluation import pooled
-from aimer2.study.events import Absence, Event, RoundFinished, RoundStarted, StageStarted, StudyFinished, StudyPaused, StudyStarted
+from aimer2.study.events import (
+    Absence,
+    Event,
+    RoundFinished,
+    RoundRepeated,
+    RoundStarted,
+    Secrecy,
+    StageStarted,
+    StudyFinished,
+    StudyPaused,
+    StudyStarted,
+)
 from aimer2.study.result import build_result
+from aimer2.study.secure_sum import SecureSum
+from aimer2.study.secure_update import roster_of
+from aimer2.study.summing import Asked, InTheClear, RoundLost, Summing
 
 SMALL = 1 << 16
 """Elements up to which an array is worked on where the loop is."""
+
+ATTEMPTS = 3
+"""How often a round that was lost is tried in a row before the study pauses."""
 
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
@@ -64,7 +82,8 @@ class Plan:
     aggregator: Aggregator = field(default_factory=WeightedMean)
     figures: Callable[[Mapping[str, Tree]], tuple[FigureDocument, ...]] = lambda _: ()
     """Pooled sums to figures."""
-    release_per_site: bool = False
+    secure: Roster | None = None
+    """Whose updates are added in secret; None: in the clear."""
     keep: frozenset[str] = frozenset()
     """Blobs that outlive their round."""
 
@@ -77,7 +96,7 @@ class Advance:
     state: Mapping[str, Any]
     model: BlobRef | None = None
     figures: tuple[FigureDocument, ...] = ()
-    released: Mapping[SiteId, tuple[FigureDocument, ...]] = field(default_factory=dict)
+    secrecy: Secrecy | None = None
 
 
 @final
@@ -96,12 +115,16 @@ class Position:
     excluded: Mapping[SiteId, str] = field(default_factory=dict)
     last: Mapping[str, Any] | None = None
     """The event of the last finished round: it happened with the checkpoint, so it can be told again if nobody heard it."""
+    summing: Mapping[str, Any] = field(default_factory=dict)
+    """What the way to a sum keeps: of a sum in secret, whose keys and whose updates it is made of."""
+    lost: int = 0
+    """How often the round now asked for was lost."""
     ahead: Mapping[str, Any] | None = None
     """Where to go on once the data contract has been checked again after a pause."""
 
     def resumed(self) -> Position:
         """The position after a pause: the sites' data may have changed, so the data contract comes first again."""
-        behind = replace(self, paused=False, attempt=self.attempt + 1, excluded={})
+        behind = replace(self, paused=False, attempt=self.attempt + 1, excluded={}, summing={}, lost=0)
         if self.part == 0:
             return behind
         return Position(attempt=behind.attempt, models=self.models, last=self.last, ahead=behind.document())
@@ -129,7 +152,7 @@ def plan_of(package: Package, digest: str, blobs: BlobStore) -> Plan:
         patience=Patience(study.sites.needed, study.sites.deadline_seconds),
         aggregator=aggregators.make(study.method.aggregator, study.sites.block, study.method.aggregator_parameters),
         figures=partial(pooled, study),
-        release_per_site=study.evaluation.release_per_site,
+        secure=roster_of(package, digest) if study.privacy.secure_aggregation else None,
         keep=frozenset({package.initial.sha256}),
     )
 
@@ -172,6 +195,8 @@ class Loop:
         self._checkpoints = checkpoints
         self._clock = clock
         self.position = Position()
+        self._clear: Summing = InTheClear(plan.aggregator, engine, blobs, clock)
+        self._summing = self._clear if plan.secure is None else SecureSum(plan.secure, engine, blobs, clock, self._keep_summing)
         self.model: BlobRef | None = None
         self._is_small = all(tree.size(leaf) <= SMALL for part in plan.parts for leaf in part.initial.values())
 
@@ -181,6 +206,7 @@ class Loop:
         self.position = Position(**saved) if saved else Position()
         if self.position.paused:
             self.position = self.position.resumed()
+        self._summing.resume(self.position.summing)
         for event in await _untold(self.position, self._checkpoints):
             yield event
         yield StudyStarted(time=self._clock.now(), sites=tuple(sorted(await self._engine.sites())), resumed=saved is not None)
@@ -213,6 +239,7 @@ class Loop:
         return load_state(type(state), self.position.state, self._blobs) if self.position.state else state
 
     async def _round(self, part: Part, state: Any) -> AsyncIterator[Event]:
+        """One attempt at the next round; a lost one is tried again."""
         number, began = self.position.round_number + 1, self._clock.monotonic()
         there = sorted(await self._engine.sites())
         present = tuple(site for site in there if site not in self.position.excluded)
@@ -227,11 +254,39 @@ class Loop:
         yield RoundStarted(
             time=self._clock.now(), stage=part.stage, round_number=number, rounds=part.rounds, attempt=self.position.attempt, sites=selected
         )
-        async for event in collect(self._engine, tasks, collected, patience, self._blobs, self._clock):
-            yield event
-        await self._engine.withdraw([tasks[site] for site in collected.silent])
+        try:
+            async for event in self._way(part).collect(Asked(tasks, patience, part.rounds - number + 1), collected):
+                yield event
+        except RoundLost as lost:
+            yield await self._repeat(part, number, lost, collected)
+            return
         self._require(collected, patience)
         yield await self._step(part, state, number, collected, patience, began)
+
+    def _way(self, part: Part) -> Summing:
+        """The data contract has no sums."""
+        return self._clear if part.stage == "preflight" else self._summing
+
+    async def _repeat(self, part: Part, number: int, lost: RoundLost, collected: Collected) -> Event:
+        """Asked anew, with fresh keys, of those who kept to the protocol; after some attempts a person must look."""
+        if self.position.lost + 1 >= ATTEMPTS:
+            raise _Pause(f"Round {number} could not be added up in {ATTEMPTS} attempts: {lost}")
+        self._summing.lose()
+        excluded = {**self.position.excluded, **dict.fromkeys(sorted(lost.without), "it has not kept to the protocol of secure aggregation")}
+        previous = self.position
+        self.position = replace(
+            previous, attempt=previous.attempt + 1, lost=previous.lost + 1, excluded=excluded, summing=self._summing.kept
+        )
+        await self._checkpoints.save(self.position.document())
+        self._forget(previous, collected)
+        return RoundRepeated(time=self._clock.now(), stage=part.stage, round_number=number, attempt=self.position.attempt, reason=str(lost))
+
+    async def _keep_summing(self) -> None:
+        """What was decided in the middle of a round is kept before a site hears of it."""
+        previous = self.position
+        self.position = replace(previous, summing=self._summing.kept)
+        await self._checkpoints.save(self.position.document())
+        self._forget(previous)
 
     def _require(self, collected: Collected, patience: Patience) -> None:
         if len(collected.answers) < patience.needed:
@@ -241,7 +296,8 @@ class Loop:
     def _patience(self, part: Part, selected: tuple[SiteId, ...]) -> Patience:
         """Of the data contract every answer is wanted; a round of a method that asks fewer sites needs no more than it asks."""
         whole = self._plan.patience
-        return Patience(min(whole.needed, len(selected)) if part.stage == "train" and selected else whole.needed, whole.deadline_seconds)
+        needed = min(whole.needed, len(selected)) if part.stage == "train" and selected else whole.needed
+        return Patience(max(needed, self._way(part).needed), whole.deadline_seconds)
 
     def _too_few(self, found: str, absent: tuple[Absence, ...]) -> str:
         reasons = [f"{a.site}: {a.reason or a.outcome}" for a in absent]
@@ -284,11 +340,13 @@ class Loop:
             took_part=tuple(sorted(collected.answers)),
             absent=collected.absences(),
             figures=advance.figures,
-            released=advance.released,
+            released={site: answer.released for site, answer in sorted(collected.answers.items()) if answer.released},
             bytes_received=sum(ref.size for answer in collected.answers.values() for ref in answer.sums.values()),
+            secrecy=advance.secrecy,
             model=advance.model,
         )
-        self.position = replace(previous, round_number=number, state=advance.state, last=event.model_dump(mode="json"))
+        last = event.model_dump(mode="json")
+        self.position = replace(previous, round_number=number, state=advance.state, last=last, summing=self._summing.kept, lost=0)
         await self._checkpoints.save(self.position.document())
         self._forget(previous, collected)
         return event
@@ -299,7 +357,7 @@ class Loop:
             try:
                 return await self._aside(self._advance, part, state, collected)
             except BadUpdate:
-                if not await asyncio.to_thread(drop_infinite_ones, collected):
+                if not await asyncio.to_thread(self._summing.mend, collected):
                     raise
             self._require(collected, patience)
             return await self._aside(self._advance, part, state, collected)
@@ -309,30 +367,24 @@ class Loop:
     @np.errstate(all="ignore")
     def _advance(self, part: Part, state: Any, collected: Collected) -> Advance:
         """What is not finite is refused where it is stored."""
-        total = self._plan.aggregator(collected.in_order)
-        figures = self._plan.figures(total.sums)
+        total = self._summing.total(collected)
+        figures = self._plan.figures(total.update.sums)
         if part.stage == "final":
-            return Advance(save_state(state, self._blobs), None, figures, self._released(collected))
-        sums = {name: tree.map(finite, leaves) for name, leaves in total.sums.items() if name != "metrics"}
+            return Advance(save_state(state, self._blobs), None, figures, total.secrecy)
+        sums = {name: tree.map(finite, leaves) for name, leaves in total.update.sums.items() if name != "metrics"}
         try:
             moved = part.algorithm.update(state, Update(sums))
         except LookupError as error:
             raise BadUpdate(f"The sum lacks {error}.") from None
         document = save_state(moved, self._blobs)
         model = document.get("model") if part.stage == "train" else None
-        return Advance(document, BlobRef(**model) if model else None, figures)
+        return Advance(document, BlobRef(**model) if model else None, figures, total.secrecy)
 
     async def _aside(self, work: Callable[Given, Made], *given: Given.args, **named: Given.kwargs) -> Made:
         """In a thread, so that the loop stays free; at once for a small model, where handing over would take longer than the work."""
         if self._is_small:
             return work(*given, **named)
         return await asyncio.to_thread(work, *given, **named)
-
-    def _released(self, collected: Collected) -> dict[SiteId, tuple[FigureDocument, ...]]:
-        """Each site's own figures, once, at the end, and only where the approved study says so."""
-        if not self._plan.release_per_site:
-            return {}
-        return {site: self._plan.figures(update.sums) for site, update in sorted(collected.updates.items())}
 
     def _exclude(self, collected: Collected) -> None:
         """Who does not meet the data contract, or could not say so, is not asked again; who was only late is."""
@@ -345,8 +397,8 @@ class Loop:
 
     def _forget(self, previous: Position, collected: Collected | None = None) -> None:
         """Deletes what the round and the state before it have left: a study of a thousand rounds needs the room of one."""
-        kept = self._plan.keep | blobs_of(self.position.state) | blobs_of(self.position.models)
-        old = {BlobRef(**value) for value in previous.state.values() if isinstance(value, Mapping)}
+        kept = self._plan.keep | blobs_of(self.position.state) | blobs_of(self.position.models) | blobs_of(self.position.summing)
+        old = refs_of(previous.state) | refs_of(previous.summing)
         if collected is not None:
             old |= collected.blobs
         self._blobs.delete(*(ref for ref in old if ref.sha256 not in kept))
@@ -356,10 +408,11 @@ class Loop:
         if part.stage in ("moments", "train"):
             models["moments" if part.stage == "moments" else "model"] = store(part.algorithm.model(state), self._blobs).model_dump()
         previous = self.position
+        self._summing.close()
         if part.stage == "preflight" and previous.ahead is not None:
             self.position = replace(Position(**previous.ahead), excluded=previous.excluded, last=previous.last)
         else:
-            self.position = replace(previous, part=previous.part + 1, round_number=0, state={}, models=models)
+            self.position = replace(previous, part=previous.part + 1, round_number=0, state={}, models=models, summing={})
         await self._checkpoints.save(self.position.document())
         self._forget(previous)
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from aimer2.core import tree
 from aimer2.core.study import Study
-from aimer2.core.task import FigureDocument
+from aimer2.core.task import FigureDocument, Stage
 from aimer2.core.tree import Tree
 from aimer2.metrics.figures import Figure, figures
+from aimer2.privacy.disclosure import coarse
 
 
 def pooled(study: Study, sums: Mapping[str, Tree]) -> tuple[FigureDocument, ...]:
@@ -34,3 +35,22 @@ def documents(measured: Sequence[Figure]) -> tuple[FigureDocument, ...]:
     return tuple(
         FigureDocument(name=figure.name, value=figure.value, low=figure.low, high=figure.high, n=figure.n, note=figure.note) for figure in measured
     )
+
+
+def released(study: Study, stage: Stage, measured: Sequence[Figure | FigureDocument]) -> tuple[FigureDocument, ...]:
+    """A site's own figures as it hands them to the study: once, of the last model, and only where the approved study says so.
+
+    Disclosure control: of fewer patients than the minimum cell none is told; the others to two significant digits, their patients to the
+    nearest 5, so that no count of a few patients can be worked out of a proportion.
+    """
+    if stage != "final" or not study.evaluation.release_per_site:
+        return ()
+    return tuple(
+        FigureDocument(name=one.name, value=_short(one.value), low=_short(one.low), high=_short(one.high), n=told, note=one.note)
+        for one in measured
+        if (told := coarse(one.n)) is not None
+    )
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.2g}")

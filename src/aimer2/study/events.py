@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, TypeAdapter
 
-from aimer2.core.task import BlobRef, Check, Document, FigureDocument, Phase, SiteId, Stage
+from aimer2.core.task import BlobRef, Check, Document, FigureDocument, SiteId, Stage
 
 
 class Absence(Document):
@@ -68,6 +68,24 @@ class RoundStalled(Document):
     needed: int
 
 
+class RoundRepeated(Document):
+    """The round's sum could not be made, nothing was learnt, and its sites are asked again."""
+
+    kind: Literal["round-repeated"] = "round-repeated"
+    time: float
+    stage: Stage
+    round_number: int
+    attempt: int
+    reason: str
+
+
+class Secrecy(Document):
+    """Of a sum that was made in secret: what that cost in precision."""
+
+    saturated: int = Field(description="values of all sites that were larger than their range and were clipped to it")
+    error: float = Field(description="the most that rounding moved a coordinate of the sum, relative to the sum of the sites' largest values")
+
+
 class RoundFinished(Document):
     kind: Literal["round-finished"] = "round-finished"
     time: float
@@ -81,6 +99,7 @@ class RoundFinished(Document):
     figures: tuple[FigureDocument, ...] = Field(default=(), description="pooled over the sites; of the model that this round received")
     released: Mapping[SiteId, tuple[FigureDocument, ...]] = Field(default_factory=dict, description="each site's own, where the study releases them")
     bytes_received: int = 0
+    secrecy: Secrecy | None = Field(default=None, description="where nobody saw a single site's update")
     model: BlobRef | None = None
 
 
@@ -103,7 +122,16 @@ class StudyFinished(Document):
 
 
 Event: TypeAlias = Annotated[
-    StudyStarted | StageStarted | RoundStarted | ReplyReceived | RoundStalled | RoundFinished | StudyPaused | StudyStopped | StudyFinished,
+    StudyStarted
+    | StageStarted
+    | RoundStarted
+    | ReplyReceived
+    | RoundStalled
+    | RoundRepeated
+    | RoundFinished
+    | StudyPaused
+    | StudyStopped
+    | StudyFinished,
     Field(discriminator="kind"),
 ]
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)

@@ -15,12 +15,13 @@ from aimer2.core.errors import BadData
 from aimer2.core.protocols import Algorithm, Learner, Local
 from aimer2.core.random import stream
 from aimer2.core.study import Study
-from aimer2.core.task import Check, SiteId, Task
+from aimer2.core.task import Check, FigureDocument, SiteId, Task
 from aimer2.core.tree import Tree
 from aimer2.learners.catalogue import make_learner
 from aimer2.metrics.figures import Figure, figures
 from aimer2.statistics.moments import Moments
 from aimer2.study import cohort, preflight
+from aimer2.study.evaluation import released
 
 
 @final
@@ -31,6 +32,8 @@ class Performed:
     sums: Mapping[str, Tree]
     checks: tuple[Check, ...] = ()
     figures: tuple[Figure, ...] = ()
+    released: tuple[FigureDocument, ...] = ()
+    """Of the figures what the approved study releases."""
 
 
 class Performs(Protocol):
@@ -110,7 +113,7 @@ class Performer:
         if metrics is None:
             return performed
         shown = figures(self._study.cohort.target.kind, metrics, self._study.metrics)
-        return Performed(performed.sums, figures=tuple(shown))
+        return Performed(performed.sums, figures=tuple(shown), released=released(self._study, task.stage, shown))
 
     def _checks(self) -> tuple[Check, ...]:
         return preflight.checks(self._study, self._table, self._environment)

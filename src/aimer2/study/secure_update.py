@@ -1,0 +1,120 @@
+"""A site's part in a sum that nobody can look into: the masks on its update, and what it says in each phase of the protocol.
+
+The mirror of `secure_sum`. The simulator and a hospital's agent run the same lines; the confined worker knows nothing of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+from pydantic import Field
+
+from aimer2.core.errors import BadInput
+from aimer2.core.task import BlobRef, Document, SiteId, Task
+from aimer2.core.tree import Tree
+from aimer2.identity.keys import PublicKey, SigningKey
+from aimer2.messages.package import Package
+from aimer2.secure_aggregation.layout import Layout
+from aimer2.secure_aggregation.masking import mask
+from aimer2.secure_aggregation.messages import EpochTerms, RoundTerms, parsed
+from aimer2.secure_aggregation.roster import Roster
+from aimer2.secure_aggregation.site import Member, Vault
+
+
+class Request(Document):
+    """What a task's ``message`` says."""
+
+    epoch: EpochTerms
+    content: str = Field(default="", description="what the protocol hands on: the sites' keys, shares, updates or agreements")
+    round: RoundTerms | None = Field(default=None, description="of agree and reveal: the round that all sites are to have in common")
+    ranges: Mapping[str, Mapping[str, float]] = Field(
+        default_factory=dict, description="of an update: the largest magnitude that a value may have, by sum and leaf; not known where it is missing"
+    )
+
+
+class MaskedUpdate(Document):
+    """What the ``message`` of a masked update's answer says; the masked sums are the answer's blobs."""
+
+    signed: str = Field(description="the protocol's Update, signed by the site")
+    layout: str = Field(description="how to read the masked words: a Layout as JSON")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """An update as it may leave; its trees are computed as they are read, in order, once."""
+
+    trees: Mapping[str, Tree]
+    layout: Layout
+    round: RoundTerms
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SecureUpdate:
+    """One site in one study.
+
+    **Leaves the site:** what `Member` says, masked words in the place of every sum, the layout (names, shapes and ranges, no values).
+    """
+
+    member: Member
+
+    @classmethod
+    def of(cls, package: Package, digest: str, site: SiteId, key: SigningKey, vault: Vault) -> SecureUpdate:
+        """Raises NotAvailable, NotAllowed where the study's roster is none or holds another key for this site."""
+        return cls(Member(roster_of(package, digest), site, key, vault))
+
+    def say(self, task: Task) -> str:
+        """The answer to a phase without data. Raises as `Member`."""
+        request = parsed(task.message, Request)
+        if task.phase == "keys":
+            return self.member.advertise(request.epoch)
+        if task.phase == "shares":
+            return self.member.share(request.epoch, request.content)
+        if request.round is None:
+            raise BadInput("A round is missing in what the coordinator asks.")
+        if task.phase == "agree":
+            return self.member.agree(request.epoch, request.round, request.content)
+        return self.member.reveal(request.epoch, request.round, request.content)
+
+    def begin(self, task: Task) -> None:
+        """Before anything is computed: takes the members' shares in, and erases the secrets of the rounds before.
+
+        Raises as `Member` where the site cannot hand in a masked update.
+        """
+        request = parsed(task.message, Request)
+        if request.content:
+            self.member.accept(request.epoch, request.content)
+        self.member.close_rounds(request.epoch, task.round_number)
+
+    def mask(self, task: Task, sums: Mapping[str, Tree]) -> Masked:
+        """Raises BadUpdate where a value is out of every range, here or when the trees are read."""
+        request = parsed(task.message, Request)
+        layout = Layout.of(sums, request.ranges, len(self.member.roster.members))
+        inputs = {name: ref.sha256 for name, ref in task.inputs.items()}
+        terms = RoundTerms(round_number=task.round_number, inputs=inputs, layout=layout.digest())
+        seeds = self.member.prepare(request.epoch, terms)
+        return Masked(mask(sums, layout, seeds.context, seeds.own, seeds.plus, seeds.minus), layout, terms)
+
+    def submit(self, task: Task, masked: Masked, uploads: Mapping[str, BlobRef]) -> str:
+        """The answer's message; before its first byte leaves. Raises Conflict for a second update under the same masks."""
+        request = parsed(task.message, Request)
+        signed = self.member.submit(request.epoch, masked.round, {name: ref.sha256 for name, ref in uploads.items()})
+        return MaskedUpdate(signed=signed, layout=json.dumps(masked.layout.document())).model_dump_json()
+
+
+def roster_of(package: Package, digest: str) -> Roster:
+    """The study's sites with their keys, as every site approved them. Raises NotAvailable for fewer than three."""
+    return Roster(digest, {site: PublicKey.from_text(key) for site, key in package.roster.items()})
+
+
+def layout_in(message: MaskedUpdate) -> Layout:
+    """Raises BadInput where it is none."""
+    try:
+        document: Any = json.loads(message.layout)
+    except ValueError:
+        raise BadInput("This is no layout of a masked upload.") from None
+    return Layout.of_document(document)
