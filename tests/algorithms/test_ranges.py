@@ -49,7 +49,7 @@ def test_faults_of_every_kind_are_told_together() -> None:
     with pytest.raises(BadStudy) as caught:
         catalogue.make("fedprox", 5, {"mu": -1.0, "server_learning_rate": "fast", "nu": 3})
     found = {(fault.place.rpartition(".")[2], fault.problem) for fault in caught.value.faults}
-    assert found == {("nu", "fedprox has no such hyper-parameter"), ("server_learning_rate", "is not a float"), ("mu", "is -1, not at least 0")}
+    assert found == {("nu", "fedprox has no such parameter"), ("server_learning_rate", "is not a float"), ("mu", "is -1, not at least 0")}
 
 
 def test_it_holds_without_a_study_too() -> None:

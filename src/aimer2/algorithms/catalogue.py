@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import importlib.metadata
 import inspect
@@ -11,11 +10,12 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from aimer2.algorithms.ranges import METHOD, made
 from aimer2.core.errors import BadStudy, Fault
 from aimer2.core.protocols import Algorithm
 from aimer2.core.study import Scalar
 
-_NOT_METHODS = {"catalogue", "aggregators", "adaptive", "ranges", "remembered"}
+_NOT_METHODS = {"catalogue", "aggregators", "adaptive", "parts", "personal", "ranges", "remembered"}
 
 
 @cache
@@ -31,25 +31,7 @@ def make(name: str, rounds: int, parameters: Mapping[str, Scalar]) -> Algorithm[
 
     Raises BadStudy with every fault: no such method; a hyper-parameter unknown, ill-typed or out of its range.
     """
-    kind = _kind(name)
-    fields = {field.name: field for field in dataclasses.fields(kind) if field.name != "rounds"}
-    faults = [
-        Fault(f"method.parameters.{given}", f"{name} has no such hyper-parameter", f"use one of: {', '.join(fields) or 'none'}")
-        for given in parameters
-        if given not in fields
-    ]
-    for given, value in parameters.items():
-        if given in fields and not _fits(value, fields[given].default):
-            wanted = type(fields[given].default).__name__
-            faults.append(Fault(f"method.parameters.{given}", f"is not a {wanted}", f"give a {wanted}"))
-    usable = {given: value for given, value in parameters.items() if given in fields and _fits(value, fields[given].default)}
-    try:
-        made: Algorithm[Any] = kind(rounds=rounds, **usable)
-    except BadStudy as outside:
-        raise BadStudy([*faults, *outside.faults]) from None
-    if faults:
-        raise BadStudy(faults)
-    return made
+    return made(_kind(name), name, METHOD, parameters, rounds=rounds)
 
 
 def example(name: str) -> Algorithm[Any]:
@@ -60,6 +42,16 @@ def example(name: str) -> Algorithm[Any]:
 
 def version(name: str) -> int:
     return int(_kind(name).version)
+
+
+def is_additive(name: str) -> bool:
+    """Whether the coordinator needs no more than the sum of the sites' updates."""
+    return bool(getattr(_kind(name), "additive", True))
+
+
+def frameworks(name: str) -> tuple[str, ...]:
+    """The frameworks whose models it works on; none named: all."""
+    return tuple(getattr(_kind(name), "frameworks", ()))
 
 
 def summary(name: str) -> str:
@@ -85,11 +77,3 @@ def _module(name: str) -> Any:
     for entry in importlib.metadata.entry_points(group="aimer2.algorithms", name=name):
         return entry.load()
     return importlib.import_module(f"aimer2.algorithms.{name}")
-
-
-def _fits(value: Scalar, default: Any) -> bool:
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(value, bool) and isinstance(default, bool)
-    if isinstance(default, float):
-        return isinstance(value, int | float)
-    return isinstance(value, type(default))

@@ -39,7 +39,7 @@ def path(method: str, aggregator: Aggregator) -> list[Any]:
             for memory in memories
         ]
         state = algorithm.update(state, aggregator(updates))
-        found.append(tree.load(algorithm.model(state)["coefficients"]))
+        found.append(np.concatenate([tree.load(leaf).reshape(-1) for _, leaf in sorted(algorithm.model(state).items())]))
     return found
 
 

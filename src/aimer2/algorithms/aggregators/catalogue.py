@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import importlib.metadata
 import inspect
@@ -11,6 +10,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, Protocol
 
+from aimer2.algorithms.ranges import AGGREGATOR, made
 from aimer2.core.errors import BadStudy, Fault
 from aimer2.core.protocols import Aggregator
 from aimer2.core.study import Scalar
@@ -40,28 +40,8 @@ def make(name: str, block: int, parameters: Mapping[str, Scalar]) -> Named:
 
     Raises BadStudy with every fault: no such aggregator; a parameter unknown, ill-typed or out of its range.
     """
-    kind = type(example(name))
-    defaults = {field.name: field.default for field in dataclasses.fields(kind) if field.name != "block"}
-    faults, usable = [], {}
-    for given, value in parameters.items():
-        place = f"method.aggregator_parameters.{given}"
-        if given not in defaults:
-            faults.append(Fault(place, f"{name} has no such parameter", f"use one of: {', '.join(defaults) or 'none'}"))
-        elif not _fits(value, defaults[given]):
-            wanted = type(defaults[given]).__name__
-            faults.append(Fault(place, f"is not a {wanted}", f"give a {wanted}"))
-        else:
-            usable[given] = value
-    try:
-        made: Named = kind(block=block, **usable)
-    except BadStudy as outside:
-        outer = [
-            dataclasses.replace(fault, place=fault.place.replace("method.parameters", "method.aggregator_parameters")) for fault in outside.faults
-        ]
-        raise BadStudy([*faults, *outer]) from None
-    if faults:
-        raise BadStudy(faults)
-    return made
+    kind: type[Named] = type(example(name))
+    return made(kind, name, AGGREGATOR, parameters, block=block)
 
 
 def example(name: str) -> Any:
@@ -81,7 +61,3 @@ def _module(name: str) -> Any:
     for entry in importlib.metadata.entry_points(group="aimer2.aggregators", name=name):
         return entry.load()
     return importlib.import_module(f"aimer2.algorithms.aggregators.{name}")
-
-
-def _fits(value: Scalar, default: Any) -> bool:
-    return type(value) is type(default) or (isinstance(default, float) and type(value) is int)

@@ -19,7 +19,7 @@ import numpy as np
 
 from aimer2.algorithms.aggregators.span import Vector, clipped, distances, spanned
 from aimer2.algorithms.aggregators.stack import combine
-from aimer2.algorithms.ranges import AT_LEAST_0, Range, refuse_outside
+from aimer2.algorithms.ranges import AGGREGATOR, AT_LEAST_0, AT_LEAST_1, refuse_outside
 from aimer2.core.update import Update
 
 
@@ -34,7 +34,7 @@ class CentredClipping:
     additive: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        refuse_outside(self, tau=AT_LEAST_0, iterations=Range("at least 1", lambda value: value >= 1))
+        refuse_outside(self, AGGREGATOR, tau=AT_LEAST_0, iterations=AT_LEAST_1)
 
     @property
     def sites_needed(self) -> int:

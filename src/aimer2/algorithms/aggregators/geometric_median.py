@@ -18,7 +18,7 @@ import numpy as np
 
 from aimer2.algorithms.aggregators.span import Vector, distances, spanned
 from aimer2.algorithms.aggregators.stack import combine
-from aimer2.algorithms.ranges import ABOVE_0, Range, refuse_outside
+from aimer2.algorithms.ranges import ABOVE_0, AGGREGATOR, AT_LEAST_1, refuse_outside
 from aimer2.core.update import Update
 
 
@@ -33,7 +33,7 @@ class GeometricMedian:
     additive: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        refuse_outside(self, nu=ABOVE_0, iterations=Range("at least 1", lambda value: value >= 1))
+        refuse_outside(self, AGGREGATOR, nu=ABOVE_0, iterations=AT_LEAST_1)
 
     @property
     def sites_needed(self) -> int:

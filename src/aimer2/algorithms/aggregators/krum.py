@@ -18,10 +18,8 @@ import numpy as np
 
 from aimer2.algorithms.aggregators.span import Vector, spanned
 from aimer2.algorithms.aggregators.stack import combine
-from aimer2.algorithms.ranges import Range, refuse_outside
+from aimer2.algorithms.ranges import AGGREGATOR, AT_LEAST_1, refuse_outside
 from aimer2.core.update import Update
-
-_COUNT = Range("at least 1", lambda value: value >= 1)
 
 
 @final
@@ -35,7 +33,7 @@ class Krum:
     additive: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        refuse_outside(self, byzantine=_COUNT, selected=_COUNT)
+        refuse_outside(self, AGGREGATOR, byzantine=AT_LEAST_1, selected=AT_LEAST_1)
 
     @property
     def sites_needed(self) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 
 from aimer2.algorithms.aggregators.span import Vector, clipped
 from aimer2.algorithms.aggregators.stack import Stack, combine
-from aimer2.algorithms.ranges import AT_LEAST_0, refuse_outside
+from aimer2.algorithms.ranges import AGGREGATOR, AT_LEAST_0, refuse_outside
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update
 
@@ -33,7 +33,7 @@ class NormBounded:
     additive: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        refuse_outside(self, bound=AT_LEAST_0)
+        refuse_outside(self, AGGREGATOR, bound=AT_LEAST_0)
 
     @property
     def sites_needed(self) -> int:

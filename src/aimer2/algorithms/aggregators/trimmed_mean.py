@@ -17,7 +17,7 @@ from typing import ClassVar, final
 import numpy as np
 
 from aimer2.algorithms.aggregators.stack import Matrix, combine
-from aimer2.algorithms.ranges import Range, refuse_outside
+from aimer2.algorithms.ranges import AGGREGATOR, AT_LEAST_1, refuse_outside
 from aimer2.core.errors import BadUpdate
 from aimer2.core.update import Update
 
@@ -32,7 +32,7 @@ class TrimmedMean:
     additive: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        refuse_outside(self, byzantine=Range("at least 1", lambda value: value >= 1))
+        refuse_outside(self, AGGREGATOR, byzantine=AT_LEAST_1)
 
     @property
     def sites_needed(self) -> int:
