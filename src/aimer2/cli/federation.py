@@ -17,9 +17,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, final
 
+from aimer2.cli.site_options import open_decisions
 from aimer2.client.coordinator import Coordinator
 from aimer2.core.errors import AimerError, Unreachable
 from aimer2.identity.invitations import Invitation
+from aimer2.site.address_book import introduce
+from aimer2.site.folder import SiteFolder
 
 RESEARCHER = "demo-researcher"
 _READY_SECONDS = 30
@@ -80,13 +83,25 @@ class Federation:
             time.sleep(0.02)
         raise Unreachable("The coordinator did not start.", remedy=f"Look into {self.log('coordinator')}.")
 
-    def make_sites(self, hospitals: Sequence[Hospital]) -> None:
-        """Invites and enrols every hospital, all at once; each adds its data set and sets its policy."""
+    def make_sites(self, hospitals: Sequence[Hospital], *, strangers: bool = False) -> None:
+        """Invites and enrols every hospital, all at once; each adds its data set, sets its policy, and takes the others' keys from their folders.
+
+        ``strangers``: no site has verified another's key, as after real enrolments.
+        """
         invitations = {hospital.name: self.invite(hospital.name) for hospital in hospitals}
         self._together([self._command("site", "init", invitations[h.name], "--folder", str(self.site(h.name))) for h in hospitals])
         self._together([self._adding(hospital) for hospital in hospitals])
         for hospital in hospitals:
             (self.site(hospital.name) / "policy.toml").write_text(hospital.policy, encoding="utf-8")
+        if not strangers:
+            self._introduce([hospital.name for hospital in hospitals])
+
+    def _introduce(self, names: Sequence[str]) -> None:
+        """What the hospitals' people do by telephone: here one person is at all of them, and carries the keys past the coordinator."""
+        decisions = [open_decisions(SiteFolder(self.site(name))) for name in names]
+        introduce([each.address_book for each in decisions], by="Demo Person")
+        for each in decisions:
+            each.store.close()
 
     def invite(self, site: str) -> str:
         told = self._run("coordinator", "invite", site)
