@@ -22,6 +22,7 @@ HOMES = {
     "granian": ("coordinator/*",),
     "jwt": ("identity/*",),
     "logging": ("cli/*", "coordinator/*", "dashboard/*", "site/*"),
+    "opacus": ("learners/torch_private.py",),
     "prometheus_client": ("coordinator/*", "site/*"),
     "psycopg": (),  # loaded by SQLAlchemy from the database's address
     "pyarrow": ("connectors/parquet.py",),
