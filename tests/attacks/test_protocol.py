@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
-from secure_federation import PHASES, Federation, MemoryVault, read
+from secure_federation import PHASES, Federation, read
 
 from aimer2.core.errors import BadUpdate, Conflict, NotAllowed, NotAvailable, NotFound, Tampered
 from aimer2.core.task import SiteId
@@ -35,6 +35,7 @@ from aimer2.secure_aggregation.messages import (
 from aimer2.secure_aggregation.roster import Roster
 from aimer2.secure_aggregation.secret_sharing import combine, draw_secret
 from aimer2.secure_aggregation.site import Member
+from aimer2.secure_aggregation.vault import MemoryVault
 
 
 def letters(signed: Mapping[SiteId, str]) -> str:

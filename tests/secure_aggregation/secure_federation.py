@@ -17,23 +17,10 @@ from aimer2.secure_aggregation.masking import mask, unmask
 from aimer2.secure_aggregation.messages import EpochTerms, RoundTerms
 from aimer2.secure_aggregation.roster import Roster
 from aimer2.secure_aggregation.site import Member
+from aimer2.secure_aggregation.vault import MemoryVault
 
 STUDY = hashlib.sha256(b"a study").hexdigest()
 PHASES = ("keys", "shares", "update", "agree", "reveal")
-
-
-class MemoryVault:
-    def __init__(self) -> None:
-        self.documents: dict[str, bytes] = {}
-
-    def load(self, name: str) -> bytes | None:
-        return self.documents.get(name)
-
-    def keep(self, name: str, document: bytes) -> None:
-        self.documents[name] = document
-
-    def erase(self, prefix: str) -> None:
-        self.documents = {name: document for name, document in self.documents.items() if not name.startswith(prefix)}
 
 
 class Federation:

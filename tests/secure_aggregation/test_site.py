@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import pytest
-from secure_federation import STUDY, Federation, MemoryVault
+from secure_federation import STUDY, Federation
 
 from aimer2.core.errors import Conflict, NotAllowed, NotAvailable, NotFound, Tampered
 from aimer2.identity.keys import SigningKey
 from aimer2.secure_aggregation.messages import Deals, EpochTerms, Letters
 from aimer2.secure_aggregation.site import Member
+from aimer2.secure_aggregation.vault import MemoryVault
 
 OTHER_UPLOAD = {"update": "0" * 64, "secure": "0" * 64}
 
@@ -72,16 +73,21 @@ def test_a_lost_vault_means_sitting_out() -> None:
         fresh.share(federation.terms, epoch.key_messages()["site-0"])
 
 
-def test_closing_a_round_leaves_no_secret_of_it() -> None:
-    federation = Federation(3, rounds=2)
+def test_handing_in_an_update_leaves_no_secret_of_the_rounds_before() -> None:
+    federation = Federation(3, rounds=3)
     epoch = federation.set_up()
+    vault, member = federation.vaults["site-0"], federation.members["site-0"]
+    known = member._round(federation.terms, federation.round_terms())
+    secrets = [known.own, known.private, *known.shares["site-1"]]
     federation.play(epoch)
-    federation.members["site-0"].close_rounds(federation.terms, 2)
-    federation.members["site-0"].close_rounds(federation.terms, 2)
-    with pytest.raises(Conflict, match="closed"):
-        federation.members["site-0"].prepare(federation.terms, federation.round_terms())
-    total, _ = federation.play(epoch, number=2)
+    assert all(any(secret in document for document in vault.documents.values()) for secret in secrets)
+    total, _ = federation.play(epoch, number=3)
     assert total.tolist() == federation.plain(federation.sites).tolist()
+    assert not [name for name, document in vault.documents.items() for secret in secrets if secret in document]
+    assert not [name for name in vault.documents if "/1/" in name]
+    for closed in (1, 2):
+        with pytest.raises(Conflict, match="closed"):
+            member.prepare(federation.terms, federation.round_terms(closed))
 
 
 def test_a_new_epoch_closes_the_one_before() -> None:
@@ -97,15 +103,10 @@ def test_a_new_epoch_closes_the_one_before() -> None:
     assert member.advertise(later)
 
 
-def test_secrets_leave_the_vault() -> None:
-    federation = Federation(3, rounds=2)
+def test_of_a_closed_epoch_only_a_mark_is_left() -> None:
+    federation = Federation(3)
     federation.set_up()
     vault, member = federation.vaults["site-0"], federation.members["site-0"]
-    secret = member._round(federation.terms, federation.round_terms()).own
-    share = member._round(federation.terms, federation.round_terms()).shares["site-1"][1]
-    assert any(secret in document for document in vault.documents.values())
-    member.close_rounds(federation.terms, 2)
-    assert not [name for name, document in vault.documents.items() if secret in document or share in document]
     member.close(federation.terms)
     assert set(vault.documents) == {f"{STUDY}/closed/train-1-1", f"{STUDY}/current"}  # and which sums were opened, had there been one
     with pytest.raises(Conflict, match="closed"):

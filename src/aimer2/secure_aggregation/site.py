@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, final
+from typing import Any, final
 
 import cbor2
 
@@ -36,20 +36,7 @@ from aimer2.secure_aggregation.messages import (
 )
 from aimer2.secure_aggregation.roster import Roster
 from aimer2.secure_aggregation.secret_sharing import draw_secret
-
-
-class Vault(Protocol):
-    """Where a site keeps its secrets, at rest in a place that only it can read. Names are paths: study/epoch/…"""
-
-    def load(self, name: str) -> bytes | None: ...
-
-    def keep(self, name: str, document: bytes) -> None:
-        """Instead of what was there; on disk before it returns, so that nothing leaves the site that a crash could make it forget."""
-        ...
-
-    def erase(self, prefix: str) -> None:
-        """Everything whose name begins so, for good."""
-        ...
+from aimer2.secure_aggregation.vault import Vault
 
 
 @final
@@ -100,7 +87,6 @@ class Member:
         """
         state = self._load(epoch)
         if state is None:
-            self._close_former(epoch)
             secrets = {number: [draw_secret(), draw_secret()] for number in _numbers(epoch)}
             seal = draw_secret()
             masks = tuple(public(private) for _, private in secrets.values())
@@ -108,7 +94,7 @@ class Member:
                 Keys(study=self.roster.study, roster=self.roster.hash(), epoch=epoch, site=self.site, seal=public(seal), masks=masks), self.key
             )
             state = {"epoch": epoch.model_dump(), "keys": text, "seal": seal, "secrets": secrets}
-            self._keep(epoch, state)
+            self._begin(epoch, state)
         return str(state["keys"])
 
     def share(self, epoch: EpochTerms, keys: str) -> str:
@@ -161,12 +147,14 @@ class Member:
     def submit(self, epoch: EpochTerms, terms: RoundTerms, uploads: Mapping[str, Digest]) -> str:
         """Phase "update": the site's word that it uploads these masked sums (SHA-256 by name). Before the first byte leaves.
 
+        It erases the secrets and shares of the rounds before: nobody can open one afterwards, not with this site's whole disk either.
+
         Raises Conflict for a second, different update in the same round: under the same masks their difference would lie open.
         """
         update = Update(**self._header(epoch, terms, self._round(epoch, terms)), uploads=uploads)
         stored = self._said(epoch, terms, Update)
         if stored is None:
-            return self._say(update)
+            return self._say(update, *self._closed(epoch, terms.round_number))
         if opened(stored, Update, self.key.public) != update:
             raise Conflict("This site has handed in another update for this round, or for another model.")
         return stored
@@ -221,44 +209,41 @@ class Member:
         if said is not None:
             return said
         self._check_opened(epoch, terms, mine.survivors.keys())
-        self.vault.keep(self._opened_name(epoch, terms), cbor2.dumps(sorted(mine.survivors)))
         own = {site: pair[0] for site, pair in known.shares.items() if site in mine.survivors}
         keys = {site: pair[1] for site, pair in known.shares.items() if site not in mine.survivors}
-        return self._say(Reveal(**self._header(epoch, terms, known), own=own, keys=keys))
+        opening = {self._opened_name(epoch, terms): cbor2.dumps(sorted(mine.survivors))}
+        return self._say(Reveal(**self._header(epoch, terms, known), own=own, keys=keys), opening)
 
-    def close_rounds(self, epoch: EpochTerms, before: int) -> None:
-        """Erases the secrets and shares of earlier rounds: nobody can open one afterwards, not with this site's whole disk either."""
+    def close(self, epoch: EpochTerms) -> None:
+        """Erases all secrets of the epoch; it can never be begun again."""
+        self.vault.change(*self._ending(epoch.name))
+
+    def forget(self) -> None:
+        """Erases everything of this study."""
+        self.vault.change({}, [f"{self.roster.study}/"])
+
+    def _begin(self, epoch: EpochTerms, state: Mapping[str, Any]) -> None:
+        """Of a study one epoch is open at a time: what the one before had left to open, nobody will ask for in good faith."""
+        current = f"{self.roster.study}/current"
+        former = self.vault.load(current)
+        ending, gone = self._ending(former.decode()) if former is not None and former.decode() != epoch.name else ({}, [])
+        self.vault.change({**ending, current: epoch.name.encode(), self._state(epoch): _dumped(state)}, gone)
+
+    def _ending(self, name: str) -> tuple[dict[str, bytes], list[str]]:
+        """What to keep and what to erase so that an epoch is over."""
+        return {self._mark(name): b"closed"}, [f"{self.roster.study}/{name}/"]
+
+    def _closed(self, epoch: EpochTerms, before: int) -> tuple[dict[str, bytes], list[str]]:
+        """What to keep and what to erase so that earlier rounds are over."""
         state = self._known(epoch)
         closed = [number for number in state["secrets"] if number < before]
         if not closed:
-            return
+            return {}, []
         for number in closed:
             del state["secrets"][number]
             for shares in state.get("held", {}).values():
                 del shares[number]
-        self._keep(epoch, state)
-        for number in closed:
-            self.vault.erase(f"{self._name(epoch)}/{number}/")
-
-    def close(self, epoch: EpochTerms) -> None:
-        """Erases all secrets of the epoch; it can never be begun again."""
-        self._close(epoch.name)
-
-    def forget(self) -> None:
-        """Erases everything of this study."""
-        self.vault.erase(f"{self.roster.study}/")
-
-    def _close_former(self, epoch: EpochTerms) -> None:
-        """Of a study one epoch is open at a time: what the one before had left to open, nobody will ask for in good faith."""
-        current = f"{self.roster.study}/current"
-        former = self.vault.load(current)
-        if former is not None and former.decode() != epoch.name:
-            self._close(former.decode())
-        self.vault.keep(current, epoch.name.encode())
-
-    def _close(self, name: str) -> None:
-        self.vault.keep(self._mark(name), b"closed")
-        self.vault.erase(f"{self.roster.study}/{name}/")
+        return {self._state(epoch): _dumped(state)}, [f"{self._name(epoch)}/{number}/" for number in closed]
 
     def _take(self, epoch: EpochTerms, state: dict[str, Any], deals: Deals) -> None:
         """Checks and opens every parcel. With them done, the key that they were sealed to goes."""
@@ -313,9 +298,11 @@ class Member:
         stored = self.vault.load(f"{self._name(epoch)}/{terms.round_number}/{form.__name__.lower()}")
         return stored.decode() if stored is not None else None
 
-    def _say(self, document: Update | Agreement | Reveal) -> str:
+    def _say(self, document: Update | Agreement | Reveal, keep: Mapping[str, bytes] | None = None, erase: Collection[str] = ()) -> str:
+        """Signed and kept, in one step with what else is kept and erased."""
         text = sign(document, self.key)
-        self.vault.keep(f"{self._name(document.epoch)}/{document.round_number}/{type(document).__name__.lower()}", text.encode())
+        name = f"{self._name(document.epoch)}/{document.round_number}/{type(document).__name__.lower()}"
+        self.vault.change({**(keep or {}), name: text.encode()}, erase)
         return text
 
     def _known(self, epoch: EpochTerms) -> dict[str, Any]:
@@ -327,7 +314,7 @@ class Member:
     def _load(self, epoch: EpochTerms) -> dict[str, Any] | None:
         if self.vault.load(self._mark(epoch.name)) is not None:
             raise Conflict("This epoch is closed at this site.")
-        stored = self.vault.load(f"{self._name(epoch)}/state")
+        stored = self.vault.load(self._state(epoch))
         if stored is None:
             return None
         state: dict[str, Any] = cbor2.loads(stored)
@@ -336,7 +323,10 @@ class Member:
         return state
 
     def _keep(self, epoch: EpochTerms, state: Mapping[str, Any]) -> None:
-        self.vault.keep(f"{self._name(epoch)}/state", cbor2.dumps(state, canonical=True))
+        self.vault.change({self._state(epoch): _dumped(state)})
+
+    def _state(self, epoch: EpochTerms) -> str:
+        return f"{self._name(epoch)}/state"
 
     def _name(self, epoch: EpochTerms) -> str:
         return f"{self.roster.study}/{epoch.name}"
@@ -346,6 +336,10 @@ class Member:
 
     def _mark(self, epoch_name: str) -> str:
         return f"{self.roster.study}/closed/{epoch_name}"
+
+
+def _dumped(state: Mapping[str, Any]) -> bytes:
+    return cbor2.dumps(state, canonical=True)
 
 
 def _numbers(epoch: EpochTerms) -> range:

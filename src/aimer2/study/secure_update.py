@@ -21,7 +21,8 @@ from aimer2.secure_aggregation.layout import Layout
 from aimer2.secure_aggregation.masking import mask
 from aimer2.secure_aggregation.messages import EpochTerms, RoundTerms, parsed
 from aimer2.secure_aggregation.roster import Roster
-from aimer2.secure_aggregation.site import Member, Vault
+from aimer2.secure_aggregation.site import Member
+from aimer2.secure_aggregation.vault import Vault
 
 
 class Request(Document):
@@ -81,14 +82,10 @@ class SecureUpdate:
         return self.member.reveal(request.epoch, request.round, request.content)
 
     def begin(self, task: Task) -> None:
-        """Before anything is computed: takes the members' shares in, and erases the secrets of the rounds before.
-
-        Raises as `Member` where the site cannot hand in a masked update.
-        """
+        """Before anything is computed: takes the members' shares in. Raises as `Member` where the site cannot hand in a masked update."""
         request = parsed(task.message, Request)
         if request.content:
             self.member.accept(request.epoch, request.content)
-        self.member.close_rounds(request.epoch, task.round_number)
 
     def mask(self, task: Task, sums: Mapping[str, Tree]) -> Masked:
         """Raises BadUpdate where a value is out of every range, here or when the trees are read."""

@@ -1,0 +1,34 @@
+"""Where a site keeps the secrets of the protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Protocol, final
+
+
+class Vault(Protocol):
+    """At rest in a place that only the site can read. Names are paths: study/epoch/…"""
+
+    def load(self, name: str) -> bytes | None: ...
+
+    def change(self, keep: Mapping[str, bytes], erase: Collection[str] = ()) -> None:
+        """Everything whose name begins with one of ``erase`` goes, for good; what is kept stands in the place of what was there.
+
+        All of it or nothing, and on disk before it returns, so that nothing leaves the site that a crash could make it forget.
+        """
+        ...
+
+
+@final
+class MemoryVault:
+    """For a site that lives as long as this process: in a simulation."""
+
+    def __init__(self) -> None:
+        self.documents: dict[str, bytes] = {}
+
+    def load(self, name: str) -> bytes | None:
+        return self.documents.get(name)
+
+    def change(self, keep: Mapping[str, bytes], erase: Collection[str] = ()) -> None:
+        left = {name: document for name, document in self.documents.items() if not name.startswith(tuple(erase))}
+        self.documents = left | dict(keep)
