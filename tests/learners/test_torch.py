@@ -271,9 +271,9 @@ def test_a_chunk_more_or_less_changes_no_score() -> None:
 def test_training_data_are_converted_once_and_let_go() -> None:
     mine, data = learner(lambda: nn.Linear(4, 1)), drawn()
     fit(mine, data)
-    first: Any = mine._resident
+    first: Any = mine._fed
     fit(mine, data)
-    assert mine._resident is first
+    assert mine._fed is first
     fit(mine, drawn(8))
     features = weakref.ref(data.features)
     del data, first

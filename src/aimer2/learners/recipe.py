@@ -11,6 +11,7 @@ from aimer2.core.dataset import Dataset
 from aimer2.core.errors import BadData
 from aimer2.core.study import Study, Target, Training
 from aimer2.learners import schedules
+from aimer2.metrics.survival import Timeline
 
 WITH_MOMENTUM = ("sgd", "rmsprop")
 """The optimisers that take a momentum; the others have their own memory of gradients."""
@@ -26,15 +27,32 @@ class Recipe:
     rounds: int
     feature_shape: tuple[int, ...]
     metrics: tuple[str, ...] = ()
+    horizons: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, study: Study, feature_shape: tuple[int, ...]) -> Recipe:
-        return cls(study.training, study.cohort.target, study.method.rounds, feature_shape, study.metrics)
+        return cls(study.training, study.cohort.target, study.method.rounds, feature_shape, study.metrics, study.evaluation.horizons)
 
     @property
     def score_shape(self) -> tuple[int, ...]:
-        """Shape of the prediction of one row."""
-        return (self.target.classes,) if self.target.kind == "multiclass" else ()
+        """Shape of what the model gives for one row."""
+        several = self.target.kind in ("multiclass", "multilabel") or self.target.intervals
+        return (self.target.outputs,) if several else ()
+
+    @property
+    def target_shape(self) -> tuple[int, ...]:
+        """Shape of one row's target: a class or a number; labels; a time and an event."""
+        match self.target.kind:
+            case "multilabel":
+                return (len(self.target.labels),)
+            case "survival":
+                return (2,)
+            case _:
+                return ()
+
+    @property
+    def timeline(self) -> Timeline:
+        return Timeline(self.target.intervals, self.horizons)
 
     def learning_rate(self, round_number: int) -> float:
         return self.training.learning_rate * schedules.factor(self.training.schedule, round_number, self.rounds)
@@ -45,9 +63,19 @@ class Recipe:
             raise BadData(f"The features have shape {tuple(data.feature_shape)}; the model was built for {self.feature_shape}.")
         targets = np.asarray(data.targets)
         whole = targets.dtype.kind in "iub"
-        if targets.ndim != 1 or not (whole or (targets.dtype.kind == "f" and np.isfinite(targets).all())):
-            raise BadData("Targets are one finite number per row.")
+        if targets.shape[1:] != self.target_shape or not (whole or (targets.dtype.kind == "f" and np.isfinite(targets).all())):
+            raise BadData(f"Targets are {self._row()} per row.")
         if self.target.kind == "regression" or not targets.size:
             return
-        if targets.min() < 0 or targets.max() >= self.target.classes or not (whole or (targets == np.floor(targets)).all()):
-            raise BadData(f"Targets are class numbers from 0 to {self.target.classes - 1}.")
+        if self.target.kind == "survival":
+            if (targets[:, 0] < 0).any() or not np.isin(targets[:, 1], (0, 1)).all():
+                raise BadData("Targets are times from 0 and an event of 0 or 1.")
+            return
+        last = 1 if self.target.kind == "multilabel" else self.target.classes - 1
+        if targets.min() < 0 or targets.max() > last or not (whole or (targets == np.floor(targets)).all()):
+            raise BadData(f"Targets are class numbers from 0 to {last}.")
+
+    def _row(self) -> str:
+        return {"multilabel": "finite numbers, one for each label,", "survival": "a finite time and an event"}.get(
+            self.target.kind, "one finite number"
+        )

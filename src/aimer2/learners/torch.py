@@ -2,8 +2,7 @@
 
 What travels: parameters and persistent float buffers (running means) under the module's own names. Integer buffers (batches counted) stay,
 and go back to their untrained values at every ``load``. A fit seeds torch's own generator, so dropout repeats too; how many threads torch uses
-is left to the process. Loss by the target: binary → one output, the log odds of class 1, binary cross-entropy; multiclass → one output per
-class, cross-entropy; regression → one output, mean squared error.
+is left to the process. `aimer2.learners.torch_losses` says what outputs each target asks for, and what is minimised.
 """
 
 from __future__ import annotations
@@ -12,29 +11,28 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from math import isfinite, prod
-from typing import Any, final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from aimer2.core import tree
 from aimer2.core.dataset import Dataset, Samples
 from aimer2.core.errors import BadModel, BadUpdate, NotAvailable
 from aimer2.core.protocols import Correction, Selector
 from aimer2.core.study import Training
 from aimer2.core.tree import Tree
-from aimer2.learners.batches import batches
+from aimer2.learners import torch_lightning
+from aimer2.learners.batches import batches, in_parts, set_aside
 from aimer2.learners.recipe import WITH_MOMENTUM, Recipe
+from aimer2.learners.torch_feed import Feed, as_tensor
+from aimer2.learners.torch_losses import objective
+from aimer2.learners.torch_stopping import Stopping
 from aimer2.metrics.figures import measure
 
 CHUNK = 1 << 20
 """Feature values predicted at a time."""
-
-RESIDENT_BYTES = 1 << 30
-"""Data in memory up to this size lie on the GPU through a fit; larger ones are moved batch by batch."""
 
 _OPTIMISERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -43,16 +41,16 @@ _OPTIMISERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
     "rmsprop": torch.optim.RMSprop,
     "adagrad": torch.optim.Adagrad,
 }
-_LOSSES: Mapping[str, Callable[..., Tensor]] = {
-    "binary": functional.binary_cross_entropy_with_logits,
-    "multiclass": functional.cross_entropy,
-    "regression": functional.mse_loss,
-}
+_PARTS = {"multiclass": "class", "multilabel": "label", "survival": "interval"}
+OWN = "module"
+"""The optimiser's name in a study whose module trains itself."""
 
 
-@final
 class TorchLearner:
-    """Trains a module with one of torch's optimisers, fresh in every round; the module stays on its device between rounds."""
+    """Trains a module with one of torch's optimisers, fresh in every round; the module stays on its device between rounds.
+
+    `aimer2.learners.torch_private` trains the same module by gradients that tell little of a patient.
+    """
 
     def __init__(self, build: Callable[[], nn.Module], recipe: Recipe, device: str | None = None) -> None:
         """``build`` draws its weights from torch's generator; ``device`` as torch writes it, None: a GPU if there is one.
@@ -62,8 +60,10 @@ class TorchLearner:
         self._build = build
         self._recipe = recipe
         self._device = _device(device)
-        self._loss = _LOSSES[recipe.target.kind]
-        self._resident: tuple[Dataset, Tensor, Tensor] | None = None
+        self._objective = objective(recipe.target, recipe.training)
+        self._loss = self._objective.loss
+        self._fed: Feed | None = None
+        self._aside: tuple[Dataset, Samples, Samples] | None = None
         self.initialise(np.random.default_rng(0))
         self._probe()
 
@@ -72,6 +72,7 @@ class TorchLearner:
         self._module = self._build()
         if not isinstance(self._module, nn.Module):
             raise BadModel("`build` did not return a torch.nn.Module.")
+        self._check_trains(self._module)
         kept = self._module.state_dict().keys()
         self._module.to(self._device)
         self._weights = {name: parameter.detach() for name, parameter in self._module.named_parameters()}
@@ -97,12 +98,12 @@ class TorchLearner:
         _check_names(self._travelling, parameters)
         with torch.no_grad():
             for name, tensor in self._travelling.items():
-                tensor.copy_(_tensor(parameters[name]))
+                tensor.copy_(as_tensor(parameters[name]))
             for counter, untrained in self._counters:
                 counter.copy_(untrained)
 
     def native(self, tree_: Tree) -> Tree:
-        arrays = {name: _tensor(leaf) for name, leaf in tree_.items()}
+        arrays = {name: as_tensor(leaf) for name, leaf in tree_.items()}
         return {name: leaf.to(self._device, self._dtype if leaf.is_floating_point() else leaf.dtype) for name, leaf in arrays.items()}
 
     def fit(
@@ -116,30 +117,31 @@ class TorchLearner:
         correction: Correction | None = None,
         trainable: Selector | None = None,
     ) -> float:
-        """The correction gets the parameters themselves, detached: they change after it has returned. No steps: 0."""
+        """The correction gets the parameters themselves, detached: they change after it has returned. No steps: 0.
+
+        With early stopping the steps are the most there are; the validation part of the rows is not trained on, and the weights that did best
+        on it after a pass are the ones left. Raises BadData where that part is empty.
+        """
         self._recipe.check(data)
+        data, judged = self._divided(data)
         # off a copy, so that the batches are those of every other framework
         torch.manual_seed(int(copy.deepcopy(rng).integers(2**63)))
-        trained = self._prepare(trainable)
-        optimiser = _optimiser(self._recipe.training, list(trained.values()), self._recipe.learning_rate(round_number))
-        half = self._half()
-        scaler = torch.amp.GradScaler(self._device.type, enabled=half is torch.float16)
-        total = torch.zeros((), dtype=torch.float64, device=self._device)
-        order = batches(len(data), batch_size=batch_size, steps=steps, rng=rng, at_least=2 if self._normalises else 1)
-        for features, targets in self._feed(data, order):
-            with contextlib.nullcontext() if half is None else torch.autocast(self._device.type, dtype=half):
-                outputs = self._module(features)
-            loss = self._loss(self._logits(outputs, len(features)), targets)
-            optimiser.zero_grad()
-            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            if correction is not None:
-                scaler.unscale_(optimiser)
-                self._correct(correction, trained)
-            scaler.step(optimiser)
-            scaler.update()
-            total += loss.detach()
+        descent = self._descent(data, self._prepare(trainable), round_number, correction)
+        stopping = None if judged is None else Stopping(self._recipe.training.patience or 1, self._travelling)
+        per_pass = 1 if batch_size is None else -(-len(data) // batch_size)
+        total, taken = torch.zeros((), dtype=torch.float64, device=self._device), 0
+        for rows in batches(len(data), batch_size=batch_size, steps=steps, rng=rng, at_least=self._at_least):
+            total += descent(rows, taken)
+            taken += 1
+            if stopping is None or judged is None or (taken % per_pass and taken < steps):
+                continue
+            if stopping.enough(self._measured(judged, with_loss=True)[1]):
+                break
+            self._prepare(trainable)
+        if stopping is not None:
+            stopping.restore()
         # one look at the end, not one a step, which would make a GPU wait: a sum with a value that is not finite is not finite
-        mean = float(total) / max(steps, 1)
+        mean = float(total) / max(taken, 1)
         if not isfinite(mean):
             raise BadUpdate("The training loss is not finite.")
         return mean
@@ -151,7 +153,69 @@ class TorchLearner:
     def evaluate(self, data: Dataset) -> Tree:
         self._recipe.check(data)
         scores, loss = self._measured(data, with_loss=True)
-        return measure(self._recipe.target.kind, scores, np.asarray(data.targets), loss, self._recipe.metrics)
+        return measure(self._recipe.target.kind, scores, np.asarray(data.targets), loss, self._recipe.metrics, timeline=self._recipe.timeline)
+
+    @property
+    def _at_least(self) -> int:
+        """Rows that batch normalisation needs."""
+        return 2 if self._normalises else 1
+
+    def _divided(self, data: Dataset) -> tuple[Dataset, Samples | None]:
+        """The rows to train on, and those that early stopping looks at; divided once per data set."""
+        share = self._recipe.training.validation_share
+        if not share:
+            return data, None
+        if self._aside is None or self._aside[0] is not data:
+            self._aside = (data, *set_aside(data, share))
+        return self._aside[1:]
+
+    def _descent(
+        self, data: Dataset, trained: Mapping[str, nn.Parameter], round_number: int, correction: Correction | None
+    ) -> Callable[[npt.NDArray[np.int64], int], Tensor]:
+        """One step of the optimiser, by the rows of its batch and its number; gives their mean loss."""
+        training, feed, half = self._recipe.training, self._fed_by(data), self._half()
+        optimiser = self._optimiser(list(trained.values()), round_number)
+        scaler = torch.amp.GradScaler(self._device.type, enabled=half is torch.float16)
+
+        def step(rows: npt.NDArray[np.int64], number: int) -> Tensor:
+            total = torch.zeros((), dtype=torch.float64, device=self._device)
+            optimiser.zero_grad()
+            for part in [rows] if training.accumulation is None else in_parts(rows, training.accumulation, at_least=self._at_least):
+                features, targets = feed(part)
+                with contextlib.nullcontext() if half is None else torch.autocast(self._device.type, dtype=half):
+                    loss = self._share(features, targets, number, len(rows))
+                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                total += loss.detach()
+            if correction is not None:
+                scaler.unscale_(optimiser)
+                self._correct(correction, trained)
+            scaler.step(optimiser)
+            scaler.update()
+            return total
+
+        return step
+
+    def _share(self, features: Tensor, targets: Tensor, number: int, rows: int) -> Tensor:
+        """The part of these rows in the mean loss of a batch of so many."""
+        if self._recipe.training.optimiser == OWN:
+            mean = torch_lightning.loss(self._module, features, targets, number)
+        else:
+            mean = self._loss(self._logits(self._module(features), len(features)), targets, "mean")
+        return mean * (len(features) / rows)
+
+    def _optimiser(self, parameters: list[nn.Parameter], round_number: int) -> torch.optim.Optimizer:
+        training = self._recipe.training
+        if training.optimiser == OWN:
+            return torch_lightning.optimiser(self._module)
+        return _optimiser(training, parameters, self._recipe.learning_rate(round_number))
+
+    def _check_trains(self, module: nn.Module) -> None:
+        """A module that trains itself and a study that says how to train would not know of each other."""
+        own = torch_lightning.trains_itself(module)
+        if own and self._recipe.training.optimiser != OWN:
+            raise BadModel(f"The module says itself how it trains (`training_step`); the study must agree: training.optimiser = '{OWN}'.")
+        if not own and self._recipe.training.optimiser == OWN:
+            raise BadModel("The module has no `training_step` and `configure_optimizers`; give the study an optimiser.")
 
     def _prepare(self, trainable: Selector | None) -> dict[str, nn.Parameter]:
         """Puts the module into training; what is not to change needs no gradient, and keeps its running means."""
@@ -182,7 +246,8 @@ class TorchLearner:
         return outputs.to(self._dtype)
 
     def _per(self) -> str:
-        return "row and class" if self._recipe.target.kind == "multiclass" else "row"
+        shape = self._recipe.score_shape
+        return f"row and {_PARTS[self._recipe.target.kind]}" if shape else "row"
 
     def _correct(self, correction: Correction, trained: Mapping[str, nn.Parameter]) -> None:
         gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in trained.items()}
@@ -192,67 +257,35 @@ class TorchLearner:
         for name, parameter in trained.items():
             parameter.grad = corrected[name]
 
-    def _converted(self, features: npt.NDArray[Any], targets: npt.NDArray[Any]) -> tuple[Tensor, Tensor]:
-        kind = torch.int64 if self._recipe.target.kind == "multiclass" else self._dtype
-        return _tensor(features).to(self._dtype), _tensor(targets).to(kind)
-
     def _feed(self, data: Dataset, order: Iterator[npt.NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches on the device; rows in memory are converted once per data set, all rows at once only once per fit."""
-        held = None
-        whole = self._in_memory(data)
-        for rows in order:
-            if rows is not held:
-                held = rows
-                if whole is None:
-                    features, targets = self._converted(*data.batch(rows))
-                elif len(rows) == len(data):
-                    features, targets = whole
-                else:
-                    chosen = torch.from_numpy(rows).to(whole[0].device)
-                    features, targets = whole[0].index_select(0, chosen), whole[1].index_select(0, chosen)
-                features, targets = features.to(self._device), targets.to(self._device)
-            yield features, targets
+        return map(self._fed_by(data), order)
 
-    def _in_memory(self, data: Dataset) -> tuple[Tensor, Tensor] | None:
-        """All rows as tensors, kept until another data set is trained on; None where the rows are read as they are needed."""
-        if not isinstance(data, Samples):
-            return None
-        if self._resident is None or self._resident[0] is not data:
-            features, targets = self._converted(data.features, data.targets)
-            if features.nbytes <= RESIDENT_BYTES:
-                features, targets = features.to(self._device), targets.to(self._device)
-            self._resident = (data, features, targets)
-        return self._resident[1:]
+    def _fed_by(self, data: Dataset) -> Feed:
+        if self._fed is None or self._fed.data is not data:
+            self._fed = Feed(data, self._dtype, torch.int64 if self._objective.integers else self._dtype, self._device)
+        return self._fed
 
     @torch.inference_mode()
     def _measured(self, data: Dataset, *, with_loss: bool = False) -> tuple[npt.NDArray[Any], float]:
         """Scores of all rows and, if asked for, the sum of their losses."""
         self._module.eval()
-        scores, loss = np.empty((len(data), *self._recipe.score_shape)), 0.0
+        outputs = torch.empty((len(data), *self._recipe.score_shape), dtype=torch.float64)
         chunk = max(1, CHUNK // max(1, prod(self._recipe.feature_shape)))
         for start in range(0, len(data), chunk):
             rows = np.arange(start, min(start + chunk, len(data)))
-            features, targets = self._converted(*data.batch(rows))
-            logits = self._logits(self._module(features.to(self._device)), len(rows)).double()
-            if with_loss:
-                kind = targets if self._recipe.target.kind == "multiclass" else targets.double()
-                loss += float(self._loss(logits, kind.to(self._device), reduction="sum"))
-            scores[rows] = self._scores(logits).cpu().numpy()
-        return scores, loss
-
-    def _scores(self, logits: Tensor) -> Tensor:
-        match self._recipe.target.kind:
-            case "binary":
-                return logits.sigmoid()
-            case "multiclass":
-                return logits.softmax(dim=1)
-            case _:
-                return logits
+            features = as_tensor(data.batch(rows)[0]).to(self._device, self._dtype)
+            outputs[start : start + chunk] = self._logits(self._module(features), len(rows))
+        # of all rows at once: a risk set does not fall into chunks
+        loss = 0.0
+        if with_loss and len(data):
+            targets = as_tensor(data.targets).to(torch.int64 if self._objective.integers else torch.float64)
+            loss = float(self._loss(outputs, targets, "sum"))
+        return self._objective.scores(outputs).numpy(), loss
 
     def _probe(self) -> None:
         """A forward pass of two rows of zeros, so that a model of the wrong form is refused before any patient's record is read."""
         shape = (2, *self._recipe.feature_shape)
-        self._measured(Samples(np.zeros(shape, np.float32), np.zeros(2)))
+        self._measured(Samples(np.zeros(shape, np.float32), np.zeros((2, *self._recipe.target_shape))))
 
 
 def _device(name: str | None) -> torch.device:
@@ -273,14 +306,6 @@ def _device(name: str | None) -> torch.device:
 def _optimiser(training: Training, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
     momentum = {"momentum": training.momentum} if training.optimiser in WITH_MOMENTUM else {}
     return _OPTIMISERS[training.optimiser](parameters, lr=rate, weight_decay=training.weight_decay, **momentum)
-
-
-def _tensor(leaf: Any) -> Tensor:
-    """A tensor of any leaf; shares memory where it may be written to."""
-    if isinstance(leaf, Tensor):
-        return leaf
-    array = np.asarray(tree.load(leaf))
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def _check_names(own: Mapping[str, Tensor], given: Tree) -> None:
