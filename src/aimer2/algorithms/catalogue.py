@@ -12,7 +12,7 @@ from typing import Any
 
 from aimer2.algorithms.ranges import METHOD, made
 from aimer2.core.errors import BadStudy, Fault
-from aimer2.core.protocols import Algorithm
+from aimer2.core.protocols import Algorithm, Learner
 from aimer2.core.study import Scalar
 
 _NOT_METHODS = {"catalogue", "aggregators", "adaptive", "parts", "personal", "ranges", "remembered"}
@@ -52,6 +52,13 @@ def is_additive(name: str) -> bool:
 def frameworks(name: str) -> tuple[str, ...]:
     """The frameworks whose models it works on; none named: all."""
     return tuple(getattr(_kind(name), "frameworks", ()))
+
+
+def check(algorithm: Algorithm[Any], learner: Learner) -> None:
+    """Raises BadStudy, BadModel where the method cannot work on this model: a layer that it names is not there, or not of its kind."""
+    algorithm.init(learner.parameters())
+    if (own := getattr(algorithm, "check", None)) is not None:
+        own(learner)
 
 
 def summary(name: str) -> str:

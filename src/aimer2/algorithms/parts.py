@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import final
+from typing import Any, Protocol, final, runtime_checkable
 
 import numpy as np
 
@@ -42,9 +42,21 @@ def sent(state: Parted) -> Mapping[str, Tree]:
     return {"model": state.model, "base": state.base} if state.base else {"model": state.model}
 
 
-def whole(received: Mapping[str, Tree], own: Tree | None = None) -> dict[str, object]:
+def whole(received: Mapping[str, Tree], own: Tree | None = None) -> dict[str, Any]:
     """The model to train or to measure; ``own`` leaves take the place of those at the start."""
     return {**received.get("base", {}), **received["model"], **(own or {})}
+
+
+@runtime_checkable
+class Assembling(Protocol):
+    """A method whose sites put the model together in a way of its own."""
+
+    def whole(self, received: Mapping[str, Tree]) -> Tree: ...
+
+
+def whole_model(algorithm: object, received: Mapping[str, Tree]) -> Tree:
+    """The common model that the received trees stand for."""
+    return algorithm.whole(received) if isinstance(algorithm, Assembling) else whole(received)
 
 
 def joined(state: Parted) -> Tree:

@@ -22,6 +22,7 @@ from aimer2.core.task import BlobRef, Stage
 from aimer2.core.tree import Array, NumpyArray, read
 from aimer2.messages.tensors import read_tree, write_tree
 from aimer2.site.memory_files import OpenFile, require_sealed
+from aimer2.study.personal import sums_at_the_end
 
 Layout: TypeAlias = Mapping[str, tuple[str, tuple[int, ...]]]
 """Name → (type, shape)."""
@@ -60,10 +61,11 @@ def _names(study: Study, stage: Stage) -> frozenset[str] | None:
         return frozenset()
     if stage == "moments":
         return frozenset({"count", "sum", "squares"})
-    if stage == "final":
-        return frozenset({"metrics"})
     named = frozenset(name for line in catalogue.leaves(study.method.name) for name in _NAME.findall(line)[:1])
-    return named | {"metrics"} if named else None
+    at_the_end = sums_at_the_end(named)
+    if stage == "final":
+        return at_the_end | {"metrics"}
+    return (named - at_the_end) | {"metrics"} if named else None
 
 
 def layout_of(tree: Mapping[str, Any]) -> Layout:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from aimer2.algorithms import catalogue
 from aimer2.algorithms.aggregators import catalogue as aggregators
+from aimer2.algorithms.personal import Personal
 from aimer2.core.clock import Clock
 from aimer2.core.errors import BadStudy, Fault
 from aimer2.core.study import Study
@@ -45,11 +46,23 @@ def _terms(study: Study, clock: Clock) -> list[Fault]:
 
 
 def _method(study: Study) -> list[Fault]:
+    name, found = study.method.name, []
     try:
-        catalogue.make(study.method.name, study.method.rounds, study.method.parameters)
+        method = catalogue.make(name, study.method.rounds, study.method.parameters)
     except BadStudy as error:
         return list(error.faults)
-    return []
+    if not catalogue.is_additive(name):
+        if study.privacy.secure_aggregation:
+            problem = f"{name} hands single models on, and secure aggregation shows nobody a single one"
+            found.append(Fault("method.name", problem, "take a method that adds up, or leave `privacy.secure_aggregation` out"))
+        if study.method.aggregator != "weighted_mean":
+            found.append(Fault("method.aggregator", f"{name} asks one site a round, so there is nothing to compare", "leave it out"))
+    if isinstance(method, Personal) and study.evaluation.held_out == 0:
+        found.append(Fault("evaluation.held_out", f"is 0, but {name} measures the sites' own models", "hold out a part, for example 0.2"))
+    framework, known = study.model.framework, catalogue.frameworks(name)
+    if known and framework not in known:
+        found.append(Fault("method.name", f"{name} works on no {framework} model", f"use framework = {' or '.join(map(repr, known))}"))
+    return found
 
 
 def _aggregator(study: Study) -> list[Fault]:

@@ -13,16 +13,24 @@ from aimer2.core.task import FigureDocument, Stage
 from aimer2.core.tree import Tree
 from aimer2.metrics.figures import Figure, figures
 from aimer2.privacy.disclosure import coarse
+from aimer2.study.personal import whose
 
 
 def pooled(study: Study, sums: Mapping[str, Tree]) -> tuple[FigureDocument, ...]:
-    """Figures of the model that a round received, over all sites' held-out patients; none where nothing was held out.
+    """Figures of the model that a round received, over all sites' held-out patients; none where nothing was held out. At the end of a
+    personal method also those of the models that the sites keep (`personal auc`) and of those that they trained alone (`local auc`).
 
     Under differential privacy they come of noisy counts, of which those below 0 count as 0.
     """
-    if "metrics" not in sums:
-        return ()
-    metrics = {name: tree.load(leaf) for name, leaf in sums["metrics"].items()}
+    found = _figures(study, sums["metrics"]) if "metrics" in sums else ()
+    for name, leaves in sums.items():
+        if (owner := whose(name)) is not None:
+            found += tuple(one.model_copy(update={"name": f"{owner} {one.name}"}) for one in _figures(study, leaves))
+    return found
+
+
+def _figures(study: Study, sums: Tree) -> tuple[FigureDocument, ...]:
+    metrics = {name: tree.load(leaf) for name, leaf in sums.items()}
     kind, asked = study.cohort.target.kind, study.privacy.differential_privacy
     if asked is None:
         return documents(figures(kind, metrics, list(dict.fromkeys([*study.metrics, "loss"]))))

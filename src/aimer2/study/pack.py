@@ -23,12 +23,13 @@ def pack(
 ) -> Package:
     """Builds the model once, here, so that the coordinator builds none; ``feature_shape`` for rows that are no table.
 
-    Raises BadModel where the model cannot be built.
+    Raises BadModel where the model cannot be built, BadStudy where the method does not fit it.
     """
     files = {} if study.model.code is None else {study.model.code: folder / study.model.code}
     shape = (design_width(study.cohort),) if feature_shape is None else feature_shape
     learner = make_learner(study, feature_shape=shape, files=files, device="cpu")
     initialise(learner, study)
+    catalogue.check(catalogue.make(study.method.name, study.method.rounds, study.method.parameters), learner)
     stored = {}
     for name, path in files.items():
         writer = blobs.create()

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol, final
 
 from aimer2.algorithms import catalogue
+from aimer2.algorithms.parts import whole_model
+from aimer2.algorithms.personal import Personal
 from aimer2.connectors.table import Table
 from aimer2.core import tree
 from aimer2.core.dataset import Dataset, Samples, Shielded
@@ -22,6 +24,7 @@ from aimer2.metrics.figures import Figure, figures
 from aimer2.statistics.moments import Moments
 from aimer2.study import cohort, preflight
 from aimer2.study.evaluation import released
+from aimer2.study.personal import MODEL, PREPARATION, START, Compared, compare, divide, told
 
 
 @final
@@ -34,6 +37,8 @@ class Performed:
     figures: tuple[Figure, ...] = ()
     released: tuple[FigureDocument, ...] = ()
     """Of the figures what the approved study releases."""
+    compared: Compared | None = None
+    """At the end of a personal method: which model the site keeps."""
 
 
 class Performs(Protocol):
@@ -62,23 +67,39 @@ class Participant:
         """First measures the received model on the held-out rows, then trains; the last task only measures."""
         if task.stage == "preflight":
             return Performed({})
+        if isinstance(self.algorithm, Personal):
+            return self._personal(self.algorithm, task, received, memory)
+        return self._perform(task, received, self._local(task, self.data, memory))
+
+    def _perform(self, task: Task, received: Mapping[str, Tree], site: Local) -> Performed:
         sums: dict[str, Tree] = {}
         measured = self._evaluate(received) if self.measures_rounds or task.stage == "final" else None
         if task.stage != "final":
-            sums.update(self.algorithm.local(received, self._local(task, memory)).sums)
+            sums.update(self.algorithm.local(received, site).sums)
         if measured is not None:
             sums["metrics"] = measured
         return Performed(sums)
 
+    def _personal(self, method: Personal, task: Task, received: Mapping[str, Tree], memory: MutableMapping[str, Tree]) -> Performed:
+        """Some patients are not trained on; at the end they choose which model the site keeps."""
+        trained, judges = divide(self.data, method.validation)
+        site = self._local(task, trained, memory)
+        memory.setdefault(START, whole_model(self.algorithm, received))
+        if task.stage != "final" or self.held_out is None:
+            return self._perform(task, received, site)
+        compared = compare(method, received, whole_model(self.algorithm, received), site, judges, self.held_out)
+        memory[MODEL] = compared.model
+        return Performed(compared.sums, compared=compared)
+
     def _evaluate(self, received: Mapping[str, Tree]) -> Tree | None:
         if self.held_out is None or "model" not in received:
             return None
-        self.learner.load(received["model"])
+        self.learner.load(whole_model(self.algorithm, received))
         return self.learner.evaluate(self.held_out)
 
-    def _local(self, task: Task, memory: MutableMapping[str, Tree]) -> Local:
+    def _local(self, task: Task, data: Dataset, memory: MutableMapping[str, Tree]) -> Local:
         return Local(
-            data=self.data,
+            data=data,
             learner=self.learner,
             memory=memory,
             rng=stream(self.seed, "local", task.stage, task.round_number, self.site),
@@ -113,6 +134,9 @@ class Performer:
         if metrics is None:
             return performed
         shown = figures(self._study.cohort.target.kind, metrics, self._study.metrics)
+        if performed.compared is not None:
+            shown += told(self._study, performed.compared)
+            memory[PREPARATION] = self._prepared_with(received.get("moments"))
         return Performed(performed.sums, figures=tuple(shown), released=released(self._study, task.stage, shown))
 
     def _checks(self) -> tuple[Check, ...]:
@@ -150,10 +174,16 @@ class Performer:
             self._participant = (key, self._prepare(given))
         return self._participant[1]
 
+    def _prepared_with(self, given: Tree | None) -> dict[str, Any]:
+        """The means and deviations by which columns are standardised: those of all sites, or the site's own."""
+        train, _ = self._designs()
+        own = cohort.own_moments(train) if given is None else None
+        return {name: tree.load((given or {})[name]) if own is None else getattr(own, name) for name in ("count", "mean", "deviation")}
+
     def _prepare(self, given: Tree | None) -> Participant:
         study = self._study
         train, held_out = self._designs()
-        moments = cohort.own_moments(train) if given is None else cohort.Moments(*(tree.load(given[n]) for n in ("count", "mean", "deviation")))
+        moments = cohort.Moments(**self._prepared_with(given))
         rows = cohort.complete(train, study.cohort, moments)
         if len(rows) == 0:
             raise BadData("No row is left to train on after the held-out patients and the rule for missing values.")
