@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from aimer2.client.https import proxy_of
 from aimer2.client.logins import Logins, SavedLogin, connect
-from aimer2.client.transport import Address, Transport, proxy_of
+from aimer2.client.transport import Address, Transport
 from aimer2.core.errors import BadInput, NotAllowed, NotAuthenticated, NotFound
 from aimer2.identity.keys import SigningKey
 

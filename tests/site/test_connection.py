@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 
 from aimer2.blobs.folder import FolderStore
+from aimer2.client.https import proxy_of
 from aimer2.core.clock import SystemClock
-from aimer2.core.errors import ClockSkew, NotApproved, NotAuthenticated, Tampered, Unreachable
+from aimer2.core.errors import ClockSkew, Conflict, NotApproved, NotAuthenticated, Tampered, Unreachable
 from aimer2.core.task import BlobRef
 from aimer2.identity.certificates import fingerprint, make_certificate
 from aimer2.identity.keys import SigningKey
 from aimer2.messages.wire import CoordinatorInfo, problem_of
-from aimer2.site.connection import Connection, proxy_of
+from aimer2.site.connection import Connection
 from aimer2.site.settings import CoordinatorAddress
 
 DATA = bytes(range(256)) * 20_000
@@ -115,15 +116,17 @@ class Answers(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         if not self.allowed():
-            return
-        assert int(self.headers["Upload-Offset"]) == len(self.server.uploaded)
+            return None
+        if int(self.headers["Upload-Offset"]) != len(self.server.uploaded):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            return self.problem(Conflict("The upload goes on from another byte."))
         cut, self.server.cut = self.server.cut, 0
         self.server.uploaded += self.rfile.read(cut or int(self.headers["Content-Length"]))
         if cut:
             self.connection.close()
             self.close_connection = True
-            return
-        self.answer(201, b"")
+            return None
+        return self.answer(201, b"")
 
 
 @pytest.fixture
@@ -205,7 +208,21 @@ def test_an_upload_goes_on_where_it_broke_off_with_the_stored_bytes(server: Serv
     connection.put(store.open(REF), lambda: False)
     assert bytes(server.uploaded) == DATA
     connection.put(store.open(REF), lambda: False)
-    assert [method for method, _ in server.seen].count("PUT") == 2
+    assert [method for method, _ in server.seen] == ["PUT", "HEAD", "PUT", "HEAD"]
+
+
+def test_an_upload_goes_on_after_a_restart(server: Server, connect: Callable[..., Connection], store: FolderStore) -> None:
+    store.put(DATA)
+    server.cut = 2 << 20
+    with pytest.raises(Unreachable):
+        connect().put(store.open(REF), lambda: False)
+    server.good = "token-2"
+    restarted = connect()
+    with pytest.raises(Unreachable, match="goes on"):
+        restarted.put(store.open(REF), lambda: False)
+    assert len(server.uploaded) == 2 << 20
+    restarted.put(store.open(REF), lambda: False)
+    assert bytes(server.uploaded) == DATA
 
 
 def test_a_withdrawn_upload_stops_in_the_middle(server: Server, connect: Callable[..., Connection], store: FolderStore) -> None:

@@ -1,32 +1,30 @@
-"""Requests to a coordinator: HTTPS whose certificate is checked before anything is sent, through the proxy where there is one."""
+"""Requests of a person to a coordinator: HTTPS whose certificate is checked before anything is sent, through the proxy where there is one."""
 
 from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast, final
 from urllib.parse import urlsplit
-from urllib.request import getproxies_environment, proxy_bypass
 
 import urllib3
 from pydantic import TypeAdapter, ValidationError
 from urllib3.connection import HTTPSConnection
-from urllib3.exceptions import HTTPError, LocationParseError, SSLError
 
-from aimer2.core.errors import AimerError, BadInput, NotAuthenticated, Unreachable, VersionMismatch
+from aimer2.client import https
+from aimer2.client.https import CONNECT_SECONDS, Trust, make_pool, proxy_of
+from aimer2.core.errors import AimerError, BadInput, Unreachable, VersionMismatch
 from aimer2.core.task import Document
 from aimer2.identity.certificates import fingerprint
 from aimer2.messages.wire import Problem, error_of
 
-PIECE = 1 << 20
+PIECE = https.PIECE
 SILENCE_SECONDS = 60.0
 """So long nothing may come before a connection counts as broken."""
-
-_CONNECT_SECONDS = 10.0
 
 Form = TypeVar("Form")
 
@@ -58,13 +56,6 @@ class Address:
         object.__setattr__(self, "fingerprint", digits)
 
 
-def proxy_of(url: str) -> str | None:
-    """The proxy that HTTPS_PROXY names for this address, unless NO_PROXY excepts it."""
-    if proxy_bypass(urlsplit(url).netloc):
-        return None
-    return getproxies_environment().get("https")
-
-
 def fetch_fingerprint(url: str) -> str:
     """SHA-256 of the certificate that the server shows; nothing is sent, nothing is trusted. Raises Unreachable, BadInput."""
     url = Address(url).url
@@ -72,7 +63,7 @@ def fetch_fingerprint(url: str) -> str:
     proxy = urlsplit(proxy_of(url) or "")
     through = (proxy.hostname, proxy.port or 80) if proxy.hostname else (host, port)
     # Only looked at: a person compares it with what the operator has told.
-    connection = HTTPSConnection(*through, cert_reqs=ssl.CERT_NONE, assert_hostname=False, timeout=_CONNECT_SECONDS)
+    connection = HTTPSConnection(*through, cert_reqs=ssl.CERT_NONE, assert_hostname=False, timeout=CONNECT_SECONDS)
     if proxy.hostname:
         connection.set_tunnel(host, port)
     with transport_errors(url):
@@ -119,7 +110,7 @@ class Transport:
                 self.address.url + path,
                 body=content,
                 headers=given,
-                timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=silence),
+                timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=silence),
                 preload_content=not stream,
                 redirect=False,
             )
@@ -145,17 +136,9 @@ def parse(form: type[Form], data: bytes) -> Form:
 
 
 def _pool(address: Address) -> urllib3.PoolManager:
-    trust: dict[str, Any] = {}
-    if address.ca_file is not None:
-        if not address.ca_file.is_file():
-            raise BadInput(f"There is no file {address.ca_file}.")
-        trust = {"ca_certs": str(address.ca_file)}
-    if address.fingerprint is not None:
-        # The pin is the trust: a certificate that nobody vouches for has no chain and no name to check.
-        trust = {"cert_reqs": "CERT_NONE", "assert_fingerprint": address.fingerprint, "assert_hostname": False}
-    options: dict[str, Any] = {"maxsize": 4, "blocksize": PIECE, "retries": False, **trust}
-    proxy = proxy_of(address.url)
-    return urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+    if address.ca_file is not None and not address.ca_file.is_file():
+        raise BadInput(f"There is no file {address.ca_file}.")
+    return make_pool(address.url, Trust(address.fingerprint, address.ca_file), connections=4)
 
 
 def _error(response: urllib3.BaseHTTPResponse) -> AimerError:
@@ -166,18 +149,7 @@ def _error(response: urllib3.BaseHTTPResponse) -> AimerError:
         return Unreachable(f"Something on the way to the coordinator answered with status {response.status}.")
 
 
-@contextmanager
-def transport_errors(url: str) -> Iterator[None]:
+def transport_errors(url: str) -> AbstractContextManager[None]:
     """What the network does, as our errors. Raises Unreachable, NotAuthenticated."""
-    try:
-        yield
-    except SSLError as error:
-        text = str(error)
-        if "ingerprint" in text or "CERTIFICATE_VERIFY_FAILED" in text:
-            raise NotAuthenticated(
-                f"The certificate of {url} is not the one that is trusted here.",
-                remedy="Compare the fingerprint with the operator by telephone, then log in with --fingerprint; or give --ca-file.",
-            ) from None
-        raise Unreachable(f"TLS with {url} failed.") from None
-    except (HTTPError, LocationParseError, OSError) as error:
-        raise Unreachable(f"{url} did not answer ({type(error).__name__}).") from None
+    remedy = "Compare the fingerprint with the operator by telephone, then log in with --fingerprint; or give --ca-file."
+    return https.transport_errors(url, remedy)

@@ -9,17 +9,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar, cast, final
-from urllib.request import getproxies_environment, proxy_bypass
+from typing import TypeVar, final
+from urllib.parse import urlencode
 
-import urllib3
 from pydantic import ValidationError
-from urllib3.exceptions import HTTPError, SSLError
 
 from aimer2 import __version__
 from aimer2.blobs.folder import FolderStore
+from aimer2.client.https import PIECE, Answer, Https, Request, Trust, transport_errors
 from aimer2.core.clock import Clock, rfc3339
 from aimer2.core.errors import AimerError, ClockSkew, Conflict, NotApproved, NotAuthenticated, OutOfResources, Unreachable, VersionMismatch
 from aimer2.core.protocols import Blob
@@ -43,31 +42,22 @@ from aimer2.site.settings import CoordinatorAddress
 
 AnyDocument = TypeVar("AnyDocument", bound=Document)
 
-PIECE = 1 << 20
 SILENCE_SECONDS = 30
 """So long nothing may come before a connection counts as broken; a waiting exchange is allowed its wait on top."""
 
-_CONNECT_SECONDS = 10
 _REFRESH_SECONDS = 60
+_MOST_REMEMBERED = 1000
+_TRUST_REMEDY = "If a proxy inspects TLS, set `ca_file` in site.toml; otherwise compare the fingerprint with the operator by telephone."
 
 
-def proxy_of(url: str) -> str | None:
-    """The proxy that HTTPS_PROXY names for this address, unless NO_PROXY excepts it."""
-    host = urllib3.util.parse_url(url).host or ""
-    if proxy_bypass(host):
-        return None
-    return getproxies_environment().get("https")
+@final
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """A whole answer."""
 
-
-def make_pool(address: CoordinatorAddress) -> urllib3.PoolManager:
-    """Keeps connections open; nothing is sent before the coordinator's certificate is checked."""
-    trust: dict[str, Any] = {"ca_certs": str(address.ca_file)} if address.ca_file else {}
-    if address.fingerprint and not address.ca_file:
-        # The pin is the trust: a certificate that nobody vouches for has no chain and no name to check.
-        trust = {"cert_reqs": "CERT_NONE", "assert_fingerprint": address.fingerprint, "assert_hostname": False}
-    options = {"maxsize": 8, "blocksize": PIECE, "retries": False, **trust}
-    proxy = proxy_of(address.url)
-    return urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+    status: int
+    headers: Mapping[str, str]
+    data: bytes
 
 
 @final
@@ -97,40 +87,41 @@ class Connection:
     """Used by several threads at once."""
 
     def __init__(self, address: CoordinatorAddress, site: str, key: SigningKey, clock: Clock) -> None:
-        self._address = address
-        self._pool = make_pool(address)
+        self._url = address.url
+        self._https = Https(address.url, Trust(address.fingerprint, address.ca_file))
         self._site = site
         self._key = key
         self._clock = clock
         self._lock = threading.Lock()
         self._held: _Held | None = None
+        self._tried: set[str] = set()
 
     def close(self) -> None:
-        self._pool.clear()
+        self._https.close()
 
     # before the site is known
 
     def info(self) -> CoordinatorInfo:
-        return _document(CoordinatorInfo, self._send("GET", "/v1/coordinator"))
+        return _document(CoordinatorInfo, self._checked(self._send(Request("GET", "/v1/coordinator", {}))))
 
     def enrol(self, code: str) -> Enrolled:
         request = EnrolmentRequest(code=code, site=self._site, key=self._key.public.text, version=__version__)
-        return _document(Enrolled, self._send("POST", "/v1/enrolments", request))
+        return _document(Enrolled, self._checked(self._send(_posted("/v1/enrolments", request))))
 
     # as the site
 
     def exchange(self, exchange: Exchange) -> Exchanged:
         """Hands in, waits for work."""
-        return _document(Exchanged, self._as_site("POST", "/v1/exchange", exchange, silence=SILENCE_SECONDS + exchange.wait_seconds))
+        return _document(Exchanged, self._as_site(_posted("/v1/exchange", exchange, SILENCE_SECONDS + exchange.wait_seconds)))
 
     def package(self, digest: Digest) -> Package:
-        return _document(Package, self._as_site("GET", f"/v1/studies/{digest}/package"))
+        return _document(Package, self._as_site(Request("GET", f"/v1/studies/{digest}/package", {})))
 
     def decide(self, statement: str) -> None:
-        self._as_site("POST", "/v1/decisions", SignedDecision(statement=statement))
+        self._as_site(_posted("/v1/decisions", SignedDecision(statement=statement)))
 
     def rotate(self, rotation: KeyRotation) -> None:
-        self._as_site("POST", "/v1/sites/key", rotation)
+        self._as_site(_posted("/v1/sites/key", rotation))
 
     def fetch(self, ref: BlobRef, store: FolderStore) -> Blob:
         """A blob, checked while it comes; goes on where an earlier attempt broke off. Raises Unreachable, Tampered."""
@@ -140,26 +131,29 @@ class Connection:
         try:
             if partial.offset < ref.size:
                 headers = {"Range": f"bytes={partial.offset}-"} if partial.offset else {}
-                with self._stream(f"/v1/blobs/{ref.sha256}", headers) as response:
-                    if partial.offset and response.status != 206:
+                with self._authenticated(Request("GET", f"/v1/blobs/{ref.sha256}", headers)) as answer:
+                    self._check(answer)
+                    if partial.offset and answer.status != 206:
                         partial.forget()
                         partial = store.partial(ref)
-                    for piece in response.stream(PIECE, decode_content=False):
-                        partial.write(piece)
+                    buffer = memoryview(bytearray(min(PIECE, ref.size)))
+                    while got := answer.read_into(buffer):
+                        partial.write(buffer[:got])
             partial.finish()
         finally:
             partial.close()
         return store.open(ref)
 
     def put(self, blob: Blob, stopped: Callable[[], bool]) -> None:
-        """A stored blob, from where an earlier attempt broke off. Sending again sends these bytes.
+        """A stored blob; after an attempt that broke off, from where it did. Sending again sends these bytes.
 
         Raises Unreachable, NotApproved as soon as ``stopped``: the rest stays here.
         """
         path = f"/v1/blobs/{blob.ref.sha256}"
-        offset = self._offset(path)
+        offset = self._offset(path) if path in self._tried else 0
         if offset is None:
             return
+        self._remember(path)
         view = blob.view()
         headers = {
             "Upload-Offset": str(offset),
@@ -168,18 +162,23 @@ class Connection:
             "Content-Type": "application/octet-stream",
         }
         try:
-            response = self._as_site("PUT", path, _Pieces(view[offset:], stopped), headers=headers)
+            heard = self._as_site(Request("PUT", path, headers, _Pieces(view[offset:], stopped)))
         except (Conflict, OutOfResources) as error:
             raise Unreachable(f"The upload has to wait: {error.sentence}") from None
-        if response.status != 201:
+        if heard.status != 201:
             raise Unreachable("The upload broke off.")
+
+    def _remember(self, path: str) -> None:
+        if len(self._tried) >= _MOST_REMEMBERED:
+            self._tried.clear()
+        self._tried.add(path)
 
     def _offset(self, path: str) -> int | None:
         """How far an upload has come; None where the blob is there."""
-        response = self._authenticated("HEAD", path, None, {}, SILENCE_SECONDS)
-        if response.status == 404:
-            return int(response.headers.get("Upload-Offset", "0"))
-        self._check(response)
+        with self._authenticated(Request("HEAD", path, {})) as answer:
+            if answer.status == 404:
+                return int(answer.headers.get("upload-offset", "0"))
+            self._check(answer)
         return None
 
     def accepts_us(self) -> bool:
@@ -194,128 +193,81 @@ class Connection:
 
     # requests
 
+    def _as_site(self, request: Request) -> _Heard:
+        with self._authenticated(request) as answer:
+            return self._checked(_Heard(answer.status, answer.headers, answer.read()))
+
+    def _send(self, request: Request) -> _Heard:
+        with transport_errors(self._url, _TRUST_REMEDY), self._https.ask(request) as answer:
+            return _Heard(answer.status, answer.headers, answer.read())
+
     @contextmanager
-    def _stream(self, path: str, headers: Mapping[str, str]) -> Iterator[urllib3.BaseHTTPResponse]:
-        with _transport_errors(self._address.url):
-            response = self._authenticated("GET", path, None, headers, SILENCE_SECONDS, preload=False)
-            try:
-                self._check(response)
-                yield response
-            finally:
-                response.release_conn()
-
-    def _as_site(
-        self,
-        method: str,
-        path: str,
-        body: Document | _Pieces | None = None,
-        *,
-        headers: Mapping[str, str] | None = None,
-        silence: float = SILENCE_SECONDS,
-    ) -> urllib3.BaseHTTPResponse:
-        return self._check(self._authenticated(method, path, body, headers or {}, silence))
-
-    def _authenticated(
-        self, method: str, path: str, body: Document | _Pieces | None, headers: Mapping[str, str], silence: float, *, preload: bool = True
-    ) -> urllib3.BaseHTTPResponse:
+    def _authenticated(self, request: Request) -> Iterator[Answer]:
         """With a token; a refused one is replaced once."""
-        for attempt in (1, 2):
-            held = self._token()
-            given = {**headers, "Authorization": f"Bearer {held.token}"}
-            response = self._raw(method, path, body, given, silence, preload)
-            if response.status != 401 or attempt == 2:
-                break
-            response.drain_conn()
+        held = self._token()
+        with transport_errors(self._url, _TRUST_REMEDY):
+            with self._https.ask(_with_token(request, held)) as answer:
+                if answer.status != 401:
+                    yield answer
+                    return
             with self._lock:
                 if self._held is held:
                     self._held = None
-        return response
+            with self._https.ask(_with_token(request, self._token())) as answer:
+                yield answer
 
     def _token(self) -> _Held:
         with self._lock:
             now = self._clock.monotonic()
             if self._held is None or now > self._held.until:
-                assertion = make_assertion(self._key, subject=self._site, audience=self._address.url, now=self._clock.now())
+                assertion = make_assertion(self._key, subject=self._site, audience=self._url, now=self._clock.now())
                 fields = {
                     "grant_type": "client_credentials",
                     "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
                     "client_assertion": assertion,
                 }
-                with _transport_errors(self._address.url):
-                    url = f"{self._address.url}/v1/tokens"
-                    response = self._pool.request("POST", url, fields=fields, encode_multipart=False, timeout=_timeout(SILENCE_SECONDS))
-                token = _document(Token, self._check(response))
+                headers = {"Content-Type": "application/x-www-form-urlencoded"}
+                heard = self._checked(self._send(Request("POST", "/v1/tokens", headers, urlencode(fields).encode(), SILENCE_SECONDS)))
+                token = _document(Token, heard)
                 self._held = _Held(token.access_token, now + max(1, token.expires_in - _REFRESH_SECONDS))
             return self._held
 
-    def _send(self, method: str, path: str, body: Document | None = None) -> urllib3.BaseHTTPResponse:
-        return self._check(self._raw(method, path, body, {}, SILENCE_SECONDS))
+    def _check(self, answer: Answer) -> None:
+        if answer.status >= 400:
+            self._checked(_Heard(answer.status, answer.headers, answer.read()))
 
-    def _raw(
-        self, method: str, path: str, body: Document | _Pieces | None, headers: Mapping[str, str], silence: float, preload: bool = True
-    ) -> urllib3.BaseHTTPResponse:
-        given = dict(headers)
-        if isinstance(body, Document):
-            given["Content-Type"] = "application/json"
-            content: bytes | None = body.model_dump_json().encode()
-        else:
-            # urllib3 sends any buffers as they are, without a copy; its types know bytes only.
-            content = cast("bytes | None", body)
-        with _transport_errors(self._address.url):
-            return self._pool.request(
-                method,
-                self._address.url + path,
-                body=content,
-                headers=given,
-                timeout=_timeout(silence),
-                preload_content=preload,
-                redirect=False,
-            )
-
-    def _check(self, response: urllib3.BaseHTTPResponse) -> urllib3.BaseHTTPResponse:
-        if response.status < 400:
-            return response
-        error = _error(response)
+    def _checked(self, heard: _Heard) -> _Heard:
+        if heard.status < 400:
+            return heard
+        error = _error(heard)
         if isinstance(error, ClockSkew):
-            theirs = parsedate_to_datetime(response.headers["Date"]).timestamp() if "Date" in response.headers else None
+            theirs = parsedate_to_datetime(heard.headers["date"]).timestamp() if "date" in heard.headers else None
             ours = self._clock.now()
             told = f"; the coordinator's {rfc3339(theirs)}" if theirs is not None else ""
             raise ClockSkew(f"This machine's clock says {rfc3339(ours)}{told}.")
         raise error
 
 
-def _error(response: urllib3.BaseHTTPResponse) -> AimerError:
+def _posted(path: str, document: Document, silence: float = SILENCE_SECONDS) -> Request:
+    return Request("POST", path, {"Content-Type": "application/json"}, document.model_dump_json().encode(), silence)
+
+
+def _with_token(request: Request, held: _Held) -> Request:
+    return replace(request, headers={**request.headers, "Authorization": f"Bearer {held.token}"})
+
+
+def _error(heard: _Heard) -> AimerError:
     try:
-        return error_of(Problem.model_validate_json(response.data))
+        return error_of(Problem.model_validate_json(heard.data))
     except ValidationError:
         # Not the coordinator's word: a proxy or load balancer on the way.
-        if response.status == 401:
+        if heard.status == 401:
             return NotAuthenticated()
-        return Unreachable(f"On the way to the coordinator something answered with status {response.status}.")
+        return Unreachable(f"On the way to the coordinator something answered with status {heard.status}.")
 
 
-def _document(kind: type[AnyDocument], response: urllib3.BaseHTTPResponse) -> AnyDocument:
+def _document(kind: type[AnyDocument], heard: _Heard) -> AnyDocument:
     try:
-        return kind.model_validate_json(response.data)
+        return kind.model_validate_json(heard.data)
     except ValidationError:
         raise VersionMismatch("The coordinator's answer is not of the form that this version knows.") from None
-
-
-def _timeout(silence: float) -> urllib3.Timeout:
-    return urllib3.Timeout(connect=_CONNECT_SECONDS, read=silence)
-
-
-@contextmanager
-def _transport_errors(url: str) -> Iterator[None]:
-    try:
-        yield
-    except SSLError as error:
-        text = str(error)
-        if "ingerprint" in text or "CERTIFICATE_VERIFY_FAILED" in text:
-            raise NotAuthenticated(
-                "The server's certificate is not the one that this site trusts.",
-                remedy="If a proxy inspects TLS, set `ca_file` in site.toml; otherwise compare the fingerprint with the operator by telephone.",
-            ) from None
-        raise Unreachable(f"TLS to {url} failed.") from None
-    except (HTTPError, OSError) as error:
-        raise Unreachable(f"{url} did not answer ({type(error).__name__}).") from None
