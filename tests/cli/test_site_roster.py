@@ -6,6 +6,7 @@ import re
 import stat
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,11 @@ def fingerprint_of(told: str, name: str) -> str:
     return found[1].strip()
 
 
+def has_package(decisions: Decisions, study: str) -> bool:
+    known = decisions.store.study(study)
+    return known is not None and known.package is not None
+
+
 def wait_for(happened: Callable[[], object]) -> None:
     deadline = time.monotonic() + 20
     while not happened():
@@ -72,7 +78,7 @@ def offered(strangers: Federation, tmp_path_factory: pytest.TempPathFactory) -> 
     submitted = strangers.researcher().submit(read_study(path), path.parent)
     for name in NAMES:
         decisions = decisions_of(strangers, name)
-        wait_for(lambda decisions=decisions: (known := decisions.store.study(submitted.digest)) and known.package)
+        wait_for(partial(has_package, decisions, submitted.digest))
         decisions.store.close()
     return submitted.digest
 
@@ -193,14 +199,11 @@ def test_two_sites_meet_by_statement_and_telephone_before_any_study(at: Site, st
     assert at("east", "roster", "verify", "west", fingerprint, "--statement", statement, "--by", "Dr East").status == 2
 
 
-def test_sites_that_one_person_makes_know_each_other(tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_text("age,disease\n" + "\n".join(f"{n},{n % 2}" for n in range(20)) + "\n")
-    with Federation(tmp_path) as made:
-        made.make_coordinator("Test coordinator")
-        made.run_coordinator()
-        made.make_sites([Hospital(name, tmp_path / "rows.csv", "[columns.age]\n[columns.disease]\n", "") for name in NAMES])
-        opened = [decisions_of(made, name) for name in NAMES]
-        roster = {each.site: each.key.public.text for each in opened}
-        assert [each.address_book.unverified(roster) for each in opened] == [(), (), ()]
-        for each in opened:
-            each.store.close()
+def test_sites_that_one_person_makes_know_each_other(strangers: Federation) -> None:
+    """Last: it makes an end of their being strangers."""
+    strangers.introduce_sites(NAMES)
+    opened = [decisions_of(strangers, name) for name in NAMES]
+    roster = {each.site: each.key.public.text for each in opened}
+    assert [each.address_book.unverified(roster) for each in opened] == [(), (), ()]
+    for each in opened:
+        each.store.close()

@@ -94,9 +94,9 @@ class Federation:
         for hospital in hospitals:
             (self.site(hospital.name) / "policy.toml").write_text(hospital.policy, encoding="utf-8")
         if not strangers:
-            self._introduce([hospital.name for hospital in hospitals])
+            self.introduce_sites([hospital.name for hospital in hospitals])
 
-    def _introduce(self, names: Sequence[str]) -> None:
+    def introduce_sites(self, names: Sequence[str]) -> None:
         """What the hospitals' people do by telephone: here one person is at all of them, and carries the keys past the coordinator."""
         decisions = [open_decisions(SiteFolder(self.site(name))) for name in names]
         introduce([each.address_book for each in decisions], by="Demo Person")
