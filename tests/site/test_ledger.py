@@ -11,13 +11,16 @@ from aimer2.audit.kinds import Kind
 from aimer2.audit.log import AuditLog
 from aimer2.core.clock import SystemClock
 from aimer2.core.errors import BadInput, BudgetExceeded, Conflict, NotAvailable, NotFound
+from aimer2.core.study import Study
+from aimer2.core.task import Stage
 from aimer2.identity.keys import SigningKey
+from aimer2.privacy import terms
 from aimer2.privacy.accounting import Spent, epsilon, gaussian, laplace, subsampled_gaussian
-from aimer2.site import balance as balances
 from aimer2.site import enrolment
 from aimer2.site.balance import Budget, are_different, ceiling, floor
 from aimer2.site.folder import SiteFolder
 from aimer2.site.ledger import Ledger, Ledgers
+from aimer2.study.spending import spending
 
 ONE, OTHER = "1" * 64, "2" * 64
 THREE = Budget(3.0, 1e-5)
@@ -134,7 +137,7 @@ def test_nothing_is_committed_or_released_that_was_not_reserved(call: Callable[.
 
 def test_a_study_that_takes_the_whole_budget_fits_to_its_last_round(opened: Callable[[], Ledgers]) -> None:
     """Composed round by round its ε would be rounded up in every one, and its last rounds refused."""
-    rounds, ledger = 12, opened().of("heart")
+    rounds, ledger = 6, opened().of("heart")
     exact = epsilon([subsampled_gaussian(0.01, 1.0, 5 * rounds)], 1e-5)
     assert exact < epsilon([subsampled_gaussian(0.01, 1.0, 5)] * rounds, 1e-5)
     allow(ledger, Budget(exact, 1e-5))
@@ -143,6 +146,21 @@ def test_a_study_that_takes_the_whole_budget_fits_to_its_last_round(opened: Call
     assert reached(ledger) == exact
     with pytest.raises(BudgetExceeded):
         ledger.reserve(ONE, "one more", 1, subsampled_gaussian(0.01, 1.0, 5))
+
+
+def test_a_study_that_states_the_whole_budget_is_charged_to_its_end_and_no_further(
+    opened: Callable[[], Ledgers], a_study: Callable[..., Study]
+) -> None:
+    asked = {"noise_multiplier": 1.0, "delta": 1e-5, "clip_norm": 1.0, "sampling_rate": 0.01}
+    study = a_study(privacy={"differential_privacy": asked}, method={"name": "fedavg", "rounds": 5})
+    ledger, states = opened().of("heart"), terms.terms(study).epsilon(5, evaluations=1)
+    allow(ledger, Budget(states, 1e-5))
+    stages: list[Stage] = ["train"] * 5 + ["final"]
+    for number, stage in enumerate(stages):
+        ledger.reserve(ONE, str(number), 1, spending(study, stage) or pytest.fail("it costs nothing"))
+    assert reached(ledger) == states
+    with pytest.raises(BudgetExceeded):
+        ledger.reserve(ONE, "1", 2, spending(study, "train") or pytest.fail("it costs nothing"))
 
 
 def test_one_unit_in_the_last_place_below_is_refused(opened: Callable[[], Ledgers]) -> None:
@@ -198,7 +216,7 @@ def test_a_smaller_delta_recounts_what_was_spent(heart: Ledger) -> None:
     assert reached(heart) == epsilon([gaussian(3)], 1e-7)
 
 
-@pytest.mark.parametrize("by", ["Dr Ada", "dr ada", " Ada ", "Ada, Dr", "Ada Dr", "ＤＲ Ada"])
+@pytest.mark.parametrize("by", ["Dr Ada", "dr ada", " Ada ", "Ada, Dr", "Dr_Ada", "ＤＲ Ada"])
 def test_nobody_confirms_what_he_proposed(by: str, heart: Ledger) -> None:
     heart.propose(Budget(4, 1e-5), by="Dr Ada")
     with pytest.raises(Conflict, match="second person"):
@@ -308,7 +326,7 @@ def test_what_was_spent_is_told_without_the_accounting(heart: Ledger, opened: Ca
     def missing(name: str) -> None:
         raise ModuleNotFoundError(name="dp_accounting")
 
-    monkeypatch.setattr(balances.importlib, "import_module", missing)
+    monkeypatch.setattr(terms.importlib, "import_module", missing)
     assert reached(opened().of("heart")) == before
     with pytest.raises(NotAvailable, match="dp-accounting"):
         opened().of("heart").reserve(ONE, "two", 1, gaussian(4))
@@ -333,7 +351,7 @@ def test_two_studies_in_turn_cost_no_composition_of_the_past(opened: Callable[[]
     past: list[Spent] = [gaussian(50 + number) for number in range(10)]
     for number, spent in enumerate(past):
         ledger.reserve(ONE, str(number), 1, spent)
-    accounting = balances.load_accounting()
+    accounting = terms.library()
     made: list[float] = []
     compute = accounting._losses
 

@@ -17,12 +17,13 @@ from rich.table import Table
 from aimer2.audit.entries import Entry
 from aimer2.audit.kinds import Kind
 from aimer2.audit.log import AuditLog
+from aimer2.audit.verify import verify as verify_log
 from aimer2.cli.site_options import CLOCK, SHOWN, by_person, in_folder
-from aimer2.core.clock import rfc3339
 from aimer2.core.errors import BadInput, Conflict, NotFound, Tampered
 from aimer2.identity.keys import SigningKey
 from aimer2.site import snapshots
 from aimer2.site.balance import Balance, Budget, ceiling, floor
+from aimer2.site.enrolment import known_keys
 from aimer2.site.folder import SiteFolder, existing
 from aimer2.site.ledger import Ledgers
 from aimer2.site.store import Store
@@ -45,19 +46,23 @@ def _ledgers(folder: SiteFolder) -> Ledgers:
 @_AS_JSON
 @in_folder
 def show(dataset: str | None, as_json: bool, folder: Path | None) -> None:
-    """The budget of each data set, what is spent of it, and by which studies."""
+    """Print each data set's budget and what is spent of it by which studies."""
     place = existing(folder)
     ledgers = _ledgers(place)
-    names = [dataset] if dataset else sorted({*snapshots.names(place), *ledgers.names()})
-    found = {name: ledgers.own(name).balance() for name in names}
+    known = sorted({*snapshots.names(place), *ledgers.names()})
+    if dataset is not None and dataset not in known:
+        raise NotFound(f"There is no data set '{dataset}' here; there is: {', '.join(known) or 'none'}.")
+    found = {name: ledgers.own(name).balance() for name in ([dataset] if dataset else known)}
     if as_json:
         click.echo(json.dumps([_document(name, one) for name, one in found.items()], indent=1))
         return
-    titles = {known.digest: known.package.study.name for known in Store(place.state).studies() if known.package}
+    titles = {study.digest: study.package.study.name for study in Store(place.state).studies() if study.package}
     table = Table("Data set", "Budget ε", "at δ", "Spent ε", "Reserved", "Studies", box=None)
     for name, one in found.items():
         table.add_row(name, *_row(one, titles))
     Console().print(table)
+    if any(one.budget is None and one.shared is None for one in found.values()):
+        click.echo("Where no budget is set, whatever would be charged is refused.")
     for name, one in found.items():
         if one.proposal is not None:
             wanted = one.proposal.budget or f"the budget of '{one.proposal.shared}'"
@@ -68,11 +73,15 @@ def _row(one: Balance, titles: Mapping[str, str]) -> list[str]:
     if one.shared is not None:
         return [f"under '{one.shared}'", "", "", "", ""]
     if one.budget is None:
-        return ["none set", "", "", "", "everything that would be charged is refused"]
+        return ["none set", "", "", "", ""]
     tasks = Counter(charge.study for charge in one.charges.values())
-    studies = ", ".join(f"{study[:SHOWN]} {titles.get(study, '')} ({count} tasks)".replace("  ", " ") for study, count in tasks.items())
+    studies = ", ".join(f"{titles.get(study, '')} {study[:SHOWN]} ({_tasks(count)})".strip() for study, count in tasks.items())
     reserved = sum(not charge.committed for charge in one.charges.values())
-    return [floor(one.budget.epsilon), f"{one.budget.delta:g}", ceiling(one.epsilon), f"{reserved} tasks" if reserved else "", studies]
+    return [floor(one.budget.epsilon), f"{one.budget.delta:g}", ceiling(one.epsilon), _tasks(reserved) if reserved else "", studies]
+
+
+def _tasks(count: int) -> str:
+    return f"{count} task" if count == 1 else f"{count} tasks"
 
 
 def _document(name: str, one: Balance) -> dict[str, Any]:
@@ -102,7 +111,7 @@ def _terms(one: Budget | None) -> dict[str, float] | None:
 @by_person
 @in_folder
 def set_budget(dataset: str, share: str | None, confirm: bool, by: str, folder: Path | None, **terms: float | None) -> None:
-    """Set a data set's budget. Less is in force at once; a first budget, or more, once a second person confirms it."""
+    """Set a budget: less at once, a first one or more with a second person."""
     place = existing(folder)
     if dataset not in snapshots.names(place):
         raise NotFound(f"There is no data set '{dataset}' here.", remedy="Add it with `aimer2 site dataset add`.")
@@ -150,7 +159,10 @@ def _check_patients(folder: SiteFolder, dataset: str, ledgers: Ledgers) -> None:
     if ledgers.own(dataset).balance().budget is not None:
         return
     # Loaded by name: reading mappings takes pandas, which no other of these commands needs.
-    common: Mapping[str, int] = importlib.import_module("aimer2.site.lineage").common_patients(folder, dataset)
+    lineage = importlib.import_module("aimer2.site.lineage")
+    if not lineage.names_patients(folder, dataset):
+        click.echo("Its mapping names no column of patients, so nobody can tell here whether they are in another data set, too.")
+    common: Mapping[str, int] = lineage.common_patients(folder, dataset)
     for other, count in common.items():
         root = ledgers.own(other).shared() or other
         if ledgers.own(root).balance().budget is not None:
@@ -165,7 +177,7 @@ def _check_patients(folder: SiteFolder, dataset: str, ledgers: Ledgers) -> None:
 @_AS_JSON
 @in_folder
 def history(dataset: str, as_json: bool, folder: Path | None) -> None:
-    """Every entry of a data set's ledger, oldest first: who, when, which study, and ε after it."""
+    """Print a data set's ledger: who, when, which study, and ε after it."""
     place = existing(folder)
     entries = _ledgers(place).own(dataset).history()
     if as_json:
@@ -194,16 +206,16 @@ def _what(entry: Entry) -> str:
 @budget.command()
 @in_folder
 def verify(folder: Path | None) -> None:
-    """Check every signature, the chain, and that each ledger is as long as the audit log says."""
-    ledgers = _ledgers(existing(folder))
-    bad = False
-    for name in ledgers.names():
-        found = ledgers.problems(name)
-        bad |= bool(found)
-        for problem in found:
+    """Check every ledger, and the audit log that says how long each is."""
+    place = existing(folder)
+    ledgers = _ledgers(place)
+    found = {name: list(ledgers.problems(name)) for name in ledgers.names()}
+    audit = verify_log(place.audit, known_keys(place))
+    for name, problems in (*found.items(), ("audit log", audit.problems)):
+        for problem in problems:
             click.echo(f"{name}: line {problem.line}: {problem.code}: {problem.sentence}")
-        if not found:
-            click.echo(f"{name}: {len(ledgers.own(name).history())} entries, unbroken")
-    if bad:
-        raise Tampered("A privacy ledger is not what it was.", remedy="Put the whole folder back from a backup; report it to your security officer.")
-    click.echo(f"Read at {rfc3339(CLOCK.now())}. `aimer2 site audit verify` checks the log that holds how long each ledger is.")
+    if not audit.intact or any(found.values()):
+        raise Tampered("What was spent here is not certain.", remedy="Report it to your security officer before anything else runs.")
+    for name in found:
+        click.echo(f"{name}: {len(ledgers.own(name).history())} entries, unbroken")
+    click.echo(f"audit log: {audit.entries} entries, unbroken; head {audit.head.sequence}:{audit.head.digest}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import re
 import unicodedata
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 from aimer2.audit.entries import Entry
 from aimer2.audit.kinds import Kind
-from aimer2.core.errors import BadInput, NotAvailable, Tampered
+from aimer2.core.errors import BadInput, Tampered
+from aimer2.privacy.terms import library
 
 if TYPE_CHECKING:
     from aimer2.privacy.accounting import Spent
@@ -146,7 +146,7 @@ class Composition:
         """Raises NotAvailable where dp-accounting is not installed."""
         if not totals:
             return 0.0
-        accounting = load_accounting()
+        accounting = library()
         if self._accountant is None or any(totals.get(key) != count for key, count in self._closed.items()):
             self._closed, self._accountant = {}, accounting.Accountant()
         rest = [key for key in totals if key not in self._closed]
@@ -157,19 +157,6 @@ class Composition:
         return float(self._accountant.epsilon(delta, still))
 
 
-def load_accounting() -> Any:
-    """The accounting; loaded when it is needed, since a site without differential privacy needs no dp-accounting."""
-    try:
-        return importlib.import_module("aimer2.privacy.accounting")
-    except ModuleNotFoundError as error:
-        if (error.name or "aimer2").startswith("aimer2"):
-            raise
-        raise NotAvailable(
-            "This site cannot account for differential privacy: dp-accounting is not installed.",
-            remedy="Install it at the site: pip install 'aimer2[accounting]'.",
-        ) from None
-
-
 def are_different(one: str, other: str) -> bool:
     """Whether two names are those of two people; order of the words, capitals and a title more or less make no other person."""
     left, right = words(one), words(other)
@@ -177,7 +164,7 @@ def are_different(one: str, other: str) -> bool:
 
 
 def words(name: str) -> frozenset[str]:
-    return frozenset(re.findall(r"\w+", unicodedata.normalize("NFKC", name).casefold()))
+    return frozenset(re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", name).casefold()))
 
 
 def ceiling(epsilon: float) -> str:

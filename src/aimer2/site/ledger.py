@@ -322,5 +322,6 @@ def _terms(budget: Budget | None, shared: str | None) -> dict[str, Json]:
 
 def _tampered(what: str) -> Tampered:
     return Tampered(
-        f"The privacy ledger is not what it was: {what}", remedy="Run `aimer2 site budget verify`, and put the whole folder back from a backup."
+        f"The privacy ledger is not what it was: {what}",
+        remedy="`aimer2 site budget verify` lists what is wrong. Report it; a backup has only what was charged before it was made.",
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +26,12 @@ def common_patients(folder: SiteFolder, dataset: str) -> Mapping[str, int]:
 
 def _patients(folder: SiteFolder, dataset: str) -> npt.NDArray[np.uint64]:
     records = snapshots.records(folder, dataset)
-    if not records or not _names_patients(folder.dataset(dataset) / "mapping.toml"):
+    if not records or not names_patients(folder, dataset):
         return np.empty(0, np.uint64)
     return load_table(records[-1].path, verify=False, sha256=records[-1].sha256).patient
 
 
-def _names_patients(mapping: Path) -> bool:
+def names_patients(folder: SiteFolder, dataset: str) -> bool:
+    """Whether the mapping says which column tells patients apart."""
+    mapping = folder.dataset(dataset) / "mapping.toml"
     return mapping.is_file() and read_mapping(mapping).patient is not None
