@@ -41,7 +41,7 @@ def faults(study: Study) -> list[Fault]:
     except BadInput as error:
         return [Fault(PLACE, error.sentence, "state other terms")]
     except NotAvailable as error:
-        return [Fault(PLACE, error.sentence, error.remedy or "install the extra `dp`")]
+        return [Fault(PLACE, error.sentence, error.advice)]
     return []
 
 
@@ -91,6 +91,14 @@ def _training(study: Study) -> list[Fault]:
     if training.local_epochs is not None:
         problem = "depends on how many patients a site has, which must not leave it"
         found.append(Fault("training.local_epochs", problem, "give `training.local_steps` in its place"))
+    if training.accumulation is not None:
+        found.append(Fault("training.accumulation", "divides batches that are not there", "leave it out: a step takes no more memory than it must"))
+    if training.patience is not None:
+        problem = "stops by looking at patients once more, without noise"
+        found.append(Fault("training.patience", problem, "leave it out: the rounds and steps are what ε is counted by"))
+    if training.optimiser == "module":
+        problem = "'module' lets code of the study compute each step's loss, of all patients at once"
+        found.append(Fault("training.optimiser", problem, "use sgd, adam, adamw, rmsprop or adagrad"))
     if training.mixed_precision:
         found.append(Fault("training.mixed_precision", "rounds gradients before they are clipped", "leave it out"))
     return found

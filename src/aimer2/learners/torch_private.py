@@ -1,0 +1,238 @@
+"""DP-SGD: a torch model trained so that it tells little of any one patient, whoever reads its weights.
+
+Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar, Zhang 2016, "Deep Learning with Differential Privacy", Algorithm 1, with the patient as the unit:
+in each step every patient is drawn with probability q (``sampling_rate``); the gradient of a drawn patient is that of the mean loss of the
+patient's rows, shortened to C (``clip_norm``); to the sum of them comes Gaussian noise of standard deviation σ·C (``noise_multiplier``), and it is
+divided by q times the public size of a site, not by a number that the data decide. Only this leaves the step: a method's correction, momentum and
+the optimiser come after the noise. Who was drawn and the noise come from the system's secure source, never from the study's seed.
+
+Gradients per patient are Opacus' (Yousefpour et al. 2021): where each patient has one row, by ghost clipping (Li, Tramèr, Liang, Hashimoto 2022),
+two backward passes and no gradient of a single patient in memory; otherwise row by row, added up per patient. Large draws are computed in parts.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from opacus.grad_sample.grad_sample_module import GradSampleHooks
+from opacus.grad_sample.grad_sample_module_fast_gradient_clipping import GradSampleHooksFastGradientClipping
+from opacus.validators import ModuleValidator
+from torch import Tensor, nn
+
+from aimer2.core.dataset import Dataset, Samples, Shielded
+from aimer2.core.errors import BadData, BadInput, BadModel
+from aimer2.core.protocols import Correction, Selector
+from aimer2.core.random import SecureBytes
+from aimer2.core.tree import Tree
+from aimer2.learners.recipe import Recipe
+from aimer2.learners.torch import TorchLearner
+from aimer2.privacy.gaussian import gaussian
+from aimer2.privacy.noisy_metrics import noisy_metrics
+from aimer2.privacy.terms import Terms
+
+# Of the first layer, whose input needs no gradient, a hook has all that it asks for.
+warnings.filterwarnings("ignore", message="Full backward hook is firing", module=__name__)
+
+ROW_VALUES = 1 << 22
+"""Feature values computed on at a time: the memory that a step takes does not grow with the patients that are drawn."""
+
+GRADIENT_VALUES = 1 << 26
+"""Numbers of single rows' gradients in memory at a time, where they must be there."""
+
+_MARGIN = 1 - 1e-4
+"""Norms and sums of them are rounded to single precision; nothing may be longer than the clip norm."""
+
+
+@final
+class PrivateTorchLearner(TorchLearner):
+    """Trains by DP-SGD, and measures by noisy counts. One ``fit`` is what the terms count as a round: ``local_steps`` steps."""
+
+    def __init__(self, build: Callable[[], nn.Module], recipe: Recipe, device: str | None, terms: Terms, source: SecureBytes | None = None) -> None:
+        """``source`` is for tests alone. Raises BadModel where one patient's gradient would depend on other patients."""
+        self._terms = terms
+        self._source = SecureBytes() if source is None else source
+        self._hooks: GradSampleHooks | None = None
+        super().__init__(build, recipe, device)
+
+    def initialise(self, rng: np.random.Generator) -> None:
+        super().initialise(rng)
+        self._hooks = None
+        self._module.train()
+        if self._buffers or self._counters or ModuleValidator.validate(self._module):
+            raise BadModel(
+                "The model keeps or uses something of the whole batch, such as batch normalisation: a patient's gradient would tell of others.",
+                remedy="Use group or layer normalisation, and no buffers that training changes.",
+            )
+
+    def fit(
+        self,
+        data: Dataset,
+        *,
+        steps: int,
+        batch_size: int | None,
+        round_number: int,
+        rng: np.random.Generator,
+        correction: Correction | None = None,
+        trainable: Selector | None = None,
+    ) -> float:
+        """The terms decide who is drawn, not ``batch_size``. Returns 0: the training loss would tell of the patients.
+
+        Raises BadInput for another number of steps than the terms count.
+        """
+        if steps != self._terms.local_steps:
+            raise BadInput(f"The terms of differential privacy count {self._terms.local_steps} steps a round, not {steps}.")
+        records = _Records.of(_inside(data))
+        self._recipe.check(records.rows)
+        torch.manual_seed(int(copy.deepcopy(rng).integers(2**63)))
+        trained = self._prepare(trainable)
+        optimiser = self._optimiser(list(trained.values()), round_number)
+        for _ in range(steps):
+            summed = self._clipped_sum(records, records.draw(self._terms.sampling_rate, self._source), trained)
+            for name, parameter in trained.items():
+                parameter.grad = self._noisy(summed[name])
+            if correction is not None:
+                self._correct(correction, trained)
+            optimiser.step()
+        return 0.0
+
+    def evaluate(self, data: Dataset) -> Tree:
+        """Noisy counts of the patients, of each of whom one row, drawn anew, counts."""
+        if self._terms.evaluation_noise is None or self._recipe.target.kind not in ("binary", "multiclass"):
+            raise BadInput("The terms of differential privacy have no evaluation.")
+        records = _Records.of(_inside(data))
+        self._recipe.check(records.rows)
+        told = Samples(*records.rows.batch(records.one_row_each(self._source)))
+        scores, _ = self._measured(told)
+        return noisy_metrics(
+            self._recipe.target.kind, scores, np.asarray(told.targets), self._recipe.metrics, self._terms.evaluation_noise, self._source
+        )
+
+    def _noisy(self, summed: Tensor) -> Tensor:
+        """The sum of clipped gradients with noise, over the public expected number of patients; added in double precision."""
+        wide = summed.double()
+        if deviation := self._terms.noise_multiplier * self._terms.clip_norm if self._terms.noise_multiplier else 0.0:
+            drawn = gaussian(self._source, deviation, wide.numel())
+            wide += torch.from_numpy(drawn).reshape(wide.shape).to(wide.device)
+        return (wide / self._terms.expected_batch).to(summed.dtype)
+
+    def _clipped_sum(self, records: _Records, drawn: npt.NDArray[np.bool_], trained: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+        """Over the drawn patients: the sum of their gradients, none longer than the clip norm."""
+        summed = {name: torch.zeros_like(parameter) for name, parameter in trained.items()}
+        most = ROW_VALUES // math.prod(self._recipe.feature_shape)
+        if not records.single:
+            most = min(most, GRADIENT_VALUES // sum(parameter.numel() for parameter in trained.values()))
+        parts = list(records.parts(drawn, max(most, 1)))
+        for (_, owner), (features, targets) in zip(parts, self._feed(records.rows, iter([rows for rows, _ in parts])), strict=True):
+            part = self._ghost(features, targets, trained) if records.single else self._by_row(features, targets, owner, trained)
+            for name, gradient in part.items():
+                summed[name] += gradient
+        return summed
+
+    def _ghost(self, features: Tensor, targets: Tensor, trained: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+        """Each row a patient: norms by a first backward pass, the sum of the shortened gradients by a second."""
+        hooks = self._attached(GradSampleHooksFastGradientClipping)
+        gradients = list(trained.values())
+        hooks.enable_hooks()
+        losses = self._losses(features, targets)
+        torch.autograd.backward(losses.sum(), retain_graph=True)
+        norms = torch.stack([parameter._norm_sample for parameter in gradients]).norm(dim=0)  # type: ignore[attr-defined]
+        hooks.disable_hooks()
+        shortened = torch.autograd.grad((self._factors(norms) * losses).sum(), gradients, allow_unused=True)
+        self._clear(gradients)
+        return {name: gradient for name, gradient in zip(trained, shortened, strict=True) if gradient is not None}
+
+    def _by_row(self, features: Tensor, targets: Tensor, owner: npt.NDArray[np.int64], trained: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+        """``owner``: for each row the number of its patient within the part."""
+        hooks = self._attached(GradSampleHooks)
+        whose = torch.from_numpy(owner).to(features.device)
+        rows = torch.bincount(whose).to(self._dtype)
+        hooks.enable_hooks()
+        torch.autograd.backward((self._losses(features, targets) / rows[whose]).sum())
+        own = {
+            name: torch.zeros((len(rows), *parameter.shape), dtype=parameter.dtype, device=parameter.device).index_add_(
+                0,
+                whose,
+                parameter.grad_sample,  # type: ignore[attr-defined]
+            )
+            for name, parameter in trained.items()
+        }
+        norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in own.values()]).norm(dim=0)
+        hooks.disable_hooks()
+        factors = self._factors(norms)
+        self._clear(list(trained.values()))
+        return {name: torch.tensordot(factors, torch.nan_to_num(gradient), dims=1) for name, gradient in own.items()}
+
+    def _factors(self, norms: Tensor) -> Tensor:
+        """What each gradient is multiplied with; one that is not finite counts as none: a failure would tell of the patient."""
+        clip_norm = self._terms.clip_norm * _MARGIN
+        factors = torch.where(norms > clip_norm, clip_norm / norms, torch.ones_like(norms))
+        return torch.where(torch.isfinite(norms), factors, torch.zeros_like(norms))
+
+    def _losses(self, features: Tensor, targets: Tensor) -> Tensor:
+        return self._loss(self._logits(self._module(features), len(features)), targets, reduction="none")
+
+    def _attached(self, kind: type[GradSampleHooks]) -> GradSampleHooks:
+        if type(self._hooks) is not kind:
+            if self._hooks is not None:
+                self._hooks.remove_hooks()
+            self._hooks = kind(self._module, loss_reduction="sum")
+        return self._hooks
+
+    def _clear(self, parameters: list[nn.Parameter]) -> None:
+        for parameter in parameters:
+            parameter.grad = None
+            parameter.grad_sample = parameter._norm_sample = None  # type: ignore[attr-defined]
+
+
+@final
+class _Records:
+    """Rows by patient: ``owner`` ``(n,)`` numbers each row's patient from 0."""
+
+    def __init__(self, rows: Samples, owner: npt.NDArray[np.int64], patients: int) -> None:
+        self.rows = rows
+        self._owner = owner
+        self._patients = patients
+        self.single = patients == len(rows)
+
+    @classmethod
+    def of(cls, rows: Samples) -> _Records:
+        if rows.patients is None:
+            return cls(rows, np.arange(len(rows)), len(rows))
+        known, owner = np.unique(rows.patients, return_inverse=True)
+        return cls(rows, owner.astype(np.int64), len(known))
+
+    def draw(self, rate: float, source: SecureBytes) -> npt.NDArray[np.bool_]:
+        """Poisson sampling: each patient with this probability, independently."""
+        if rate >= 1:
+            return np.ones(self._patients, bool)
+        return source.words(self._patients) < np.uint64(int(rate * 2**64))
+
+    def parts(self, drawn: npt.NDArray[np.bool_], most: int) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+        """Row numbers in order with their patients' numbers within the part; a patient is in one part, which has about ``most`` rows."""
+        rows = np.flatnonzero(drawn[self._owner])
+        counts = np.bincount(self._owner[rows], minlength=self._patients)
+        part_of = (np.maximum(np.cumsum(counts), 1) - 1) // most
+        part = part_of[self._owner[rows]]
+        for number in np.unique(part):
+            chosen = rows[part == number]
+            yield chosen, np.unique(self._owner[chosen], return_inverse=True)[1].astype(np.int64)
+
+    def one_row_each(self, source: SecureBytes) -> npt.NDArray[np.int64]:
+        """Of each patient one row, each of them as likely."""
+        order = np.lexsort((source.words(len(self.rows)), self._owner))
+        return order[np.unique(self._owner[order], return_index=True)[1]]
+
+
+def _inside(data: Dataset) -> Samples:
+    if isinstance(data, Shielded):
+        return data.inside
+    if isinstance(data, Samples):
+        return data
+    raise BadData("Differential privacy needs rows that lie in memory.")
