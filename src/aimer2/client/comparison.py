@@ -79,7 +79,7 @@ def _train(study: Study, train: Design, name: str, folder: Path) -> _Trained:
 
 def _measure(study: Study, trained: _Trained, held_out: Design) -> tuple[FigureDocument, ...]:
     rows: Samples = complete(held_out, study.cohort, trained.moments)
-    return documents(figures(study.cohort.target.kind, trained.learner.evaluate(rows), study.metrics))
+    return documents(figures(study.cohort.target.kind, trained.learner.evaluate(rows), study.metrics, study.parts))
 
 
 def _together(parts: Sequence[Design]) -> Design:

@@ -33,10 +33,10 @@ def _figures(study: Study, sums: Tree) -> tuple[FigureDocument, ...]:
     metrics = {name: tree.load(leaf) for name, leaf in sums.items()}
     kind, asked = study.cohort.target.kind, study.privacy.differential_privacy
     if asked is None:
-        return documents(figures(kind, metrics, list(dict.fromkeys([*study.metrics, "loss"]))))
+        return documents(figures(kind, metrics, list(dict.fromkeys([*study.metrics, "loss"])), study.parts))
     counts = {name: np.maximum(leaf, 0) for name, leaf in metrics.items()}
     note = f"each site's counts have noise of {asked.evaluation_noise:g} patients or more; no interval holds it"
-    return documents([replace(figure, low=None, high=None, note=note) for figure in figures(kind, counts, study.metrics)])
+    return documents([replace(figure, low=None, high=None, note=note) for figure in figures(kind, counts, study.metrics, study.parts)])
 
 
 def documents(measured: Sequence[Figure]) -> tuple[FigureDocument, ...]:

@@ -133,7 +133,7 @@ class Performer:
         metrics = performed.sums.get("metrics")
         if metrics is None:
             return performed
-        shown = figures(self._study.cohort.target.kind, metrics, self._study.metrics)
+        shown = figures(self._study.cohort.target.kind, metrics, self._study.metrics, self._study.parts)
         if performed.compared is not None:
             shown += told(self._study, performed.compared)
             memory[PREPARATION] = self._prepared_with(received.get("moments"))

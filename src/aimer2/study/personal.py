@@ -94,7 +94,7 @@ def told(study: Study, compared: Compared) -> list[Figure]:
     found = [
         replace(figure, name=f"{whose} {figure.name}")
         for whose in ("personal", "local")
-        for figure in figures(kind, compared.measured[whose], study.metrics)
+        for figure in figures(kind, compared.measured[whose], study.metrics, study.parts)
     ]
     note = f"kept: the {compared.kept} model, of the least loss on the validation patients"
     return [*found, Figure("kept", None, None, None, compared.judges, note)]
