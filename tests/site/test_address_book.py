@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast, final
 
 import pytest
 
@@ -19,12 +20,17 @@ from aimer2.identity.documents import open_document, sign_document
 from aimer2.identity.keys import PublicKey, SigningKey
 from aimer2.messages.package import Package
 from aimer2.messages.package import digest as digest_of
-from aimer2.messages.wire import Decision, VerifiedKeys
+from aimer2.messages.wire import Decision, StudyNotice, VerifiedKeys
 from aimer2.secure_aggregation.roster import Roster
 from aimer2.site.address_book import AddressBook, introduce, signer_of
+from aimer2.site.connection import Connection
 from aimer2.site.decisions import Decisions
 from aimer2.site.migrations import STEPS
+from aimer2.site.offers import Offers
+from aimer2.site.performing import Performing
+from aimer2.site.settings import Settings
 from aimer2.site.store import Store
+from aimer2.site.workers import Workers
 from aimer2.study.pack import pack
 
 BY = "Dr Ines Vogt"
@@ -389,3 +395,38 @@ def test_a_key_that_no_coordinator_could_mean_harms_nothing(site: Decisions, off
     assert site.address_book.unverified(broken.roster) == ("east",)
     with pytest.raises(AimerError):
         site.approve(digest_of(broken), by=BY)
+
+
+POLICY = '[[rule]]\nname = "hearts"\nset_by = "Dr Ines Vogt"\ndecision = "approve"\ndatasets = ["heart"]\nsecure_aggregation = true\nrequire = []\n'
+
+
+@final
+@dataclass
+class Offering:
+    """A coordinator with one study."""
+
+    offered: Package
+
+    def package(self, wanted: str) -> Package:
+        return self.offered
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_rule_approves_only_where_every_key_was_verified(site: Decisions, settings: Settings, offered: MakePackage, known: bool) -> None:
+    package, keys = offered("east", "west")
+    verify_all(site, keys if known else {"east": keys["east"]})
+    new = package.model_copy(update={"study": package.study.model_copy(update={"name": "another"})})
+    site.folder.policy.write_text(POLICY)
+    connection = cast("Connection", Offering(new))
+    offers = Offers(site, settings, connection, Performing(site, settings, connection, Workers(), persist))
+    offers.take(StudyNotice(digest=digest_of(new), state="offered"))
+    decision = site.store.decision(digest_of(new))
+    if not known:
+        assert decision is None, "it waits for a person"
+    else:
+        assert decision is not None and (decision.decision, decision.by) == ("approve", "rule 'hearts', set by Dr Ines Vogt")
+        assert decision.roster is not None
+
+
+async def persist(function: Callable[[], Any]) -> Any:
+    return function()
