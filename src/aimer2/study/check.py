@@ -22,6 +22,7 @@ def check(study: Study, folder: Path, clock: Clock) -> list[Fault]:
         *_terms(study, clock),
         *differential_privacy.faults(study),
         *_method(study),
+        *_steps(study),
         *_aggregator(study),
         *learner_faults(study),
         *_metrics(study),
@@ -65,6 +66,31 @@ def _method(study: Study) -> list[Fault]:
     return found
 
 
+_PLAIN_STEPS = {
+    "fednova": "the norm that it divides by is that of plain gradient descent; its own momentum is method.parameters.momentum",
+    "fedsgd": "its one step a round is along the gradient itself, in which an optimiser's memory has no part",
+}
+_COUNTED_STEPS = {
+    "fednova": "divides by the steps that a site takes",
+    "scaffold": "divides by the steps that a site takes",
+    "fedsgd": "takes one step a round",
+}
+"""Methods whose numbers rest on the form or on the number of a site's steps, and how."""
+
+
+def _steps(study: Study) -> list[Fault]:
+    name, training, found = study.method.name, study.training, []
+    if reason := _PLAIN_STEPS.get(name):
+        if training.optimiser != "sgd":
+            found.append(Fault("training.optimiser", f"is '{training.optimiser}', but {name} needs 'sgd': {reason}", "set it to 'sgd'"))
+        if training.momentum:
+            found.append(Fault("training.momentum", f"is {training.momentum:g}, but {name} needs 0: {reason}", "leave it out"))
+    if training.patience is not None and name in _COUNTED_STEPS:
+        problem = f"would end a site's training early, but {name} {_COUNTED_STEPS[name]}"
+        found.append(Fault("training.patience", problem, "leave it out, or take a method that counts no steps, such as fedavg, fedprox or feddyn"))
+    return found
+
+
 def _aggregator(study: Study) -> list[Fault]:
     name, found = study.method.aggregator, []
     try:
@@ -88,8 +114,27 @@ def _metrics(study: Study) -> list[Fault]:
         Fault("evaluation.metrics", f"{name!r} is no metric of a {kind} target", f"use some of: {', '.join(figures.available(kind))}")
         for name in unknown
     ]
+    found += _horizons(study)
     if study.evaluation.held_out == 0 and (study.evaluation.metrics or study.evaluation.release_per_site):
         found.append(Fault("evaluation.held_out", "is 0, so nothing can be measured", "hold out a part, for example 0.2"))
+    return found
+
+
+def _horizons(study: Study) -> list[Fault]:
+    target, horizons = study.cohort.target, study.evaluation.horizons
+    strange = [f"{horizon:g}" for horizon in horizons if horizon not in target.intervals]
+    found = []
+    if horizons and not target.intervals:
+        problem = "are of a survival target with `intervals`; Cox regression tells no risk by a time"
+        found.append(Fault("evaluation.horizons", problem, "leave them out, or give the target `intervals`"))
+    elif strange:
+        ends = ", ".join(f"{end:g}" for end in target.intervals)
+        found.append(Fault("evaluation.horizons", f"{', '.join(strange)} is no end of an interval", f"use some of: {ends}"))
+    if len(set(horizons)) < len(horizons):
+        found.append(Fault("evaluation.horizons", "names one twice", "name each once"))
+    judged = sorted(figures.BY_HORIZON & set(study.evaluation.metrics))
+    if target.kind == "survival" and judged and not horizons:
+        found.append(Fault("evaluation.metrics", f"{', '.join(judged)}: at which times?", "give `evaluation.horizons`"))
     return found
 
 

@@ -1,0 +1,76 @@
+"""Which targets and ways of training go together: what a study may not ask for at once, said before any site is asked."""
+
+from __future__ import annotations
+
+from aimer2.core.errors import Fault
+from aimer2.core.study import Study, Training
+
+OWN_OPTIMISER = "module"
+"""The optimiser's name in a study whose module says itself how it trains (`aimer2.learners.torch_lightning`)."""
+
+_WEIGHTED = {"binary": "one for each of the two classes", "multiclass": "one for each class", "multilabel": "one for each label"}
+
+
+def faults(study: Study) -> list[Fault]:
+    return [*_numpy(study), *_class_weights(study), *_cox(study), *_own_optimiser(study), *_private(study)]
+
+
+def _numpy(study: Study) -> list[Fault]:
+    if study.model.framework != "numpy":
+        return []
+    kind, training = study.cohort.target.kind, study.training
+    found = []
+    if kind not in ("binary", "multiclass", "regression"):
+        found.append(Fault("cohort.target.kind", f"numpy has no {kind} target", "set model.framework = 'torch'"))
+    asked = [name for name in ("accumulation", "class_weights", "patience") if getattr(training, name)]
+    return found + [Fault(f"training.{name}", "numpy has none", "leave it out, or set model.framework = 'torch'") for name in asked]
+
+
+def _class_weights(study: Study) -> list[Fault]:
+    target, weights = study.cohort.target, study.training.class_weights
+    if not weights:
+        return []
+    if target.kind not in _WEIGHTED:
+        return [Fault("training.class_weights", f"a {target.kind} target has no classes", "leave it out")]
+    if len(weights) != target.classes:
+        return [Fault("training.class_weights", f"has {len(weights)} entries", f"give {_WEIGHTED[target.kind]}: {target.classes}")]
+    return []
+
+
+def _cox(study: Study) -> list[Fault]:
+    target, training = study.cohort.target, study.training
+    cox = target.kind == "survival" and not target.intervals
+    found = []
+    if training.ties is not None and not cox:
+        found.append(Fault("training.ties", "is of Cox regression", "leave it out; a survival target without `intervals` is Cox regression"))
+    if training.accumulation is not None and cox:
+        problem = "would divide the patients that each is compared with: of Cox regression the batch is the risk set"
+        found.append(Fault("training.accumulation", problem, "leave it out, or give the target `intervals`"))
+    return found
+
+
+def _own_optimiser(study: Study) -> list[Fault]:
+    training = study.training
+    if training.optimiser != OWN_OPTIMISER:
+        return []
+    if study.model.code is None:
+        return [Fault("training.optimiser", "'module' is for a module that says itself how it trains", "name an optimiser, or bring `model.code`")]
+    fields = ("learning_rate", "momentum", "weight_decay", "schedule", "class_weights", "ties")
+    usual, problem = Training(), "is the module's own affair under optimiser = 'module'"
+    stated = [name for name in fields if getattr(training, name) != getattr(usual, name)]
+    return [Fault(f"training.{name}", problem, "leave it out, and set it in the code") for name in stated]
+
+
+def _private(study: Study) -> list[Fault]:
+    """DP-SGD's noise is counted for plain steps over one patient's gradient each."""
+    asked, target, training = study.privacy.differential_privacy, study.cohort.target, study.training
+    if asked is None or asked.level != "record":
+        return []
+    found = []
+    if target.kind in ("multilabel", "survival"):
+        found.append(Fault("cohort.target.kind", f"differential privacy has no {target.kind} target in this version", "leave one of them out"))
+    stated = [name for name in ("accumulation", "patience") if getattr(training, name) is not None]
+    found += [Fault(f"training.{name}", "is not there under differential privacy", "leave it out") for name in stated]
+    if training.optimiser == OWN_OPTIMISER:
+        found.append(Fault("training.optimiser", "'module' is not there under differential privacy", "name an optimiser"))
+    return found
