@@ -21,7 +21,7 @@ def _table(study: Study, site: str) -> Table:
     rng = stream(study.seed, "made-up patients", site)
     count = max(_PATIENTS, 2 * study.cohort.minimum_patients)
     columns = {feature.name: _feature(feature, count, rng) for feature in study.cohort.features}
-    columns[study.cohort.target.name] = _target(study.cohort.target, count, rng)
+    columns |= {asked.name: _target(asked, study.cohort.target, count, rng) for asked in study.cohort.target.columns}
     return Table(columns, pseudonyms([str(number) for number in range(count)], bytes(16)))
 
 
@@ -33,11 +33,15 @@ def _feature(feature: Feature, count: int, rng: np.random.Generator) -> Column:
     return Column("number", rng.uniform(low, low + 1.0 if high is None else high, count), unit=feature.unit)
 
 
-def _target(target: Target, count: int, rng: np.random.Generator) -> Column:
-    if target.categories:
-        return _category(target.categories, count, rng)
-    values = rng.normal(size=count) if target.kind == "regression" else rng.integers(2, size=count).astype(np.float64)
-    return Column("number", values, unit=target.unit)
+def _target(asked: Target, whole: Target, count: int, rng: np.random.Generator) -> Column:
+    """One column of the target."""
+    if asked.categories:
+        return _category(asked.categories, count, rng)
+    if asked.kind == "binary":
+        return Column("number", rng.integers(2, size=count).astype(np.float64), unit=asked.unit)
+    end = max(whole.intervals, default=1.0)
+    values = rng.uniform(0, 1.5 * end, count) if whole.kind == "survival" else rng.normal(size=count)
+    return Column("number", values, unit=asked.unit)
 
 
 def _category(categories: tuple[str, ...], count: int, rng: np.random.Generator) -> Column:

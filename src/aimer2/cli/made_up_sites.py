@@ -74,11 +74,12 @@ def divide(reading: Reading, path: Path, division: Division, seed: int) -> dict[
     if division.kind == "by":
         return {site: _take(table, rows) for site, rows in _by_column(connector, division.column).items()}
     _, first, patient = np.unique(table.patient, return_index=True, return_inverse=True)
-    label = reading.study.cohort.target.name
-    if label not in table.columns:
-        raise BadData(f"There is no column {label!r}, the study's target.")
-    if division.kind == "dirichlet" and reading.study.cohort.target.kind == "regression":
-        raise BadInput("--dirichlet divides by classes; the target of this study is a number.")
+    target = reading.study.cohort.target
+    if lacking := [column.name for column in target.columns if column.name not in table.columns]:
+        raise BadData(f"There is no column {lacking[0]!r}, the study's target.")
+    if division.kind == "dirichlet" and target.kind not in ("binary", "multiclass"):
+        raise BadInput(f"--dirichlet divides by classes, which a {target.kind} target has not.")
+    label = target.columns[0].name
     patients = pd.DataFrame({"number": np.arange(len(first)), "label": table.columns[label].values[first]})
     parts = _parts(patients, division, stream(seed, "partition"), reading.study.cohort.minimum_patients)
     return {site: _take(table, np.flatnonzero(np.isin(patient, part["number"].to_numpy()))) for site, part in parts.items()}
@@ -114,13 +115,13 @@ def _take(table: Table, rows: npt.NDArray[np.int64]) -> Table:
 
 
 def _columns(study: Study) -> dict[str, ColumnMapping]:
-    target = study.cohort.target
     columns = {
         feature.name: ColumnMapping(kind="category", categories=feature.categories)
         if feature.kind == "category"
         else ColumnMapping(kind="number", unit=feature.unit)
         for feature in study.cohort.features
     }
-    kind: Literal["category", "number"] = "category" if target.categories else "number"
-    columns[target.name] = ColumnMapping(kind=kind, categories=target.categories, unit=target.unit)
+    for target in study.cohort.target.columns:
+        kind: Literal["category", "number"] = "category" if target.categories else "number"
+        columns[target.name] = ColumnMapping(kind=kind, categories=target.categories, unit=target.unit)
     return columns

@@ -41,7 +41,8 @@ def _reads(study: Study) -> Iterator[str]:
     for feature in cohort.features:
         kind = feature.unit or ("number" if feature.kind == "number" else "one of " + ", ".join(feature.categories))
         yield f"                 {feature.name} ({kind})"
-    yield f"                 {cohort.target.name} (what the model is to tell)"
+    for column in cohort.target.columns:
+        yield f"                 {column.name} (what the model is to tell)"
 
 
 def _runs(package: Package) -> Iterator[str]:
