@@ -26,6 +26,7 @@ from aimer2.core.tree import Tree
 from aimer2.learners import torch_lightning
 from aimer2.learners.batches import batches, in_parts, set_aside
 from aimer2.learners.recipe import WITH_MOMENTUM, Recipe
+from aimer2.learners.tasks import OWN_OPTIMISER
 from aimer2.learners.torch_feed import Feed, as_tensor
 from aimer2.learners.torch_losses import objective
 from aimer2.learners.torch_stopping import Stopping
@@ -42,8 +43,6 @@ _OPTIMISERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
     "adagrad": torch.optim.Adagrad,
 }
 _PARTS = {"multiclass": "class", "multilabel": "label", "survival": "interval"}
-OWN = "module"
-"""The optimiser's name in a study whose module trains itself."""
 
 
 class TorchLearner:
@@ -197,7 +196,7 @@ class TorchLearner:
 
     def _share(self, features: Tensor, targets: Tensor, number: int, rows: int) -> Tensor:
         """The part of these rows in the mean loss of a batch of so many."""
-        if self._recipe.training.optimiser == OWN:
+        if self._recipe.training.optimiser == OWN_OPTIMISER:
             mean = torch_lightning.loss(self._module, features, targets, number)
         else:
             mean = self._loss(self._logits(self._module(features), len(features)), targets, "mean")
@@ -205,16 +204,16 @@ class TorchLearner:
 
     def _optimiser(self, parameters: list[nn.Parameter], round_number: int) -> torch.optim.Optimizer:
         training = self._recipe.training
-        if training.optimiser == OWN:
+        if training.optimiser == OWN_OPTIMISER:
             return torch_lightning.optimiser(self._module)
         return _optimiser(training, parameters, self._recipe.learning_rate(round_number))
 
     def _check_trains(self, module: nn.Module) -> None:
         """A module that trains itself and a study that says how to train would not know of each other."""
         own = torch_lightning.trains_itself(module)
-        if own and self._recipe.training.optimiser != OWN:
-            raise BadModel(f"The module says itself how it trains (`training_step`); the study must agree: training.optimiser = '{OWN}'.")
-        if not own and self._recipe.training.optimiser == OWN:
+        if own and self._recipe.training.optimiser != OWN_OPTIMISER:
+            raise BadModel(f"The module says itself how it trains (`training_step`); the study must agree: training.optimiser = '{OWN_OPTIMISER}'.")
+        if not own and self._recipe.training.optimiser == OWN_OPTIMISER:
             raise BadModel("The module has no `training_step` and `configure_optimizers`; give the study an optimiser.")
 
     def _prepare(self, trainable: Selector | None) -> dict[str, nn.Parameter]:
