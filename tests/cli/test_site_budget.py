@@ -97,6 +97,13 @@ def test_the_verification_tells_which_ledger_was_cut(used: SiteFolder, command: 
     assert "audit log: line" in command("site", "budget", "verify").out
 
 
+def test_the_doctor_looks_at_ledgers(used: SiteFolder, command: Any) -> None:
+    told = " ".join(command("site", "doctor").out.split())
+    assert f"Privacy ledger heart ε {ceiling(epsilon([gaussian(4, 2)], 1e-5))} spent" in told
+    used.ledger("heart").unlink()
+    assert "✗ Privacy ledger heart There is no ledger" in " ".join(command("site", "doctor").out.split())
+
+
 def test_patients_of_another_data_set_have_no_second_budget(used: SiteFolder, command: Any) -> None:
     told = command("site", "budget", "set", "women", *TERMS, "--by", "Dr Ada")
     assert (told.status, "100 patients of 'women' are in 'heart', too" in told.err) == (4, True)

@@ -21,9 +21,11 @@ from aimer2.site import snapshots
 from aimer2.site.address_book import AddressBook
 from aimer2.site.agent import protections
 from aimer2.site.approval import Policy
+from aimer2.site.balance import ceiling
 from aimer2.site.connection import Connection
 from aimer2.site.enrolment import known_keys
 from aimer2.site.folder import SiteFolder
+from aimer2.site.ledger import Ledgers
 from aimer2.site.sandbox import capabilities
 from aimer2.site.settings import Settings, read_settings, read_toml
 from aimer2.site.store import Store
@@ -59,6 +61,7 @@ def examine(folder: SiteFolder, clock: Clock) -> Iterator[Finding]:
     yield from _datasets(folder, settings, clock)
     yield from _roster(folder, settings, clock)
     yield from _audit(folder)
+    yield from _ledgers(folder, clock)
 
 
 def _folder(folder: SiteFolder) -> Iterator[Finding]:
@@ -166,6 +169,20 @@ def _audit(folder: SiteFolder) -> Iterator[Finding]:
         yield Finding("Audit log", "good", f"{found.entries} entries, unbroken")
     else:
         yield Finding("Audit log", "bad", f"{found.found} problems; first: {found.problems[0].sentence}", "`aimer2 site audit verify` lists them")
+
+
+def _ledgers(folder: SiteFolder, clock: Clock) -> Iterator[Finding]:
+    try:
+        key = SigningKey.load(folder.key)
+        ledgers = Ledgers(folder, key, AuditLog(folder.audit, key, clock), clock)
+        for name in ledgers.names():
+            subject = f"Privacy ledger {name}"
+            if problems := ledgers.problems(name):
+                yield Finding(subject, "bad", problems[0].sentence, "`aimer2 site budget verify` lists what is wrong; until then nothing is charged")
+            elif (balance := ledgers.own(name).balance()).budget is not None:
+                yield Finding(subject, "good", f"ε {ceiling(balance.epsilon)} spent; the budget is {balance.budget}")
+    except AimerError as error:
+        yield _bad("Privacy ledgers", error)
 
 
 def _bad(subject: str, error: AimerError) -> Finding:
