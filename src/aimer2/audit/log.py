@@ -57,10 +57,10 @@ class AuditLog:
 
         Raises BadInput (details are not JSON), TooLarge, OutOfResources (the disk is full; nothing was recorded).
         """
-        return self.extend([Event(str(kind), actor, study, details or {})])[0]
+        return Entry.parse(self.extend([Event(str(kind), actor, study, details or {})])[0])
 
-    def extend(self, events: Sequence[Event]) -> list[Entry]:
-        """Record several events in their order, all of them or none; they are on the disk when this returns.
+    def extend(self, events: Sequence[Event]) -> list[bytes]:
+        """Record several events in their order, all of them or none; their lines are on the disk when this returns.
 
         Raises what `append` raises.
         """
@@ -172,7 +172,7 @@ class AuditLog:
         details: dict[str, Json] = {"file": aside.name, "bytes": len(torn), "sha256": digest(torn)}
         return self._write(file, [Event(str(Kind.TORN_ENTRY), "aimer2", None, details)], head)[1]
 
-    def _write(self, file: int, events: Sequence[Event], head: Head) -> tuple[list[Entry], Head]:
+    def _write(self, file: int, events: Sequence[Event], head: Head) -> tuple[list[bytes], Head]:
         lines = []
         for event in events:
             lines.append(sign_line(event, after=head, time=rfc3339(self._clock.now()), key=self._key))
@@ -190,7 +190,7 @@ class AuditLog:
                 raise OutOfResources("The disk of the audit log is full; the entry was not recorded.") from error
             raise
         self._seen = _Seen(before.st_ino, before.st_size + len(text), head)
-        return [Entry.parse(line) for line in lines], head
+        return lines, head
 
 
 def snapshot_lines(path: Path) -> Iterator[bytes]:
