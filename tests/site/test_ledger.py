@@ -132,6 +132,12 @@ def test_nothing_is_committed_or_released_that_was_not_reserved(call: Callable[.
         call(heart, ONE, "one", 1)
 
 
+def test_what_cost_nothing_is_sent_again_without_a_ledger(opened: Callable[[], Ledgers], heart: Ledger, folder: SiteFolder) -> None:
+    opened().settle("lung", ONE, "one", 1)
+    opened().settle("heart", ONE, "one", 1)
+    assert (len(heart.history()), folder.ledger("lung").with_suffix(".lock").exists()) == (2, False)
+
+
 # the edge of the budget
 
 

@@ -79,7 +79,7 @@ class Ledger:
                 raise Conflict("Something else was reserved for this task.")
 
     def commit(self, study: str, task: str, attempt: int) -> None:
-        """The update is stored and may leave; before its first byte does, also where it is sent again. Raises NotFound without a reservation."""
+        """The update is stored and may leave: before its first byte does. Raises NotFound without a reservation."""
         with self._locked() as balance:
             if not _charged(balance, (study, task, attempt)):
                 self._append(Kind.PRIVACY_SPENT, study=study, details={"task": task, "attempt": attempt})
@@ -158,6 +158,11 @@ class Ledger:
         """The data set under whose budget this one is."""
         with self._locked() as balance:
             return balance.shared
+
+    def uncommitted(self) -> frozenset[Task]:
+        """What is reserved, and no update of it is known to be stored."""
+        with self._locked() as balance:
+            return frozenset(task for task, charge in balance.charges.items() if not charge.committed)
 
     def history(self) -> list[Entry]:
         """Every entry, oldest first."""
@@ -253,6 +258,13 @@ class Ledgers:
         own = self.own(dataset)
         shared = own.shared()
         return own if shared is None else self.own(shared)
+
+    def settle(self, dataset: str, study: str, task: str, attempt: int) -> None:
+        """Before a stored update is sent again: commits what a crash left reserved. Nothing to do where it cost nothing."""
+        if self._folder.ledger(dataset).is_file():
+            ledger = self.of(dataset)
+            if (study, task, attempt) in ledger.uncommitted():
+                ledger.commit(study, task, attempt)
 
     def share(self, dataset: str, other: str, *, by: str, confirmed: bool) -> None:
         """Puts a data set under the budget of another that holds some of its patients; needs two persons, as a budget does.
