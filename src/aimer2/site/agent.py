@@ -272,6 +272,8 @@ def _details(task: Task, ready: Ready, seconds: float) -> dict[str, Json]:
         "round": task.round_number,
         "seconds": round(seconds, 4),
     }
+    if task.phase != "update":
+        details["phase"] = task.phase
     if not isinstance(ready.reply, Answer):
         details["code"] = ready.reply.code
     return details

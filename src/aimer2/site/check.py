@@ -19,7 +19,7 @@ from aimer2.core.errors import BadUpdate, OutOfResources
 from aimer2.core.protocols import Blob
 from aimer2.core.study import Study
 from aimer2.core.task import BlobRef, Stage
-from aimer2.core.tree import Array, NumpyArray, read
+from aimer2.core.tree import Array, NumpyArray, Tree, read, size
 from aimer2.messages.tensors import read_tree, write_tree
 from aimer2.site.memory_files import OpenFile, require_sealed
 from aimer2.study.personal import sums_at_the_end
@@ -91,33 +91,43 @@ class Admitted:
     data: bytes | None = None
 
 
-def admit(files: Sequence[int], wanted: Sequence[Wanted], store: FolderStore) -> list[Admitted]:
-    """Stores what the worker made, each in one pass that checks, hashes and writes; small ones together.
+def checked(files: Sequence[int], wanted: Sequence[Wanted]) -> list[dict[str, Array]]:
+    """What the worker made, as trees whose numbers are checked when they are read.
 
-    Raises BadUpdate, OutOfResources where one is larger than its room; then nothing of a small one is stored.
+    Raises BadUpdate, OutOfResources where one is larger than its room.
     """
-    made: list[BlobRef | bytes] = [_admit(file, one, store) for file, one in zip(files, wanted, strict=True)]
+    return [_checked(file, one) for file, one in zip(files, wanted, strict=True)]
+
+
+def keep(trees: Sequence[Tree], store: FolderStore) -> list[Admitted]:
+    """Stores each in one pass that checks, hashes and writes; small ones together.
+
+    Raises BadUpdate; then nothing of a small one is stored.
+    """
+    made: list[BlobRef | bytes] = [_keep(one, store) for one in trees]
     small = iter(store.put(*(data for data in made if isinstance(data, bytes))))
     return [Admitted(next(small), data) if isinstance(data, bytes) else Admitted(data) for data in made]
 
 
-def _admit(file: int, wanted: Wanted, store: FolderStore) -> BlobRef | bytes:
+def _checked(file: int, wanted: Wanted) -> dict[str, Array]:
     require_sealed(file)
     blob = OpenFile(file)
-    length = len(blob.view())
-    if length > wanted.room:
+    if len(blob.view()) > wanted.room:
         raise OutOfResources("A sum is larger than the site allows.")
     tree = _read(blob, wanted.name)
     if wanted.layout is not None and layout_of(tree) != wanted.layout:
         raise BadUpdate(f"The sum '{wanted.name}' does not have the names, shapes and types of what the site received.")
-    checked = {name: _Finite(leaf) for name, leaf in tree.items()}
-    if length <= SMALL_BYTES // 2:
+    return {name: _Finite(leaf) for name, leaf in tree.items()}
+
+
+def _keep(tree: Tree, store: FolderStore) -> BlobRef | bytes:
+    if sum(size(leaf) * leaf.dtype.itemsize for leaf in tree.values()) <= SMALL_BYTES // 2:
         gathered = _Gathered()
-        write_tree(checked, gathered)
+        write_tree(tree, gathered)
         return bytes(gathered.data)
     writer = store.create()
     try:
-        write_tree(checked, writer)
+        write_tree(tree, writer)
     except BaseException:
         writer.abandon()
         raise

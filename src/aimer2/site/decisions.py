@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
@@ -21,6 +21,7 @@ from aimer2.site import snapshots
 from aimer2.site.address_book import AddressBook, how_to_verify
 from aimer2.site.folder import SiteFolder
 from aimer2.site.store import KnownStudy, Store
+from aimer2.site.vault import FileVault
 
 _KINDS = {"approve": Kind.STUDY_APPROVED, "refuse": Kind.STUDY_REFUSED, "withdraw": Kind.STUDY_WITHDRAWN}
 
@@ -69,6 +70,10 @@ class Decisions:
     def erase(self, digest: str) -> None:
         """What is kept of a study's updates, memory and models is gone after this; its decisions and records stay."""
         self.store.erase(digest)
+        if self.folder.vault.exists():
+            with closing(FileVault(self.folder.vault)) as vault:
+                vault.change({}, [f"{digest}/"])
+                vault.settle()
         for part in ("blobs", "scratch"):
             shutil.rmtree(self.folder.study(digest) / part, ignore_errors=True)
 
@@ -91,8 +96,9 @@ class Decisions:
         missing = self.address_book.unverified(package.roster)
         if missing:
             raise NotVerified(
-                f"{len(missing)} of {len(package.roster)} keys of this study's roster are not verified here: {', '.join(missing)}.",
-                remedy=how_to_verify(self.site, missing, digest, by),
+                f"{len(missing)} of {len(package.roster)} keys of this study's roster are not verified here "
+                f"(`aimer2 site roster show {digest[:12]}`): {', '.join(missing)}.",
+                remedy=how_to_verify(self.site, missing, by),
             )
         return Roster(digest, {site: PublicKey.from_text(key) for site, key in package.roster.items()}).hash()
 

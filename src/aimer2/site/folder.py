@@ -16,7 +16,8 @@ from aimer2.core.errors import Conflict, NotFound
 @final
 @dataclass(frozen=True, slots=True)
 class SiteFolder:
-    """Readable by its owner alone (mode 0700). Back it up whole: `state.sqlite`, `audit.jsonl` and `ledgers` belong together."""
+    """Readable by its owner alone (mode 0700). Back it up whole but for `vault.sqlite`:
+    `state.sqlite`, `audit.jsonl` and `ledgers` belong together."""
 
     path: Path
 
@@ -46,6 +47,11 @@ class SiteFolder:
     @property
     def state(self) -> Path:
         return self.path / "state.sqlite"
+
+    @property
+    def vault(self) -> Path:
+        """The secrets of sums in secret. Leave it out of backups: an old copy put back would be a second site under the same key."""
+        return self.path / "vault.sqlite"
 
     @property
     def audit(self) -> Path:

@@ -16,9 +16,10 @@ from pydantic import ValidationError
 from aimer2.algorithms import catalogue
 from aimer2.blobs.folder import FolderStore
 from aimer2.blobs.memory import MemoryBlob
-from aimer2.core.errors import AimerError, BadUpdate, Conflict, NotApproved, NotFound, OutOfResources, VersionMismatch
+from aimer2.core.errors import AimerError, BadUpdate, Conflict, NotAllowed, NotApproved, NotFound, OutOfResources, Tampered, VersionMismatch
 from aimer2.core.protocols import Blob
 from aimer2.core.task import Answer, BlobRef, Check, Document, Failure, FigureDocument, Refusal, Reply, Task
+from aimer2.core.tree import Tree
 from aimer2.messages.package import Package
 from aimer2.messages.wire import ATTACHED_BYTES, Decision, attach, detach, task_key
 from aimer2.site import check, snapshots
@@ -28,14 +29,17 @@ from aimer2.site.decisions import Decisions
 from aimer2.site.memory_files import close, open_blob
 from aimer2.site.settings import Settings
 from aimer2.site.store import Finished, Standing, Stored
+from aimer2.site.vault import FileVault
 from aimer2.site.workers import Opening, Worker, WorkerDied, Workers, of_death
+from aimer2.study.evaluation import released
+from aimer2.study.secure_update import SecureUpdate
 
 LONGEST_FINDING = 300
 """Characters of a preflight's sentence."""
 
 _INLINE_BYTES = 1 << 20
 _HOUR = 3600
-_REFUSALS = (NotApproved, VersionMismatch, NotFound, Conflict)
+_REFUSALS = (NotApproved, VersionMismatch, NotFound, Conflict, NotAllowed, Tampered)
 
 Result = TypeVar("Result")
 Persist = Callable[[Callable[[], Result]], Awaitable[Result]]
@@ -53,6 +57,27 @@ class Ready:
     @property
     def key(self) -> str:
         return task_key(self.reply.task, self.reply.attempt)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Work:
+    """An approved task of a study."""
+
+    task: Task
+    package: Package
+    secure: SecureUpdate | None
+    """Where the study sums in secret: the site's half of it."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Protected:
+    """What a task has left in the site's store: sums as they may leave, the site's own memory, and what is said with the sums."""
+
+    sums: Mapping[str, check.Admitted]
+    memory: Mapping[str, check.Admitted]
+    message: str
 
 
 class Handed(Document):
@@ -78,6 +103,8 @@ class Performing:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._packages: dict[str, Package] = {}
         self._blobs: dict[str, FolderStore] = {}
+        self._members: dict[str, SecureUpdate] = {}
+        self._vault: FileVault | None = None
         self._stopped: set[str] = set()
 
     def blobs(self, study: str) -> FolderStore:
@@ -102,13 +129,40 @@ class Performing:
     async def _answer(self, task: Task, attachments: Mapping[str, str]) -> Ready:
         standing = self._decisions.store.standing(task)
         package, decision = self._approved(task, standing.decision)
+        secure = self._secure(task, package)
+        if task.phase != "update":
+            return await self._say(task, secure)
         stored = standing.stored
         if stored is not None:
             if stored.study != task.study or stored.erased:
                 raise Conflict("This task was answered before, and its sums are no longer kept here.")
             return await self.ready(task.study, stored.answer)
         opening = self._opening(task, decision, standing)
-        return await self._compute(task, package, opening, standing.memory, attachments)
+        return await self._compute(Work(task, package, secure), opening, standing.memory, attachments)
+
+    def _secure(self, task: Task, package: Package) -> SecureUpdate | None:
+        """The site's half of secure aggregation, where the approved study has it. What the coordinator asks for must be in the same terms.
+
+        Raises NotApproved.
+        """
+        wanted = package.study.privacy.secure_aggregation and task.stage != "preflight"
+        if wanted != (task.message != "") or (task.phase != "update" and not wanted):
+            raise NotApproved("The coordinator asks for the update under other terms than the study that was approved here.")
+        if not wanted:
+            return None
+        if task.phase == "keys" and (unknown := self._decisions.address_book.unverified(package.roster)):
+            raise NotApproved(f"Nobody at this site has verified the keys of {', '.join(unknown)}.")
+        if task.study not in self._members:
+            decisions = self._decisions
+            self._vault = self._vault or FileVault(decisions.folder.vault)
+            self._members[task.study] = SecureUpdate.of(package, task.study, decisions.site, decisions.key, self._vault)
+        return self._members[task.study]
+
+    async def _say(self, task: Task, secure: SecureUpdate | None) -> Ready:
+        """A phase without data: signed and kept, no worker is woken. In a thread where there are many keys to deal out."""
+        assert secure is not None
+        message = await asyncio.to_thread(secure.say, task) if task.phase in ("keys", "shares") else secure.say(task)
+        return Ready(task.study, Answer(task=task.id, attempt=task.attempt, site=task.site, message=message), {})
 
     def _approved(self, task: Task, decision: Decision | None) -> tuple[Package, Decision]:
         """Before anything of the study is read. Raises NotApproved, VersionMismatch."""
@@ -151,19 +205,28 @@ class Performing:
             return None
         return await self.ready(stored.study, stored.answer)
 
-    async def _compute(
-        self, task: Task, package: Package, opening: Opening, memory: Mapping[str, BlobRef], attachments: Mapping[str, str]
-    ) -> Ready:
+    async def _compute(self, work: Work, opening: Opening, memory: Mapping[str, BlobRef], attachments: Mapping[str, str]) -> Ready:
+        task, secure = work.task, work.secure
+        if secure is not None:
+            await asyncio.to_thread(secure.begin, task)
         received = {name: await self._input(task.study, ref, attachments) for name, ref in task.inputs.items()}
         handed, files, cpu_seconds = await self._ask(task, opening, received, memory)
-        admitted = await self._admit(task, package, received, handed, files)
-        sums = {name: one.ref for name, one in zip(handed.sums, admitted, strict=False)}
-        changed = {name: one.ref for name, one in zip(handed.memory, admitted[len(sums) :], strict=True)}
-        answer = Answer(task=task.id, attempt=task.attempt, site=task.site, sums=sums, checks=_short(handed.checks))
+        protected = await self._protect(work, received, handed, files)
+        answer = Answer(
+            task=task.id,
+            attempt=task.attempt,
+            site=task.site,
+            sums={name: one.ref for name, one in protected.sums.items()},
+            checks=_short(handed.checks),
+            message=protected.message,
+            released=released(work.package.study, task.stage, handed.figures),
+        )
+        changed = {name: one.ref for name, one in protected.memory.items()}
         kept = {name: ref for name, ref in memory.items() if name in handed.kept} | changed
         figures = [figure.model_dump() for figure in handed.figures]
         self._decisions.store.commit(Finished(task, answer, kept, figures, cpu_seconds, self._decisions.clock.now()))
-        return await self.ready(task.study, answer, {one.ref.sha256: one.data for one in admitted if one.data is not None})
+        stored = (*protected.sums.values(), *protected.memory.values())
+        return await self.ready(task.study, answer, {one.ref.sha256: one.data for one in stored if one.data is not None})
 
     def _opening(self, task: Task, decision: Decision, standing: Standing) -> Opening:
         """Raises NotFound where the data set has no snapshot, OutOfResources where the study has used up its hours or disk."""
@@ -228,19 +291,17 @@ class Performing:
         if worker is not None:
             self._decisions.store.spend(study, worker.cpu_seconds_since())
 
-    async def _admit(
-        self, task: Task, package: Package, received: Mapping[str, Blob], handed: Handed, files: list[int]
-    ) -> list[check.Admitted]:
-        """Checks and stores sums, then memory; closes the files."""
+    async def _protect(self, work: Work, received: Mapping[str, Blob], handed: Handed, files: list[int]) -> Protected:
+        """Checks, masks and stores sums, then memory; closes the files."""
         try:
-            wanted = self._wanted(task, package, received, handed)
+            wanted = self._wanted(work.task, work.package, received, handed)
             large = sum(os.fstat(file).st_size for file in files) > _INLINE_BYTES
         except BaseException:
             close(files)
             raise
-        store = self.blobs(task.study)
+        given = (work, handed, files, wanted, self.blobs(work.task.study))
         # The thread closes them itself: it may outlive a cancelled task, and a number that was closed may soon mean another file.
-        return await asyncio.to_thread(_admit_and_close, files, wanted, store) if large else _admit_and_close(files, wanted, store)
+        return await asyncio.to_thread(_protect_and_close, *given) if large else _protect_and_close(*given)
 
     def _wanted(self, task: Task, package: Package, received: Mapping[str, Blob], handed: Handed) -> list[check.Wanted]:
         expectation = check.expect(package.study, task.stage, received)
@@ -253,12 +314,15 @@ class Performing:
         """Erases what was delivered and is no longer needed."""
         if study not in self._stopped:
             self.blobs(study).delete(*self._decisions.store.tidy(study))
+            if study in self._members and self._vault is not None:
+                self._vault.settle()
 
     async def forget(self, study: str) -> None:
         """The study is over here, or withdrawn: its worker ends at once, and nothing of its data, updates and memory is kept."""
         self._stopped.add(study)
         await self._workers.end(study)
         self._blobs.pop(study, None)
+        self._members.pop(study, None)
         self._decisions.erase(study)
 
     def resume(self, study: str) -> None:
@@ -278,11 +342,21 @@ def lay_out(folder: Path, package: Package, blobs: FolderStore) -> None:
         os.replace(draft, files / name)
 
 
-def _admit_and_close(files: list[int], wanted: list[check.Wanted], store: FolderStore) -> list[check.Admitted]:
+def _protect_and_close(work: Work, handed: Handed, files: list[int], wanted: list[check.Wanted], store: FolderStore) -> Protected:
+    """What may leave is written once, masked where the study has secure aggregation: the sums themselves never lie on a disk then."""
     try:
-        return check.admit(files, wanted, store)
+        trees = check.checked(files, wanted)
+        sums: Mapping[str, Tree] = dict(zip(handed.sums, trees, strict=False))
+        masked = None if work.secure is None else work.secure.mask(work.task, sums)
+        leaving = sums if masked is None else masked.trees
+        stored = check.keep([*leaving.values(), *trees[len(sums) :]], store)
     finally:
         close(files)
+    made = dict(zip(leaving, stored, strict=False))
+    message = ""
+    if masked is not None and work.secure is not None:
+        message = work.secure.submit(work.task, masked, {name: one.ref for name, one in made.items()})
+    return Protected(made, dict(zip(handed.memory, stored[len(leaving) :], strict=True)), message)
 
 
 def _handed(reply: dict[str, Any], files: list[int]) -> Handed:
