@@ -30,6 +30,8 @@ def _parts(result: Mapping[str, Any]) -> Iterator[RenderableType]:
     for site, figures in result["released"].items():
         yield from _section(f"Final model at {site}, released by the site", _figures(figures))
     yield from _section("Privacy", Text(printable(result["privacy"]["statement"])))
+    if result["privacy"]["differential_privacy"]:
+        yield Padding(_differential_privacy(result["privacy"]["differential_privacy"]), (0, 0, 0, 2))
     yield from _section("Lineage", _lineage(result))
 
 
@@ -47,6 +49,23 @@ def _facts(result: Mapping[str, Any]) -> Table:
     grid.add_row("ethics", Text(printable(result["ethics"])))
     grid.add_row("method", Text(printable(f"{method['name']} version {method['version']}, {method['rounds']} rounds{parameters}")))
     grid.add_row("time", f"{result['started']} to {result['finished']}")
+    return grid
+
+
+def _differential_privacy(stated: Mapping[str, Any]) -> Table:
+    grid = _grid()
+    asked = "" if stated["epsilon_asked"] is None else f"; the study asked for {stated['epsilon_asked']:g}"
+    grid.add_row("ε", f"{stated['epsilon']:g} at δ = {stated['delta']:g}{asked} ({stated['epsilon_by_renyi']:g} by Rényi)")
+    grid.add_row("for", Text(printable(f"one {stated['unit']}; {stated['neighbouring']}; {stated['word']}")))
+    grid.add_row("training", Text(printable(stated["mechanism"])))
+    noise = f"{stated['noise_multiplier']:g} × clip norm {stated['clip_norm']:g}, {stated['rounds']} rounds × {stated['local_steps']} steps"
+    grid.add_row("noise", Text(printable(noise)))
+    grid.add_row("sampling", Text(printable(stated["sampling"])))
+    if stated["figures"]:
+        times = f"standard deviation {stated['figures']['noise']:g}, told {stated['figures']['times']} time(s)"
+        grid.add_row("figures", Text(printable(f"{stated['figures']['mechanism']}, {times}")))
+    for place, text in enumerate(stated["not_covered"]):
+        grid.add_row("not covered" if place == 0 else "", Text(printable(text)))
     return grid
 
 

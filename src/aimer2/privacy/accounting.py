@@ -183,21 +183,21 @@ def noise_multiplier_for(epsilon: float, delta: float, sampling_rate: float, ste
     if further and others.epsilon(delta) >= epsilon:
         raise BadInput("What is spent beside the training reaches ε alone.")
 
-    def enough(noise_multiplier: float) -> bool:
-        return others.epsilon(delta, [subsampled_gaussian(sampling_rate, noise_multiplier, steps)]) <= epsilon
-
-    high = 1.0
-    while not enough(high):
-        if high > 1e6:
+    low, high, noise, slope = 0.0, math.inf, 1.0, 1.0
+    before: tuple[float, float] | None = None
+    while True:
+        told = others.epsilon(delta, [subsampled_gaussian(sampling_rate, noise, steps)])
+        low, high = (low, noise) if told <= epsilon else (noise, high)
+        if high / max(low, 1e-6) <= 1.001 or epsilon * 0.999 <= told <= epsilon:
+            return high
+        if low > 1e6:
             raise BadInput("What is spent beside the training leaves nothing of ε for it.")
-        high *= 2
-    low = high / 2
-    while enough(low):
-        low, high = low / 2, low
-    while high / low > 1.001:
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+        if before is not None and 0 < told < 1e3 and 0 < before[1] < 1e3:
+            slope = min(max(math.log(told / before[1]) / math.log(before[0] / noise), 0.3), 5.0)
+        before = noise, told
+        # ε falls as about a power of the noise, so that a few steps along it lead there; where one leads astray, the interval is halved.
+        wanted = noise * min(max(told / (epsilon * 0.9995), 0.25), 4.0) ** (1 / slope)
+        noise = wanted if low < wanted < high else (math.sqrt(low * high) if high < math.inf else 2 * low)
 
 
 def _key(spent: Spent) -> tuple[Kind, tuple[float, ...]]:

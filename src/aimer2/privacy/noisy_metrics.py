@@ -4,7 +4,7 @@ Of each held-out patient one row counts. So one patient more or less changes one
 matrix, and of a binary target the scores in bins; of two tables the L2 norm is √2. The bins are those of `aimer2.metrics.binned_scores` put together
 to a few, because each gets noise of its own: a noisy count stands in the middle of those it is made of.
 
-Leaves the site: ``confusion`` int64 (K, K), ``binned_scores`` int64 (2, 1024) with 18 columns that are not 0, ``count`` int64 (1,) the sum of the
+Leaves the site: ``confusion`` int64 (K, K), ``binned_scores`` int64 (2, 1024) with 10 columns that are not 0, ``count`` int64 (1,) the sum of the
 noisy counts. Some may be below 0.
 """
 
@@ -30,10 +30,12 @@ NOISY_METRICS: Mapping[str, tuple[str, ...]] = {
 mean precision would need finer bins.)"""
 
 _TABLES = ("confusion", "binned_scores")
-_LOGITS = np.arange(-8, 9) / 2
-"""Edges of the few bins: half a logit wide from -4 to 4, as most scores are, and one more at either end."""
+_LOGITS = np.arange(-4, 5)
+"""Edges of the few bins: one logit wide from -4 to 4, where most scores are, and one more at either end."""
 
 _CUTS = np.rint(BINS // 2 + _LOGITS * (BINS // 2 - 1) / LARGEST_LOGIT).astype(np.int64)
+_STARTS = np.concatenate(([0], _CUTS))
+_MIDDLES = (_STARTS + np.concatenate((_CUTS, [BINS]))) // 2
 
 
 def noisy_metrics(
@@ -60,12 +62,34 @@ def noisy_metrics(
     return {name: table.astype(np.int64) for name, table in told.items()} | {"count": np.array([count], np.int64)}
 
 
+def plausible(metrics: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """Noisy counts, of one site or of many together, made such as counts can be: none below 0, and no more in the bins than there are patients.
+
+    Cutting the negative ones off alone would leave the positive noise of every bin. So the bins of a class are brought to the nearest counts whose
+    sum is that of the noisy ones (Duchi, Shalev-Shwartz, Singer, Chandra 2008, the projection onto a simplex).
+    """
+    kept = {name: np.maximum(table, 0) for name, table in metrics.items()}
+    if "binned_scores" in metrics:
+        table = metrics["binned_scores"].astype(np.float64)
+        table[:, _MIDDLES] = [_projected(row) for row in table[:, _MIDDLES]]
+        kept["binned_scores"] = table
+    return kept
+
+
+def _projected(row: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    total = max(float(row.sum()), 0.0)
+    falling = np.sort(row)[::-1]
+    surplus = (np.cumsum(falling) - total) / np.arange(1, len(row) + 1)
+    last = np.flatnonzero(falling > surplus)
+    lowered: npt.NDArray[np.float64] = np.maximum(row - surplus[last[-1]], 0.0) if total > 0 else np.zeros_like(row)
+    return lowered
+
+
 def _few(histogram: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return np.add.reduceat(histogram, np.concatenate(([0], _CUTS)), axis=1)
+    return np.add.reduceat(histogram, _STARTS, axis=1)
 
 
 def _spread(few: npt.NDArray[Any]) -> npt.NDArray[Any]:
     whole = np.zeros((2, BINS))
-    starts, ends = np.concatenate(([0], _CUTS)), np.concatenate((_CUTS, [BINS]))
-    whole[:, (starts + ends) // 2] = few
+    whole[:, _MIDDLES] = few
     return whole

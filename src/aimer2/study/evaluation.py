@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from aimer2.core import tree
 from aimer2.core.study import Study
 from aimer2.core.task import FigureDocument, Stage
 from aimer2.core.tree import Tree
 from aimer2.metrics.figures import Figure, figures
 from aimer2.privacy.disclosure import coarse
+from aimer2.privacy.noisy_metrics import plausible
 from aimer2.study.personal import whose
 
 
@@ -20,7 +19,7 @@ def pooled(study: Study, sums: Mapping[str, Tree]) -> tuple[FigureDocument, ...]
     """Figures of the model that a round received, over all sites' held-out patients; none where nothing was held out. At the end of a
     personal method also those of the models that the sites keep (`personal auc`) and of those that they trained alone (`local auc`).
 
-    Under differential privacy they come of noisy counts, of which those below 0 count as 0.
+    Under differential privacy they come of noisy counts.
     """
     found = _figures(study, sums["metrics"]) if "metrics" in sums else ()
     for name, leaves in sums.items():
@@ -34,9 +33,8 @@ def _figures(study: Study, sums: Tree) -> tuple[FigureDocument, ...]:
     kind, asked = study.cohort.target.kind, study.privacy.differential_privacy
     if asked is None:
         return documents(figures(kind, metrics, list(dict.fromkeys([*study.metrics, "loss"])), study.parts))
-    counts = {name: np.maximum(leaf, 0) for name, leaf in metrics.items()}
     note = f"each site's counts have noise of {asked.evaluation_noise:g} patients or more; no interval holds it"
-    return documents([replace(figure, low=None, high=None, note=note) for figure in figures(kind, counts, study.metrics, study.parts)])
+    return documents([replace(figure, low=None, high=None, note=note) for figure in figures(kind, plausible(metrics), study.metrics, study.parts)])
 
 
 def documents(measured: Sequence[Figure]) -> tuple[FigureDocument, ...]:

@@ -9,6 +9,7 @@ from aimer2.core.clock import rfc3339
 from aimer2.core.task import BlobRef, SiteId
 from aimer2.messages.package import Package
 from aimer2.study.events import Event, RoundFinished, StudyStarted
+from aimer2.study.statement import differential_privacy, guarantee
 
 
 def build_result(package: Package, digest: str, model: BlobRef, events: Sequence[Event]) -> dict[str, Any]:
@@ -18,6 +19,7 @@ def build_result(package: Package, digest: str, model: BlobRef, events: Sequence
     started = next((event.time for event in events if isinstance(event, StudyStarted)), None)
     measured = [event for event in rounds if event.figures]
     last = measured[-1] if measured else None
+    private = differential_privacy(study, events)
     return {
         "format": 1,
         "study": digest,
@@ -34,8 +36,8 @@ def build_result(package: Package, digest: str, model: BlobRef, events: Sequence
         "released": {site: [f.model_dump() for f in figures] for event in rounds for site, figures in event.released.items()},
         "privacy": {
             "secure_aggregation": False,
-            "differential_privacy": None,
-            "statement": "The coordinator saw each site's update in the clear; no formal privacy guarantee holds for the model.",
+            "differential_privacy": private,
+            "statement": f"The coordinator saw each site's update in the clear; {guarantee(private)}",
         },
         "lineage": {
             "initial": package.initial.sha256,

@@ -1,0 +1,69 @@
+"""What the record of a study says of its patients' privacy: how much, for whom, by which means, on whose word, and what it does not cover."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from aimer2.core.study import Study
+from aimer2.privacy.terms import terms
+from aimer2.study.events import Event, RoundStarted
+
+NOT_COVERED = (
+    "which sites took part, refused, failed or were late, and how long they took",
+    "the checks before the first round: whether a site's data fit the study, with patients counted to the nearest five",
+    "a patient who is treated at several sites: what each site tells adds up",
+    "other studies of the same patients, also those by which this study's settings were chosen: what they tell adds up",
+)
+
+
+def differential_privacy(study: Study, events: Iterable[Event]) -> dict[str, Any] | None:
+    """The guarantee for what has happened: a round that was asked of a site again counts again. None where the study asks for none.
+
+    Raises NotAvailable where the accounting is not installed.
+    """
+    asked = study.privacy.differential_privacy
+    if asked is None:
+        return None
+    kept = terms(study)
+    rounds, evaluations = _most(events, "train"), _most(events, "final") if kept.evaluation_noise is not None else 0
+    figures = {"mechanism": "Gaussian noise on counts of held-out patients", "noise": kept.evaluation_noise, "times": evaluations}
+    return {
+        "level": asked.level,
+        "unit": "patient, with all rows at a site",
+        "neighbouring": "add or remove one patient",
+        "epsilon": round(kept.epsilon(rounds, evaluations=evaluations), 4),
+        "epsilon_by_renyi": round(kept.epsilon_by_renyi(rounds, evaluations=evaluations), 4),
+        "delta": kept.delta,
+        "epsilon_asked": asked.epsilon,
+        "mechanism": "DP-SGD: each drawn patient's gradient clipped, Gaussian noise on their sum, at the site",
+        "noise_multiplier": kept.noise_multiplier,
+        "clip_norm": kept.clip_norm,
+        "sampling": f"Poisson: each patient with chance {kept.sampling_rate:g} in each step, drawn in secret at the site",
+        "rounds": rounds,
+        "local_steps": kept.local_steps,
+        "figures": None if kept.evaluation_noise is None else figures,
+        "composition": "all steps of all rounds and the figures, over the study",
+        "accountant": "privacy loss distributions (dp-accounting), checked by Rényi differential privacy",
+        "word": "asserted by the researcher: code of the study computes the gradients" if study.model.code else "enforced by AIMER2 at each site",
+        "not_covered": list(NOT_COVERED),
+    }
+
+
+def guarantee(stated: Mapping[str, Any] | None) -> str:
+    """The same in one sentence."""
+    if stated is None:
+        return "no formal privacy guarantee holds for the model."
+    word = "the researcher asserts that" if str(stated["word"]).startswith("asserted") else "by AIMER2's own code"
+    return (
+        f"{word} all that left a site, and the model, is ({stated['epsilon']:g}, {stated['delta']:g})-differentially private "
+        "for each of its patients (one more or one less, with all rows)."
+    )
+
+
+def _most(events: Iterable[Event], stage: str) -> int:
+    """How often the site that was asked most was asked in this stage; an attempt that was begun twice is one."""
+    begun = {(e.round_number, e.attempt, e.sites) for e in events if isinstance(e, RoundStarted) and e.stage == stage}
+    times = Counter(site for site, _, _ in {(site, number, attempt) for number, attempt, sites in begun for site in sites})
+    return max(times.values(), default=0)
