@@ -31,8 +31,8 @@ clean:
 	@touch $@
 
 .venv/test.installed: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "Installing AIMER2 and what its tests need into .venv (PyTorch is large: the first time takes some minutes) ..."
-	@$(PIP) -e '.[test,torch,parquet,postgresql,demo]'
+	@echo "Installing AIMER2 and what its tests need into .venv (PyTorch and TensorFlow are large: the first time takes some minutes) ..."
+	@$(PIP) -e '.[test,torch,keras,sklearn,parquet,postgresql,demo]'
 	@touch $@
 
 $(BIN)/python:

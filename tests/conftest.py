@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -15,6 +16,17 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("campaign", max_examples=5_000, deadline=None)
 settings.load_profile("ci")
+
+
+@pytest.fixture(scope="session")
+def tensorflow() -> None:
+    """Tests that ask for this run where TensorFlow and Keras are."""
+    if importlib.util.find_spec("tensorflow") and importlib.util.find_spec("keras"):
+        return
+    message = "TensorFlow and Keras are not installed: pip install 'aimer2[keras]'"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
 
 
 @pytest.fixture(scope="session")

@@ -21,16 +21,18 @@ HOMES = {
     "fastapi": ("coordinator/*",),
     "granian": ("coordinator/*",),
     "jwt": ("identity/*",),
+    "keras": ("learners/keras.py", "models/keras.py"),
     "logging": ("cli/*", "coordinator/*", "dashboard/*", "site/*"),
     "opacus": ("learners/torch_private.py",),
     "prometheus_client": ("coordinator/*", "site/*"),
     "psycopg": (),  # loaded by SQLAlchemy from the database's address
     "pyarrow": ("connectors/parquet.py",),
     "rich": ("cli/*", "client/*"),
-    "sklearn": ("cli/demo*", "learners/sklearn.py"),
+    "sklearn": ("cli/demo*", "models/sklearn.py"),
     "sqlalchemy": ("connectors/sql.py", "coordinator/*", "site/*"),
     "starlette": ("coordinator/*",),
-    "torch": ("learners/torch*.py", "models/*"),
+    "tensorflow": ("learners/keras.py",),
+    "torch": ("learners/torch*.py", "models/*", "attacks/torch_*.py"),
     "uvloop": ("cli/*", "coordinator/*"),
 }
 UNSAFE_MODULES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
@@ -98,4 +100,4 @@ def test_importing_the_package_loads_no_library() -> None:
 def test_the_coordinator_runs_without_a_machine_learning_framework(room: str, modules: dict[str, ast.Module]) -> None:
     own = [path for path in modules if path.startswith(f"{room}/") and "/migrations/" not in path]
     names = ["aimer2." + path.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for path in own]
-    assert not loaded_by("".join(f"import {name}\n" for name in names)) & {"pyarrow", "sklearn", "torch"}
+    assert not loaded_by("".join(f"import {name}\n" for name in names)) & {"keras", "pyarrow", "sklearn", "tensorflow", "torch"}

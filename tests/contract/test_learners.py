@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from aimer2.core.dataset import Samples
-from aimer2.core.errors import BadData, BadModel, BadUpdate
+from aimer2.core.errors import BadData, BadModel, BadUpdate, NotAvailable
 from aimer2.core.protocols import Learner
 from aimer2.core.study import Study
 from aimer2.core.tree import Summed, Tree
@@ -58,6 +58,39 @@ def build(features, classes):
     return Named(features, classes)
 """
 
+KERAS_CODE = """
+import keras
+
+def build(features, classes):
+    return keras.Sequential([keras.Input((features,)), keras.layers.BatchNormalization(name="norm"), keras.layers.Dense(1, name="head")])
+"""
+SKLEARN_CODE = """
+import numpy as np
+from sklearn.neural_network import MLPClassifier
+
+class Network:
+    def __init__(self, features, classes):
+        self.inner = MLPClassifier(hidden_layer_sizes=(4,), solver="sgd", momentum=0.0, shuffle=False, random_state=1)
+        self.inner.partial_fit(np.zeros((2, features)), [0, 0], classes=np.arange(classes))
+
+    def get_parameters(self):
+        return {f"part.{number}": array for number, array in enumerate([*self.inner.coefs_, *self.inner.intercepts_])}
+
+    def set_parameters(self, parameters):
+        for name, array in self.get_parameters().items():
+            array[...] = parameters[name]
+
+    def fit(self, features, targets, learning_rate):
+        self.inner._optimizer.learning_rate = learning_rate
+        self.inner.partial_fit(features, targets)
+
+    def predict_proba(self, features):
+        return self.inner.predict_proba(features)
+
+def build(features, classes):
+    return Network(features, classes)
+"""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -67,6 +100,15 @@ class Case:
     code: str | None = None
     shape: tuple[int, ...] = (5,)
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def corrects(self) -> bool:
+        return self.framework != "sklearn"
+
+    @property
+    def stirring(self) -> dict[str, Any]:
+        """A training that leaves traces of what went before, where there is one."""
+        return {"momentum": 0.5, "weight_decay": 0.1} if self.corrects else {}
 
 
 CASES = {
@@ -82,7 +124,14 @@ CASES = {
     "torch-mlp-dropout-batch-norm": Case("torch", "multiclass", "mlp", options={"hidden": [8], "dropout": 0.3, "batch_norm": True}),
     "torch-cnn": Case("torch", "multiclass", "cnn", shape=(1, 8, 8), options={"channels": [4, 8], "dropout": 0.1}),
     "torch-code": Case("torch", "binary", code=TORCH_CODE),
+    "keras-mlp-dropout-batch-norm": Case("keras", "multiclass", "mlp", options={"hidden": [8], "dropout": 0.3, "batch_norm": True}),
+    "keras-code": Case("keras", "binary", code=KERAS_CODE),
+    "sklearn-linear": Case("sklearn", "regression", "linear"),
+    "sklearn-logistic": Case("sklearn", "binary", "logistic", options={"penalty": "l2", "alpha": 0.01}),
+    "sklearn-multinomial-without-intercept": Case("sklearn", "multiclass", "logistic", options={"intercept": False}),
+    "sklearn-code": Case("sklearn", "multiclass", code=SKLEARN_CODE),
 }
+CORRECTED = pytest.mark.parametrize("case", [name for name, case in CASES.items() if case.corrects], indirect=True)
 METRICS = {"binary": ["auc", "brier"], "multiclass": ["accuracy"], "regression": ["rmse"]}
 CATEGORIES = {"binary": (), "multiclass": ("a", "b", "c"), "regression": ()}
 
@@ -105,6 +154,7 @@ def study(case: Case, **training: Any) -> Study:
         training={"learning_rate": 0.1, **training},
         method={"rounds": 8},
         evaluation={"metrics": METRICS[case.kind]},
+        privacy={"secure_aggregation": False, "why_not_secure": "a test"},
     )
 
 
@@ -113,7 +163,10 @@ Make = Callable[..., Learner]
 
 @pytest.fixture(params=CASES, ids=list(CASES))
 def case(request: pytest.FixtureRequest) -> Case:
-    return CASES[request.param]
+    found = CASES[request.param]
+    if found.framework == "keras":
+        request.getfixturevalue("tensorflow")
+    return found
 
 
 @pytest.fixture
@@ -214,7 +267,7 @@ def test_the_same_stream_gives_the_same_bits_and_another_does_not(case: Case, ma
 
 def test_a_restarted_worker_goes_on_with_the_same_bits(case: Case, make: Make) -> None:
     data = drawn(case)
-    training = {"momentum": 0.9, "schedule": "cosine"}
+    training = {**case.stirring, "schedule": "cosine"}
     warm, start = make(**training), make().parameters()
     for round_number in (1, 2, 3):
         warm.load(start)
@@ -244,6 +297,7 @@ def test_training_lowers_the_loss(case: Case, make: Make) -> None:
     assert last < first
 
 
+@CORRECTED
 def test_the_correction_sees_every_weight_and_no_buffer(case: Case, make: Make) -> None:
     learner, seen = make(), []
 
@@ -260,14 +314,14 @@ def layers(learner: Learner) -> dict[str, set[str]]:
     """Leaves by the part of the model that they belong to."""
     found: dict[str, set[str]] = {}
     for name in learner.parameters():
-        found.setdefault(name.rpartition(".")[0] or name, set()).add(name)
+        found.setdefault(name.replace("/", ".").rpartition(".")[0] or name, set()).add(name)
     return found
 
 
 def test_only_what_is_trainable_changes_and_all_is_trainable_again_afterwards(case: Case, make: Make) -> None:
     """Running means of parts that are left alone stay too; a correction sees the trainable weights and no other."""
     for part in layers(make()).values():
-        learner, seen = make(momentum=0.5, weight_decay=0.1), set()
+        learner, seen = make(**case.stirring), set()
 
         def look(parameters: Tree, gradients: Tree, seen: set[str] = seen) -> Tree:
             seen.update(parameters, gradients)
@@ -275,16 +329,23 @@ def test_only_what_is_trainable_changes_and_all_is_trainable_again_afterwards(ca
 
         before = copied(learner.parameters())
         options: dict[str, Any] = {"batch_size": 8, "round_number": 1, "rng": np.random.default_rng(0)}
-        learner.fit(drawn(case), steps=3, correction=look, trainable=part, **options)
+        learner.fit(drawn(case), steps=3, correction=look if case.corrects else None, trainable=part, **options)
         after = learner.parameters()
         changed = {name for name in before if not np.array_equal(before[name], after[name])}
         assert changed <= part
         assert changed
-        assert seen == part - learner.buffers
+        assert seen == (part - learner.buffers if case.corrects else set())
         learner.load(before)
-        assert same_bits(fitted(learner, drawn(case)), fitted(make(momentum=0.5, weight_decay=0.1), drawn(case)))
+        assert same_bits(fitted(learner, drawn(case)), fitted(make(**case.stirring), drawn(case)))
 
 
+@pytest.mark.parametrize("case", [name for name, case in CASES.items() if not case.corrects], indirect=True)
+def test_a_correction_that_cannot_be_is_refused(case: Case, make: Make) -> None:
+    with pytest.raises(NotAvailable, match="no gradients"):
+        make().fit(drawn(case), steps=1, batch_size=None, round_number=1, rng=np.random.default_rng(0), correction=lambda p, g: g)
+
+
+@CORRECTED
 def test_a_correction_that_changes_nothing_changes_no_bit(case: Case, make: Make) -> None:
     data = drawn(case)
     corrected = make()
@@ -292,6 +353,7 @@ def test_a_correction_that_changes_nothing_changes_no_bit(case: Case, make: Make
     assert same_bits(corrected.parameters(), fitted(make(), data))
 
 
+@CORRECTED
 def test_a_corrected_step_is_the_formula(case: Case, make: Make) -> None:
     """w − η(g + μ(w − a)) with momentum 0, exactly: the gradient g is caught on its way."""
     learner, caught, mu = make(), {}, 0.25
@@ -311,6 +373,7 @@ def test_a_corrected_step_is_the_formula(case: Case, make: Make) -> None:
         np.testing.assert_allclose(after[name], expected, rtol=4 * tolerance, atol=tolerance)
 
 
+@CORRECTED
 def test_momentum_and_weight_decay_are_the_formula(case: Case, make: Make) -> None:
     """v ← ρv + (g + λw), w ← w − ηv over three steps, g caught and made independent of w by the correction."""
     learner = make(momentum=0.5, weight_decay=0.1)
@@ -333,6 +396,7 @@ def test_momentum_and_weight_decay_are_the_formula(case: Case, make: Make) -> No
         np.testing.assert_allclose(learner.parameters()[name], weight, rtol=1e-6, atol=1e-6)
 
 
+@CORRECTED
 @pytest.mark.parametrize(("schedule", "factors"), [("constant", {1: 1, 8: 1}), ("cosine", {1: 1, 5: 0.5}), ("step", {4: 1, 5: 0.1, 7: 0.01})])
 def test_the_schedule_scales_the_step_of_a_round(case: Case, make: Make, schedule: str, factors: dict[int, float]) -> None:
     learner = make(schedule=schedule)
@@ -385,7 +449,7 @@ def test_the_loss_evaluated_is_the_loss_trained(case: Case, make: Make) -> None:
     learner, data = make(), drawn(case)
     summed = learner.evaluate(data)["loss"][0]
     trained = learner.fit(data, steps=1, batch_size=None, round_number=1, rng=np.random.default_rng(0))
-    behaves_alike = not (case.options.get("batch_norm") or case.options.get("dropout") or case.code == TORCH_CODE)
+    behaves_alike = not (case.options.get("batch_norm") or case.options.get("dropout") or case.code in (TORCH_CODE, KERAS_CODE))
     assert (summed / len(data) == pytest.approx(trained, rel=1e-6)) == behaves_alike
 
 
@@ -474,6 +538,8 @@ def test_buffers_are_named(case: Case, make: Make) -> None:
     expected = {
         "torch-mlp-dropout-batch-norm": {"1.running_mean", "1.running_var"},
         "torch-code": {"norm.running_mean", "norm.running_var"},
+        "keras-mlp-dropout-batch-norm": {"1.running_mean", "1.running_var"},
+        "keras-code": {"sequential/norm/moving_mean", "sequential/norm/moving_variance"},
     }
     name = next(name for name, other in CASES.items() if other is case)
     assert make().buffers == expected.get(name, set())

@@ -163,7 +163,10 @@ class Cohort(Document):
 class Model(Document):
     """Which architecture: a named one, or `model.py` beside the study with a function ``build``."""
 
-    framework: Literal["torch", "numpy"] = "torch"
+    framework: Literal["torch", "numpy", "keras", "sklearn"] = "torch"
+    also: tuple[Literal["keras"], ...] = Field(
+        default=(), max_length=1, exclude_if=_unset, description="frameworks with which a site that lacks torch can train the same named model"
+    )
     name: str | None = Field(default=None, description="a model of `aimer2.models`")
     code: str | None = Field(default=None, pattern=CODE, description="a file beside the study with `build(features, classes)`")
     options: Mapping[str, Scalar | tuple[Scalar, ...]] = Field(default_factory=dict)
@@ -281,7 +284,8 @@ class DifferentialPrivacy(Document):
 class Privacy(Document):
     """The terms. What is asked for here and is not available is refused, never ignored."""
 
-    secure_aggregation: bool = False
+    secure_aggregation: bool = Field(default=True, description="nobody sees a single site's update, only the sum of all")
+    why_not_secure: str = Field(default="", max_length=500, description="without secure aggregation: the reason, for every hospital to read")
     differential_privacy: DifferentialPrivacy | None = None
 
 
@@ -315,7 +319,8 @@ class Study(Document):
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics it names, or the usual ones for its kind of target."""
-        return self.evaluation.metrics or _USUAL_METRICS[self.cohort.target.kind]
+        judged = ("brier", "calibration_in_the_large") if self.evaluation.horizons else ()
+        return self.evaluation.metrics or _USUAL_METRICS[self.cohort.target.kind] + judged
 
     @property
     def parts(self) -> tuple[str, ...]:

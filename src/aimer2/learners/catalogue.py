@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,27 +13,45 @@ from typing import Any, final
 from aimer2.core.errors import BadModel, BadStudy, Fault, NotAvailable
 from aimer2.core.protocols import Learner
 from aimer2.core.study import Study
-from aimer2.learners import code
+from aimer2.learners import code, tasks
 from aimer2.learners.recipe import WITH_MOMENTUM, Recipe
 from aimer2.learners.schedules import SCHEDULES
+from aimer2.privacy.terms import terms
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class _Framework:
-    """Where its learner is, what it can do. ``library`` is also the name of the extra that installs it."""
+    """Where its learner is, what it can do. The extra that installs its libraries has the framework's name."""
 
     module: str
     learner: str
-    library: str
+    libraries: tuple[str, ...]
     optimisers: tuple[str, ...]
     mixed_precision: bool = False
+    corrects: bool = True
+    """Whether its gradients can be corrected on their way; then it also takes momentum and weight decay."""
+    distribution: str = ""
+    """The package's name where it is not the framework's."""
 
 
+_ALL_OPTIMISERS = ("sgd", "adam", "adamw", "rmsprop", "adagrad")
 _FRAMEWORKS: Mapping[str, _Framework] = {
-    "numpy": _Framework("aimer2.learners.numpy", "NumpyLearner", "numpy", ("sgd",)),
-    "torch": _Framework("aimer2.learners.torch", "TorchLearner", "torch", ("sgd", "adam", "adamw", "rmsprop", "adagrad"), mixed_precision=True),
+    "numpy": _Framework("aimer2.learners.numpy", "NumpyLearner", ("numpy",), ("sgd",)),
+    "torch": _Framework("aimer2.learners.torch", "TorchLearner", ("torch",), (*_ALL_OPTIMISERS, tasks.OWN_OPTIMISER), mixed_precision=True),
+    "keras": _Framework("aimer2.learners.keras", "KerasLearner", ("tensorflow", "keras"), _ALL_OPTIMISERS),
+    "sklearn": _Framework("aimer2.learners.sklearn", "SklearnLearner", ("sklearn",), ("sgd",), corrects=False, distribution="scikit-learn"),
 }
+
+
+def distribution(framework: str) -> str:
+    """The package that has to be installed for it."""
+    return _FRAMEWORKS[framework].distribution or framework
+
+
+def corrects(framework: str) -> bool:
+    """Whether a method may correct its gradients."""
+    return _FRAMEWORKS[framework].corrects
 
 
 def faults(study: Study) -> list[Fault]:
@@ -47,8 +66,9 @@ def faults(study: Study) -> list[Fault]:
         found.append(Fault("training.schedule", f"there is no '{training.schedule}'", f"use one of {', '.join(SCHEDULES)}"))
     if training.mixed_precision and not framework.mixed_precision:
         found.append(Fault("training.mixed_precision", f"{model.framework} has none", "leave it out"))
+    found += [*_without_gradients(study), *_several(study), *tasks.faults(study)]
     if model.name is not None:
-        found += _models().faults(model.framework, model.name, study.cohort.target.classes, model.options)
+        found += _models().faults(model.framework, model.name, study.cohort.target.classes, model.options, study.cohort.target.kind)
     return found
 
 
@@ -62,18 +82,14 @@ def make_learner(study: Study, *, feature_shape: tuple[int, ...], files: Mapping
     """
     if found := faults(study):
         raise BadStudy(found)
-    framework = _FRAMEWORKS[study.model.framework]
-    try:
-        module = importlib.import_module(framework.module)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != framework.library:
-            raise
-        remedy = f"Install it: pip install 'aimer2[{framework.library}]'"
-        raise NotAvailable(f"This study needs {framework.library}, which is not installed here.", remedy=remedy) from None
-    make = getattr(module, framework.learner)
+    name = _installed(study)
+    framework = _FRAMEWORKS[name]
+    make = getattr(importlib.import_module(framework.module), framework.learner)
+    if study.privacy.differential_privacy is not None:
+        make = _private(study)
     recipe = Recipe.of(study, feature_shape)
     if study.model.code is None:
-        made: Learner = make(_named(study, feature_shape), recipe, device)
+        made: Learner = make(_named(study, name, feature_shape), recipe, device)
         return made
     build = _from_code(study, feature_shape, files)
     with code.refusing():
@@ -81,9 +97,69 @@ def make_learner(study: Study, *, feature_shape: tuple[int, ...], files: Mapping
     return made
 
 
-def _named(study: Study, feature_shape: tuple[int, ...]) -> Callable[[], Any]:
+def frameworks(study: Study) -> tuple[str, ...]:
+    """Those with which a site can take part, the study's first choice first."""
+    return (study.model.framework, *study.model.also)
+
+
+def _installed(study: Study) -> str:
+    """The first framework that is here. Raises NotAvailable where none is."""
+    for name in frameworks(study):
+        if all(importlib.util.find_spec(library) for library in _FRAMEWORKS[name].libraries):
+            return name
+    lacking = " or ".join(frameworks(study))
+    remedy = f"Install it: pip install 'aimer2[{study.model.framework}]'"
+    raise NotAvailable(f"This study needs {lacking}, which is not installed here.", remedy=remedy)
+
+
+def _private(study: Study) -> Callable[..., Learner]:
+    """The learner that keeps to the study's terms of differential privacy. Raises NotAvailable where its library is not here."""
+    if not importlib.util.find_spec("opacus"):
+        sentence = "This study asks for differential privacy, and opacus, which trains by it, is not installed here."
+        raise NotAvailable(sentence, remedy="Install it: pip install 'aimer2[dp]'")
+    learner: Callable[..., Learner] = importlib.import_module("aimer2.learners.torch_private").PrivateTorchLearner
+    return partial(learner, terms=terms(study))
+
+
+def _without_gradients(study: Study) -> list[Fault]:
+    """What a learner that takes its steps out of sight cannot do."""
+    training, name = study.training, study.model.framework
+    if corrects(name):
+        return []
+    found = []
+    if training.momentum:
+        found.append(Fault("training.momentum", f"{name} has none", "leave it out"))
+    if training.weight_decay:
+        found.append(Fault("training.weight_decay", f"{name} has none", "use the model's own penalty, for example model.options.penalty = 'l2'"))
+    return found
+
+
+def _several(study: Study) -> list[Fault]:
+    """Whether the model is the same in every framework that the study names."""
     model = study.model
-    return partial(_models().build, model.framework, model.name, feature_shape, study.cohort.target.classes, model.options)
+    if not model.also:
+        return []
+    if model.framework != "torch" or model.name is None:
+        return [Fault("model.also", "is for the ready-made models of torch", "set framework = 'torch' and give `name`, or leave `also` out")]
+    found = []
+    if model.options.get("batch_norm"):
+        problem = "divides the running variance differently in each framework, so the sites' models would not be the same"
+        found.append(Fault("model.options.batch_norm", problem, "leave it out, or leave `model.also` out"))
+    if study.privacy.differential_privacy is not None and study.privacy.differential_privacy.level == "record":
+        problem = "keras gives no gradient of each single patient, which the noise is measured by"
+        found.append(Fault("model.also", problem, "leave `also` out, or the differential privacy of records"))
+    for name in model.also:
+        found += [Fault("model.also", f"{name}: {fault.problem}", fault.remedy) for fault in faults(_only(study, name))]
+    return found
+
+
+def _only(study: Study, framework: str) -> Study:
+    return study.model_copy(update={"model": study.model.model_copy(update={"framework": framework, "also": ()})})
+
+
+def _named(study: Study, framework: str, feature_shape: tuple[int, ...]) -> Callable[[], Any]:
+    model, target = study.model, study.cohort.target
+    return partial(_models().build, framework, model.name, feature_shape, target.classes, model.options, target.kind)
 
 
 def _from_code(study: Study, feature_shape: tuple[int, ...], files: Mapping[str, Path]) -> Callable[[], Any]:

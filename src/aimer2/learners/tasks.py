@@ -12,18 +12,18 @@ _WEIGHTED = {"binary": "one for each of the two classes", "multiclass": "one for
 
 
 def faults(study: Study) -> list[Fault]:
-    return [*_numpy(study), *_class_weights(study), *_cox(study), *_own_optimiser(study), *_private(study)]
+    return [*_torch_only(study), *_class_weights(study), *_cox(study), *_own_optimiser(study), *_private(study)]
 
 
-def _numpy(study: Study) -> list[Fault]:
-    if study.model.framework != "numpy":
+def _torch_only(study: Study) -> list[Fault]:
+    name, kind, training = study.model.framework, study.cohort.target.kind, study.training
+    if name == "torch":
         return []
-    kind, training = study.cohort.target.kind, study.training
     found = []
     if kind not in ("binary", "multiclass", "regression"):
-        found.append(Fault("cohort.target.kind", f"numpy has no {kind} target", "set model.framework = 'torch'"))
-    asked = [name for name in ("accumulation", "class_weights", "patience") if getattr(training, name)]
-    return found + [Fault(f"training.{name}", "numpy has none", "leave it out, or set model.framework = 'torch'") for name in asked]
+        found.append(Fault("cohort.target.kind", f"{name} has no {kind} target", "set model.framework = 'torch'"))
+    asked = [field for field in ("accumulation", "class_weights", "patience") if getattr(training, field)]
+    return found + [Fault(f"training.{field}", f"{name} has none", "leave it out, or set model.framework = 'torch'") for field in asked]
 
 
 def _class_weights(study: Study) -> list[Fault]:

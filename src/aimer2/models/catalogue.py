@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from aimer2.core.errors import BadModel, Fault
 from aimer2.core.study import faults_of
 from aimer2.core.task import Document
-from aimer2.models.options import CnnOptions, LinearOptions, MlpOptions
+from aimer2.models.options import CnnOptions, LinearOptions, MlpOptions, SgdOptions
 
 _TARGETS = {1: "regression", 2: "binary"}
+_ALL = ("binary", "multiclass", "regression", "multilabel", "survival")
 _ANY = ("binary", "multiclass", "regression")
 
 
@@ -37,10 +38,24 @@ _MODELS: Mapping[str, Mapping[str, _Architecture]] = {
         "multinomial": _Architecture("multinomial regression, float64", "linear", "build_multinomial", LinearOptions, ("multiclass",)),
     },
     "torch": {
-        "linear": _Architecture("linear regression", "single_layer", "build", LinearOptions, ("regression",)),
-        "logistic": _Architecture("logistic or multinomial regression", "single_layer", "build", LinearOptions, ("binary", "multiclass")),
-        "mlp": _Architecture("multilayer perceptron for tables", "mlp", "build", MlpOptions, _ANY),
-        "cnn": _Architecture("small convolutional network for images", "cnn", "build", CnnOptions, _ANY),
+        "linear": _Architecture("linear and Cox regression", "single_layer", "build", LinearOptions, ("regression", "survival")),
+        "logistic": _Architecture(
+            "logistic or multinomial regression", "single_layer", "build", LinearOptions, ("binary", "multiclass", "multilabel")
+        ),
+        "mlp": _Architecture("multilayer perceptron for tables", "mlp", "build", MlpOptions, _ALL),
+        "cnn": _Architecture("small convolutional network for images", "cnn", "build", CnnOptions, _ALL),
+    },
+    "keras": {
+        "linear": _Architecture("linear regression", "keras", "build_linear", LinearOptions, ("regression",)),
+        "logistic": _Architecture("logistic or multinomial regression", "keras", "build_linear", LinearOptions, ("binary", "multiclass")),
+        "mlp": _Architecture("multilayer perceptron for tables", "keras", "build_mlp", MlpOptions, _ANY),
+        "cnn": _Architecture("small convolutional network for images", "keras", "build_cnn", CnnOptions, _ANY),
+    },
+    "sklearn": {
+        "linear": _Architecture("linear regression, row by row", "sklearn", "build_linear", SgdOptions, ("regression",)),
+        "logistic": _Architecture("logistic regression, row by row", "sklearn", "build_logistic", SgdOptions, ("binary", "multiclass")),
+        "svm": _Architecture("linear support vector machine", "sklearn", "build_svm", SgdOptions, ("binary", "multiclass")),
+        "perceptron": _Architecture("Rosenblatt's perceptron", "sklearn", "build_perceptron", SgdOptions, ("binary", "multiclass")),
     },
 }
 
@@ -58,16 +73,19 @@ def options(framework: str, name: str) -> type[Document]:
     return _find(framework, name).options
 
 
-def faults(framework: str, name: str, classes: int, chosen: Mapping[str, Any]) -> list[Fault]:
-    """All that is wrong with this choice; ``classes`` 1 means a regression. Empty: `build` will take it, if the features fit."""
+def faults(framework: str, name: str, classes: int, chosen: Mapping[str, Any], kind: str | None = None) -> list[Fault]:
+    """All that is wrong with this choice; ``classes`` 1 means a regression, unless ``kind`` says what the target is.
+
+    Empty: `build` will take it, if the features fit.
+    """
     if name not in available(framework):
         return [Fault("model.name", f"{framework} has no model '{name}'", f"use one of {', '.join(available(framework))}, or `code`")]
     architecture = _find(framework, name)
     found = []
-    target = _TARGETS.get(classes, "multiclass")
+    target = kind or _TARGETS.get(classes, "multiclass")
     if target not in architecture.targets:
         fitting = [other for other, entry in _MODELS[framework].items() if target in entry.targets]
-        found.append(Fault("model.name", f"'{name}' is not for a {target} target", f"use one of {', '.join(fitting)}"))
+        found.append(Fault("model.name", f"'{name}' is not for a {target} target", f"use one of {', '.join(fitting) or 'those of torch'}"))
     try:
         architecture.options(**chosen)
     except ValidationError as error:
@@ -78,17 +96,19 @@ def faults(framework: str, name: str, classes: int, chosen: Mapping[str, Any]) -
     return found
 
 
-def build(framework: str, name: str, feature_shape: tuple[int, ...], classes: int, chosen: Mapping[str, Any]) -> Any:
+def build(framework: str, name: str, feature_shape: tuple[int, ...], classes: int, chosen: Mapping[str, Any], kind: str | None = None) -> Any:
     """The named model for features of this shape: a torch ``nn.Module`` with one output for a binary target or a regression and one per
-    class otherwise, or a numpy model (`aimer2.learners.numpy.Model`).
+    class otherwise, a ``keras.Model`` with the same outputs, a numpy model (`aimer2.learners.numpy.Model`) or an estimator
+    (`aimer2.learners.sklearn.Estimator`).
 
     Raises BadModel where the name, an option or the features do not fit.
     """
-    if found := faults(framework, name, classes, chosen):
+    if found := faults(framework, name, classes, chosen, kind):
         raise BadModel("; ".join(str(fault) for fault in found))
     architecture = _find(framework, name)
     builder = getattr(importlib.import_module(f"aimer2.models.{architecture.module}"), architecture.builder)
-    return builder(feature_shape, classes if classes > 2 else 1, architecture.options(**chosen))
+    one = classes < 2 or (classes == 2 and kind not in ("multilabel", "survival"))
+    return builder(feature_shape, 1 if one else classes, architecture.options(**chosen))
 
 
 def _find(framework: str, name: str) -> _Architecture:

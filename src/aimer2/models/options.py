@@ -18,6 +18,13 @@ class LinearOptions(Document):
 
 
 @final
+class SgdOptions(Document):
+    intercept: bool = True
+    penalty: Literal["none", "l2", "l1", "elasticnet"] = "none"
+    alpha: float = Field(default=1e-4, ge=0, description="strength of the penalty")
+
+
+@final
 class MlpOptions(Document):
     hidden: tuple[Width, ...] = Field(default=(64, 32), description="width of each hidden layer; empty: a linear model")
     activation: Literal["relu", "gelu", "tanh"] = "relu"
