@@ -339,7 +339,7 @@ def test_secure_aggregation_over_unverified_keys_is_not_approved(site: Decisions
     verify_all(site, {"east": keys["east"]})
     with pytest.raises(NotVerified, match=r"1 of 3 keys .* west\.") as refused:
         site.approve(study, by="Dr O'Neil")
-    assert f"aimer2 site roster show {study[:12]}" in refused.value.advice
+    assert f"aimer2 site roster show {study[:12]}" in refused.value.sentence
     assert "aimer2 site roster verify west FINGERPRINT --by 'Dr O'\"'\"'Neil'" in refused.value.advice
     assert site.store.decision(study) is None and "study-approved" not in [entry.kind for entry in site.audit.read()]
 

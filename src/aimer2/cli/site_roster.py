@@ -29,7 +29,10 @@ def roster() -> None:
 @click.argument("study", required=False)
 @in_folder
 def show(study: str | None, folder: Path | None) -> None:
-    """This site's fingerprint and its address book; or, of a study, each member's key and whether it is verified here."""
+    """This site's fingerprint, and whom it has verified.
+
+    With STUDY (the beginning of its digest): each member's key, and whether it is verified here.
+    """
     decisions = open_decisions(existing(folder))
     book = decisions.address_book
     if study is None:
@@ -60,7 +63,7 @@ def _show_study(book: AddressBook, digest: str, package: Package) -> None:
         click.echo("The study has no secure aggregation: it can be approved whether or not these keys are verified.")
     elif missing:
         click.echo(f"\n{len(missing)} of {len(package.roster)} keys are not verified: this site cannot approve the study, and takes no part in it.")
-        click.echo(how_to_verify(book.site, missing, digest, "NAME"))
+        click.echo(how_to_verify(book.site, missing, "NAME"))
     else:
         click.echo("Every key is verified here: the study's secure aggregation rests on them, and not on the coordinator's word.")
 
@@ -88,9 +91,12 @@ def _standing(book: AddressBook, site: str, key: str, entry: Entry | None) -> st
 def verify(
     site: str, fingerprint: tuple[str, ...], how: Literal["telephone", "in-person"], statement: Path | None, by: str, folder: Path | None
 ) -> None:
-    """Compare the key that was given for SITE with the FINGERPRINT that SITE itself has told you; or take over a statement that it signed.
+    """Compare SITE's key with the fingerprint that it told you.
 
-    A statement counts only if SITE's own key is verified here; give both to verify it, before a study names it, by the statement that it sent.
+    The key is the one that the coordinator gave with a study. FINGERPRINT is what somebody at SITE has read out to you: 40 digits, in any groups.
+
+    With --statement instead, what SITE says that it has verified is taken over; for that its own key must be verified here. With both, its own
+    key is taken from the statement and compared first: so two sites can meet before any study.
     """
     decisions = open_decisions(existing(folder))
     book = decisions.address_book
@@ -119,7 +125,10 @@ def _say(entries: list[Entry], before: Entry | None) -> None:
 @by_person
 @in_folder
 def sign(out: Path, by: str, folder: Path | None) -> None:
-    """Sign the keys that were verified here directly, this site's own among them, for other hospitals to take over."""
+    """Sign what was verified here, for other sites to take over.
+
+    The statement holds this site's own key and those that were verified here directly, not those taken over from another site.
+    """
     book = open_decisions(existing(folder)).address_book
     try:
         with out.open("x", encoding="ascii") as file:
@@ -135,7 +144,10 @@ def sign(out: Path, by: str, folder: Path | None) -> None:
 @by_person
 @in_folder
 def remove(site: str, reason: str, by: str, folder: Path | None) -> None:
-    """Let a site's key count no longer, nor any key that was taken over from it: this site then takes no part in rounds with it."""
+    """Let a site's key count no longer.
+
+    Nor do the keys that were taken over from it. From then on this site takes no part in secure aggregation with any of them.
+    """
     gone = open_decisions(existing(folder)).address_book.remove(site, by=by, reason=reason)
     click.echo(f"No longer verified here: {', '.join(gone)}")
 

@@ -91,7 +91,7 @@ class AddressBook:
         if not keys:
             raise NotFound(
                 f"No study that is known here names a key of '{site}'.",
-                remedy="Wait until a study that asks it is offered here, or let it send you its statement: verify SITE FINGERPRINT --statement FILE.",
+                remedy="Wait until a study that asks it is offered here; or have it send you a file (`site roster sign`), and add --statement FILE.",
             )
         found = next((key for key in keys if key.has_fingerprint(told)), None)
         if found is None:
@@ -227,9 +227,9 @@ def signer_of(statement: str, site: SiteId) -> PublicKey:
     return PublicKey.from_text(document.keys.get(site, ""))
 
 
-def how_to_verify(own: SiteId, sites: Sequence[SiteId], study: str, by: str) -> str:
+def how_to_verify(own: SiteId, sites: Sequence[SiteId], by: str) -> str:
     """What a person does about members that are not verified, with the commands."""
-    lines = [f"`aimer2 site roster show {study[:12]}` shows each. Call each site on a number you know; have it read out its fingerprint; then:"]
+    lines = ["Call each site on a number that you know, and let somebody there read out its fingerprint (`aimer2 site roster show`). Then:"]
     lines += [f"  aimer2 site roster verify {site} FINGERPRINT --by {shlex.quote(by)}" for site in sites if site != own]
     if own in sites:
         lines.append("  The study has another key for this site itself: was it rotated, the study must be submitted anew; otherwise refuse it.")
