@@ -80,6 +80,16 @@ def test_what_is_charged_is_what_the_accounting_says_of_all_of_it(heart: Ledger)
         assert reached(heart) == pytest.approx(epsilon(charges[: number + 1], 1e-5), abs=2e-3)
 
 
+def test_a_mechanism_of_long_ago_is_charged_again_and_given_back(heart: Ledger) -> None:
+    past = [gaussian(20 + number) for number in range(8)]
+    for number, spent in enumerate(past):
+        heart.reserve(ONE, str(number), 1, spent)
+    heart.reserve(OTHER, "again", 1, gaussian(20, 3))
+    assert reached(heart) == pytest.approx(epsilon([*past[1:], gaussian(20, 4)], 1e-5), abs=1e-3)
+    heart.release(ONE, "1", 1)
+    assert reached(heart) == pytest.approx(epsilon([*past[2:], gaussian(20, 4)], 1e-5), abs=1e-3)
+
+
 def test_a_refusal_says_what_would_be_reached_rounded_up_and_charges_nothing(heart: Ledger) -> None:
     heart.reserve(ONE, "one", 1, gaussian(3))
     before = reached(heart)
