@@ -58,6 +58,17 @@ def test_all_ten_faults_are_told_at_once(command: Any, tmp_path: Path) -> None:
     assert all(fault["problem"] and fault["remedy"] for fault in faults)
 
 
+def test_the_privacy_that_a_study_spends_is_told_without_any_data(command: Any, write_study: WriteStudy) -> None:
+    path = write_study()
+    text = path.read_text().replace('[{ name = "age" }]', '[{ name = "age", minimum = 0, maximum = 120 }]').replace('"numpy"', '"torch"')
+    terms = "epsilon = 3.0, delta = 1e-5, clip_norm = 1.0, sampling_rate = 0.2, evaluation_noise = 10"
+    path.write_text(f'{text}cohort.standardise = "range"\nprivacy.differential_privacy = {{ {terms} }}\n')
+    told = command("study", "check", path)
+    assert told.status == 0
+    assert "ε = 2.99" in told.out and "2 patients expected per step" in told.out
+    assert json.loads(command("study", "check", path, "--json").out)["calibration"]["noise"] in told.out
+
+
 def test_faults_of_sense_are_told_as_those_of_form(command: Any, write_study: WriteStudy) -> None:
     path = write_study()
     text = (

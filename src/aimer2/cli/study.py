@@ -26,6 +26,7 @@ from aimer2.core.errors import AimerError, BadInput, BadStudy, Conflict
 from aimer2.core.study import NAME, Study, read_study
 from aimer2.messages.wire import StudySummary
 from aimer2.study.check import refuse_faults
+from aimer2.study.differential_privacy import calibration
 from aimer2.study.events import StudyFinished
 
 _SHOWN = 16
@@ -73,10 +74,13 @@ def check(file: Path, as_json: bool) -> None:
             raise
         click.echo(json.dumps({"faults": [asdict(fault) for fault in error.faults]}, indent=1))
         sys.exit(2)
+    told = calibration(found)
     if as_json:
-        click.echo(json.dumps({"faults": []}, indent=1))
-    else:
-        click.echo(f"{found.name} has no faults: {found.method.name}, {found.method.rounds} rounds, {len(found.cohort.features)} features.")
+        click.echo(json.dumps({"faults": []} | ({"calibration": told} if told else {}), indent=1, ensure_ascii=False))
+        return
+    click.echo(f"{found.name} has no faults: {found.method.name}, {found.method.rounds} rounds, {len(found.cohort.features)} features.")
+    for name, line in told.items():
+        click.echo(f"{name:12}  {line}")
 
 
 @study.command()
