@@ -45,6 +45,7 @@ class Kind(StrEnum):
 
     # A study at a site
     STUDY_OFFERED = "study-offered", "A coordinator offered a study; nothing of it has run."
+    STUDY_REHEARSED = "study-rehearsed", "The study's update was attacked here, on this hospital's own data, for a person to see; nothing left."
     STUDY_APPROVED = "study-approved", "A named person approved this exact study."
     STUDY_REFUSED = "study-refused", "A named person refused the study."
     STUDY_WITHDRAWN = "study-withdrawn", "The site withdrew from the study; from now on nothing of it runs here."

@@ -27,7 +27,7 @@ def main() -> None:
     try:
         opening, _ = line.receive()
         # Loaded by name: numpy and torch start threads when they are imported, and confinement must come first.
-        importlib.import_module("aimer2.site.serving").serve(line, opening)
+        importlib.import_module(f"aimer2.site.{opening['serves']}").serve(line, opening)
     except EOFError:
         return
 

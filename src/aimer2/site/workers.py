@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, final
+from typing import Any, BinaryIO, Literal, final
 
 from aimer2.core.errors import AimerError, NotAvailable, OutOfResources, catalogue
 from aimer2.site.line import AsyncLine
@@ -47,6 +47,8 @@ class Opening:
     sha256: str
     cpu_seconds: int
     settings: WorkerSettings
+    serves: Literal["serving", "leak.serving"] = "serving"
+    """What runs inside: the study's tasks, or the attacks of a rehearsal."""
 
 
 @final
@@ -96,6 +98,7 @@ class Worker:
             )
         files = str(self.opening.folder / "files")
         where = {"site": self.opening.site, "files": files, "snapshot": str(self.opening.snapshot), "sha256": self.opening.sha256}
+        where["serves"] = self.opening.serves
         await self.ask(where)
 
     async def ask(self, document: dict[str, Any], files: list[int] | None = None) -> tuple[dict[str, Any], list[int]]:

@@ -1,0 +1,100 @@
+"""A rehearsal from the agent's side: the study's worker, confined as for the study itself, asked for findings; the report, and the audit log."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from pydantic import ValidationError
+
+from aimer2.audit.entries import Json
+from aimer2.audit.kinds import Kind
+from aimer2.core.errors import BadInput, BadUpdate, NotFound, OutOfResources
+from aimer2.site import snapshots
+from aimer2.site.decisions import Decisions
+from aimer2.site.leak.findings import Findings
+from aimer2.site.leak.report import Subject, page
+from aimer2.site.settings import Settings
+from aimer2.site.snapshots import SnapshotRecord
+from aimer2.site.store import KnownStudy
+from aimer2.site.workers import Opening, Worker, WorkerDied, of_death
+
+CPU_SECONDS = 600
+LEAST_RECORDS, MOST_RECORDS = 4, 256
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """What was found, and the page that shows it."""
+
+    findings: Findings
+    subject: Subject
+    report: Path
+
+
+def rehearse(decisions: Decisions, settings: Settings, prefix: str, *, by: str, dataset: str | None, records: int, report: Path | None) -> Rehearsed:
+    """Attacks this hospital's own snapshot under the study's terms, here and in confinement; nothing leaves. Recorded in the audit log.
+
+    Raises NotFound where the study was not fetched or the data set is not known, NotAvailable where the machine does not confine, and what the
+    worker reports.
+    """
+    if not LEAST_RECORDS <= records <= MOST_RECORDS:
+        raise BadInput(f"From {LEAST_RECORDS} to {MOST_RECORDS} records can be attacked.")
+    known = decisions.find(prefix)
+    if known.package is None:
+        raise NotFound("The study has not been fetched yet.", remedy="Let the agent run: `aimer2 site run`.")
+    name = dataset or known.package.study.cohort.dataset
+    if name not in snapshots.names(decisions.folder):
+        raise NotFound(f"There is no data set '{name}' here.", remedy="Add it with `aimer2 site dataset add`, or name one with --dataset.")
+    snapshot = snapshots.current(decisions.folder, name, settings.retention, decisions.clock.now())
+    place = decisions.folder.path / "rehearsals" / known.digest
+    findings = asyncio.run(_ask(_opening(decisions, settings, known, snapshot, place), records))
+    subject = Subject(known.package.study, known.digest, decisions.site, name, snapshot.sha256, by, decisions.clock.now())
+    path = report or place / "report.html"
+    _write(path, page(findings, subject))
+    view = findings.under_the_terms
+    details: dict[str, Json] = {"dataset": name, "snapshot": snapshot.sha256, "records": records, "view": view, "report": str(path.absolute())}
+    decisions.audit.append(Kind.STUDY_REHEARSED, actor=by, study=known.digest, details=details)
+    return Rehearsed(findings, subject, path)
+
+
+def _opening(decisions: Decisions, settings: Settings, known: KnownStudy, snapshot: SnapshotRecord, place: Path) -> Opening:
+    """A folder of its own: the study may be running at this moment."""
+    place.mkdir(parents=True, exist_ok=True, mode=0o700)
+    shutil.rmtree(place / "files", ignore_errors=True)
+    shutil.copytree(decisions.folder.study(known.digest) / "files", place / "files")
+    return Opening(decisions.site, place, snapshot.path, snapshot.sha256, CPU_SECONDS, settings.worker, serves="leak.serving")
+
+
+async def _ask(opening: Opening, records: int) -> Findings:
+    try:
+        async with asyncio.timeout(CPU_SECONDS):
+            worker = await Worker.start(opening)
+            try:
+                reply, _ = await worker.ask({"records": records})
+            finally:
+                await worker.end()
+    except WorkerDied as death:
+        raise of_death(death) from None
+    except TimeoutError:
+        raise OutOfResources("The rehearsal took longer than this site allows.") from None
+    try:
+        # The study's own code ran in that process: what it says is checked like anything from outside.
+        return Findings.model_validate(reply.get("findings"))
+    except ValidationError:
+        raise BadUpdate("The worker's findings are not of the agreed form.") from None
+
+
+def _write(path: Path, text: str) -> None:
+    """For its owner's eyes alone, from the first byte."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.unlink(missing_ok=True)
+    file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with open(file, "w", encoding="utf-8") as page_file:
+        page_file.write(text)
+    os.replace(draft, path)

@@ -1,0 +1,128 @@
+"""What a rehearsal found: the document that comes out of the confined worker, and that the report is made of. It holds patients' values."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from pydantic import Field
+
+from aimer2.core.task import Document
+
+View: TypeAlias = Literal["alone", "masked", "sum", "noisy", "noisy-sum"]
+"""Whose eyes: this hospital's update in the clear; its masked words; the sum over all hospitals; either with the study's privacy noise."""
+
+TITLES: dict[View, str] = {
+    "alone": "without protection: this hospital's update in the clear",
+    "masked": "secure aggregation: this hospital's update under its masks",
+    "sum": "secure aggregation: the sum over all hospitals",
+    "noisy": "differential privacy: this hospital's update with noise",
+    "noisy-sum": "both: the sum over all hospitals, with noise",
+}
+
+_TEXT = 200
+_CELLS = 64
+
+
+class Attempt(Document):
+    """One attack on one view: of ``tried`` records so many were rebuilt almost exactly; ``chance``: so many as guesses from the marginals hit."""
+
+    view: View
+    tried: int = Field(ge=0)
+    rebuilt: int = Field(ge=0)
+    chance: int = Field(ge=0)
+    error: float | None = Field(description="median over the records, in standard deviations of a feature; none: no candidate at all")
+
+
+class Level(Document):
+    """The attack on updates that are made of so many of the hospital's records."""
+
+    records: int = Field(ge=1)
+    updates: int = Field(ge=1, description="of that size, attacked one by one")
+    steps: int = Field(ge=1, description="training steps in each")
+    searched: bool = Field(description="whether records were also searched by optimisation, or read off the first layer alone")
+    attempts: tuple[Attempt, ...] = Field(max_length=8)
+
+
+class Cell(Document):
+    """One feature of the shown patient, in its own unit."""
+
+    feature: str = Field(max_length=_TEXT)
+    low: float = Field(description="smallest value at this hospital")
+    high: float
+    real: float
+    alone: float
+    protected: float | None = Field(description="the nearest that came of the sum; none: nothing came of it")
+
+
+class Example(Document):
+    """A record that was rebuilt from the unprotected update."""
+
+    records: int = Field(ge=1, description="records in the update that it came from")
+    error: float
+    protected_error: float | None
+    cells: tuple[Cell, ...] = Field(max_length=_CELLS)
+
+
+class Membership(Document):
+    """How well those who were trained on are told from those who were not; 0.5 is guessing."""
+
+    view: View
+    attack: Literal["threshold", "likelihood"]
+    auc: float = Field(ge=0, le=1)
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+
+
+class Tracing(Document):
+    """The membership attacks, and what they were made on."""
+
+    worlds: int = Field(ge=0, description="trainings with other patients left out")
+    rounds: int = Field(ge=0, description="of each")
+    members: int = Field(ge=0, description="records of this hospital in each")
+    results: tuple[Membership, ...] = Field(max_length=16)
+    untried: str = Field(default="", max_length=_TEXT, description="why not")
+
+
+class Words(Document):
+    """What the coordinator receives, as bytes, and how far from noise it is in standard deviations."""
+
+    clear: str = Field(max_length=4096, pattern="^[0-9a-f]*$", description="the first bytes of the update, hexadecimal")
+    masked: str = Field(max_length=4096, pattern="^[0-9a-f]*$")
+    again: str = Field(max_length=4096, pattern="^[0-9a-f]*$", description="the same update masked for another round")
+    clear_found: float
+    masked_found: float
+    count: int = Field(ge=0, description="words in all")
+
+
+class Told(Document):
+    """What the exact sums say of a column without any attack."""
+
+    column: str = Field(max_length=_TEXT)
+    count: int
+    mean: float
+    deviation: float
+
+
+class Findings(Document):
+    """All of it."""
+
+    sites: int = Field(ge=1, description="hospitals in the sum")
+    secure: bool = Field(description="the study asks for secure aggregation")
+    noise: str = Field(max_length=400, description="how the study's privacy noise was put on; empty: the study asks for none")
+    rows: int = Field(ge=0, description="training rows of this hospital")
+    features: int = Field(ge=0)
+    parameters: int = Field(ge=0, description="of the model")
+    levels: tuple[Level, ...] = Field(max_length=16)
+    example: Example | None
+    tracing: Tracing
+    words: Words | None
+    told: tuple[Told, ...] = Field(max_length=4096)
+    notes: tuple[str, ...] = Field(max_length=32, description="what was bounded, left out or assumed")
+    seconds: float = Field(ge=0)
+
+    @property
+    def under_the_terms(self) -> View:
+        """What an attacker at the coordinator has in hand under the study's own terms."""
+        if self.secure:
+            return "noisy-sum" if self.noise else "sum"
+        return "noisy" if self.noise else "alone"

@@ -1,0 +1,93 @@
+"""Stand-in hospitals made of this hospital's own rows, training by the study's own terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+
+from aimer2.algorithms import catalogue
+from aimer2.algorithms.aggregators import catalogue as aggregators
+from aimer2.core import tree
+from aimer2.core.dataset import Dataset, Samples
+from aimer2.core.protocols import Learner, Local
+from aimer2.core.random import stream
+from aimer2.core.study import Study
+from aimer2.core.tree import Tree
+from aimer2.core.update import Update
+from aimer2.learners.batches import batches
+from aimer2.learners.recipe import Recipe
+from aimer2.study.perform import shielded
+
+Rows = npt.NDArray[np.int64]
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Hospitals:
+    """What every stand-in does: the study's method on the study's model, with its privacy noise if the study given here asks for it."""
+
+    study: Study
+    learner: Learner
+    samples: Samples
+
+    def part(self, rows: Rows) -> Dataset:
+        """As a method sees it."""
+        patients = None if self.samples.patients is None else self.samples.patients[rows]
+        return shielded(self.study, Samples(self.samples.features[rows], self.samples.targets[rows], patients))
+
+    def steps(self, rows: int) -> int:
+        return self.study.training.steps(rows)
+
+    def order(self, rows: int, hospital: int, round_number: int = 1) -> list[Rows]:
+        """The batches of a training, as anybody can tell them who has the study's seed."""
+        size = self.study.training.batch_size
+        return list(batches(rows, batch_size=size, steps=self.steps(rows), rng=self._rng(hospital, round_number)))
+
+    def learning_rate(self) -> float:
+        return Recipe.of(self.study, self.samples.feature_shape).learning_rate(1)
+
+    def update(self, received: Mapping[str, Tree], rows: Rows, hospital: int, round_number: int = 1) -> Update:
+        """What a hospital with these rows sends."""
+        local = Local(
+            data=self.part(rows),
+            learner=self.learner,
+            memory={},
+            rng=self._rng(hospital, round_number),
+            round_number=round_number,
+            steps=self.steps(len(rows)),
+            batch_size=self.study.training.batch_size,
+        )
+        update: Update = self.algorithm.local(received, local)
+        return update
+
+    @property
+    def algorithm(self) -> Any:
+        method = self.study.method
+        return catalogue.make(method.name, method.rounds, method.parameters)
+
+    def train(self, initial: Tree, parts: Sequence[Rows], rounds: int) -> tuple[Tree, Tree]:
+        """The first hospital's own model in the last round, as its update tells it, and the model of all."""
+        algorithm, method = self.algorithm, self.study.method
+        state, alone, size = algorithm.init(initial), initial, len(self.part(parts[0]))
+        add = aggregators.make(method.aggregator, self.study.sites.block, method.aggregator_parameters)
+        for number in range(1, rounds + 1):
+            received = algorithm.broadcast(state)
+            updates = [self.update(received, rows, hospital, number) for hospital, rows in enumerate(parts)]
+            moved = updates[0].sums["difference"]
+            alone = {name: leaf + tree.load(moved[name]) / size for name, leaf in algorithm.model(state).items()}
+            state = algorithm.update(state, add(updates))
+        return alone, algorithm.model(state)
+
+    def _rng(self, hospital: int, round_number: int) -> np.random.Generator:
+        return stream(self.study.seed, "rehearsal", hospital, round_number)
+
+
+def deal(rows: int, size: int, sites: int, rng: np.random.Generator) -> list[Rows]:
+    """Rows of ``sites`` hospitals of this size: the first has its own, the others draw, again and again, from the rest."""
+    order = rng.permutation(rows)
+    rest = order[size:] if rows > size else order
+    return [order[:size], *(rng.choice(rest, size) for _ in range(sites - 1))]

@@ -1,0 +1,149 @@
+"""The attacks on this hospital's own rows, under the study's terms. Runs in the confined worker, as the study's own code does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from aimer2.attacks import sums
+from aimer2.connectors.table import Table
+from aimer2.core import tree
+from aimer2.core.clock import Clock
+from aimer2.core.dataset import Samples
+from aimer2.core.errors import BadData
+from aimer2.core.protocols import Learner, Local
+from aimer2.core.random import stream
+from aimer2.core.study import Privacy, Study
+from aimer2.learners import code
+from aimer2.learners.catalogue import make_learner
+from aimer2.models import catalogue as models
+from aimer2.privacy.terms import terms
+from aimer2.site.leak.findings import Findings, Told
+from aimer2.site.leak.hospitals import Hospitals
+from aimer2.site.leak.rebuilding import Rebuilding, Scale
+from aimer2.site.leak.tracing import Trace, trace
+from aimer2.site.leak.view import view
+from aimer2.statistics.moments import Moments
+from aimer2.study import cohort, preflight
+from aimer2.study.pack import initialise
+
+LEAST_SITES = 3
+"""Fewer than these give no sum that hides anybody."""
+
+
+@final
+@dataclass(slots=True)
+class Rehearsal:
+    """``records``: how many of the hospital's records are attacked; ``sites``: how many hospitals are in a sum at least."""
+
+    study: Study
+    table: Table
+    files: Mapping[str, Path]
+    clock: Clock
+    records: int = 32
+    notes: list[str] = field(default_factory=list)
+
+    def findings(self) -> Findings:
+        """Raises BadData where the data do not meet the study's contract."""
+        began = self.clock.monotonic()
+        design, moments, rows = self._rows()
+        clear = self.study.model_copy(update={"privacy": Privacy()})
+        hospitals = Hospitals(clear, self._learner(clear, rows), rows)
+        private = None if self.study.privacy.differential_privacy is None else Hospitals(self.study, self._learner(self.study, rows), rows)
+        initial = {name: np.array(tree.load(leaf)) for name, leaf in hospitals.learner.parameters().items()}
+        rng = stream(self.study.seed, "rehearsal")
+        scale, module = self._scale(design, moments), self._module(rows)
+        rebuilding = Rebuilding(hospitals, private, initial, self.sites, scale, module, rng, self.clock, self.notes)
+        levels = tuple(rebuilding.level(size, self.records) for size in _sizes(self.records, len(rows)))
+        received = hospitals.algorithm.broadcast(hospitals.algorithm.init(initial))
+        return Findings(
+            sites=self.sites,
+            secure=self.study.privacy.secure_aggregation,
+            noise=_of_the_noise(self.study),
+            rows=len(rows),
+            features=len(design.names),
+            parameters=sum(leaf.size for leaf in initial.values()),
+            levels=levels,
+            example=rebuilding.example,
+            words=view(hospitals.update(received, np.arange(len(rows)), 0), self.sites),
+            tracing=trace(Trace(hospitals, private, initial, self.sites, rng), self.clock),
+            told=tuple(self._told(design, hospitals.learner)),
+            notes=tuple(dict.fromkeys(self.notes)),
+            seconds=self.clock.monotonic() - began,
+        )
+
+    @property
+    def sites(self) -> int:
+        """The fewest hospitals whose sum a round of this study opens, and never fewer than hide anybody."""
+        return max(LEAST_SITES, self.study.sites.needed)
+
+    def _rows(self) -> tuple[cohort.Design, cohort.Moments, Samples]:
+        checks = preflight.checks(self.study, self.table, preflight.probe(Path.cwd()))
+        unmet = [check.finding for check in checks if check.blocking and not check.passed]
+        if unmet:
+            raise BadData(" ".join(unmet))
+        train, _ = cohort.split(cohort.design(self.study.cohort, self.table), self.study.evaluation.held_out)
+        moments = cohort.own_moments(train)
+        rows = cohort.complete(train, self.study.cohort, moments)
+        if self.study.cohort.common_moments:
+            self.notes.append("Columns are standardised by this hospital's own means; in the study by those of all hospitals.")
+        return train, moments, rows
+
+    def _learner(self, study: Study, rows: Samples) -> Learner:
+        learner = make_learner(study, feature_shape=rows.feature_shape, files=self.files, device="cpu")
+        initialise(learner, study)
+        return learner
+
+    def _scale(self, design: cohort.Design, moments: cohort.Moments) -> Scale:
+        """Found by letting the study's own preparation work on a row of zeros and a row of ones."""
+        pair = np.vstack([np.zeros(len(design.names)), np.ones(len(design.names))])
+        both = cohort.complete(cohort.Design(design.names, design.numeric, pair, design.targets[:2], design.patient[:2]), self.study.cohort, moments)
+        step = both.features[1] - both.features[0]
+        unit = 1 / np.where(step == 0, 1.0, step)
+        return Scale(design.names, -both.features[0] * unit, unit)
+
+    def _module(self, rows: Samples) -> Any:
+        """The study's torch module; None for other frameworks, whose updates are read off the first layer alone."""
+        model = self.study.model
+        if model.framework != "torch":
+            self.notes.append(f"With {model.framework} no records are searched by optimisation; updates are read off the first layer.")
+            return None
+        classes = self.study.cohort.target.classes
+        if model.code is None:
+            return models.build("torch", model.name or "", rows.feature_shape, classes, model.options)
+        features = rows.feature_shape[0] if len(rows.feature_shape) == 1 else rows.feature_shape
+        build = code.load_build(self.files[model.code])
+        with code.refusing():
+            return build(features, classes, **model.options)
+
+    def _told(self, design: cohort.Design, learner: Learner) -> Iterator[Told]:
+        """What the sums of the standardisation say of each column, computed from the very sums that leave."""
+        if not self.study.cohort.common_moments:
+            return
+        statistics, rows = Moments(), Samples(design.features, design.targets)
+        width = len(design.names)
+        state = statistics.init({name: np.zeros(width) for name in ("count", "mean", "deviation")})
+        sent = []
+        for number in (1, 2):
+            local = Local(data=rows, learner=learner, memory={}, rng=stream(0), round_number=number, steps=1, batch_size=None)
+            sent.append(statistics.local(statistics.broadcast(state), local))
+            state = statistics.update(state, sent[-1])
+        found = sums.columns_of(sent[0].sums, sent[1].sums)
+        for place, name in enumerate(design.names):
+            yield Told(column=name[:200], count=int(found.count[place]), mean=float(found.mean[place]), deviation=float(found.deviation[place]))
+
+
+def _sizes(records: int, rows: int) -> list[int]:
+    """A single record, a few, as many as are attacked, all."""
+    return sorted({size for size in (1, 4, records, rows) if size <= rows})
+
+
+def _of_the_noise(study: Study) -> str:
+    if study.privacy.differential_privacy is None:
+        return ""
+    noise = terms(study)
+    return f"{noise.noise_multiplier:g} times the clip norm {noise.clip_norm:g} in each of {noise.rounds} × {noise.local_steps} steps"
