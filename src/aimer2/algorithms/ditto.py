@@ -5,7 +5,7 @@ each site keeps v_k and takes steps v_k ← v_k − η(∇F_k(v_k) + λ(v_k − 
 first. With λ = 0 each v_k is what its site makes alone; the common model is FedAvg's, whatever λ.
 
 Leaves the site: ``difference`` = n · (w_local − w_received), one array per parameter; ``weight`` = n, the number of training rows;
-``personal_metrics`` = at the end, the evaluation sums of the model that the site keeps, on its held-out patients; ``local_metrics`` = at the end,
+``kept_metrics`` = at the end, the evaluation sums of the model that the site keeps, on its held-out patients; ``local_metrics`` = at the end,
 those of the model that it has trained alone.
 """
 

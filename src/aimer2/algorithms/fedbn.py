@@ -5,7 +5,7 @@ leaves but those of the normalisation layers (scale, shift, running means and va
 same findings look different between hospitals: other scanners, stains or assays. Without a normalisation layer it is FedAvg.
 
 Leaves the site: ``difference`` = n · (w_local − w_received), one array per parameter outside the normalisation layers; ``weight`` = n, the
-number of training rows; ``personal_metrics`` = at the end, the evaluation sums of the model that the site keeps, on its held-out patients;
+number of training rows; ``kept_metrics`` = at the end, the evaluation sums of the model that the site keeps, on its held-out patients;
 ``local_metrics`` = at the end, those of the model that it has trained alone.
 """
 

@@ -4,7 +4,7 @@ Arivazhagan, Aggarwal, Singh, Choudhary 2019, "Federated Learning with Personali
 together; the base is averaged by rows, the head stays. The first head is that of the untrained model. With one site it is FedAvg.
 
 Leaves the site: ``difference`` = n · (w_local − w_received), one array per parameter of the base; ``weight`` = n, the number of training rows;
-``personal_metrics`` = at the end, the evaluation sums of the model that the site keeps, on its held-out patients; ``local_metrics`` = at the end,
+``kept_metrics`` = at the end, the evaluation sums of the model that the site keeps, on its held-out patients; ``local_metrics`` = at the end,
 those of the model that it has trained alone.
 """
 

@@ -5,7 +5,7 @@ received representation φ site i takes τ steps on its own head, h_i ← h_i �
 (here by rows). The first head is that of the untrained model. Without head steps it is a frozen head under a trained base.
 
 Leaves the site: ``difference`` = n · (w_local − w_received), one array per parameter of the representation; ``weight`` = n, the number of
-training rows; ``personal_metrics`` = at the end, the evaluation sums of the model that the site keeps, on its held-out patients; ``local_metrics``
+training rows; ``kept_metrics`` = at the end, the evaluation sums of the model that the site keeps, on its held-out patients; ``local_metrics``
 = at the end, those of the model that it has trained alone.
 """
 

@@ -4,7 +4,7 @@ Wang, Mathews, Kiddon, Eichner, Beaufays, Ramage 2019, "Federated Evaluation of 
 after k steps on the site's own rows. With no step the personal model is FedAvg's.
 
 Leaves the site: ``difference`` = n · (w_local − w_received), one array per parameter; ``weight`` = n, the number of training rows;
-``personal_metrics`` = at the end, the evaluation sums of the model that the site keeps, on its held-out patients; ``local_metrics`` = at the end,
+``kept_metrics`` = at the end, the evaluation sums of the model that the site keeps, on its held-out patients; ``local_metrics`` = at the end,
 those of the model that it has trained alone.
 """
 

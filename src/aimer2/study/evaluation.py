@@ -17,7 +17,7 @@ from aimer2.study.personal import whose
 
 def pooled(study: Study, sums: Mapping[str, Tree]) -> tuple[FigureDocument, ...]:
     """Figures of the model that a round received, over all sites' held-out patients; none where nothing was held out. At the end of a
-    personal method also those of the models that the sites keep (`personal auc`) and of those that they trained alone (`local auc`).
+    personal method also those of the models that the sites keep (`kept auc`) and of those that they trained alone (`local auc`).
 
     Under differential privacy they come of noisy counts.
     """

@@ -23,7 +23,7 @@ Whose: TypeAlias = Literal["common", "personal", "local"]
 START, MODEL, PREPARATION = "start", "personal", "preparation"
 """What the site's memory holds: the weights it received first, the model it keeps, the means and deviations it was trained with."""
 
-_SUMS: Mapping[str, Whose] = {"personal_metrics": "personal", "local_metrics": "local"}
+_SUMS = {"kept_metrics": "kept", "local_metrics": "local"}
 _OWN_SIDES = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -43,7 +43,7 @@ class Compared:
         """What leaves the site: of the common model, of the kept one, of the one trained alone."""
         return {
             "metrics": self.measured["common"],
-            "personal_metrics": self.measured[self.kept],
+            "kept_metrics": self.measured[self.kept],
             "local_metrics": self.measured["local"],
         }
 
@@ -100,8 +100,8 @@ def told(study: Study, compared: Compared) -> list[Figure]:
     return [*found, Figure("kept", None, None, None, compared.judges, note)]
 
 
-def whose(sum_name: str) -> Whose | None:
-    """Whose figures a sum of the last evaluation holds, beside those of the common model."""
+def whose(sum_name: str) -> str | None:
+    """Which model's figures a sum of the last evaluation holds, beside those of the common model."""
     return _SUMS.get(sum_name)
 
 
