@@ -43,6 +43,8 @@ _FRAMEWORKS: Mapping[str, _Framework] = {
     "sklearn": _Framework("aimer2.learners.sklearn", "SklearnLearner", ("sklearn",), ("sgd",), corrects=False, distribution="scikit-learn"),
 }
 
+_OF_PROBABILITIES = ("brier", "log_loss", "calibration_error", "calibration_in_the_large")
+
 
 def distribution(framework: str) -> str:
     """The package that has to be installed for it."""
@@ -66,7 +68,7 @@ def faults(study: Study) -> list[Fault]:
         found.append(Fault("training.schedule", f"there is no '{training.schedule}'", f"use one of {', '.join(SCHEDULES)}"))
     if training.mixed_precision and not framework.mixed_precision:
         found.append(Fault("training.mixed_precision", f"{model.framework} has none", "leave it out"))
-    found += [*_without_gradients(study), *_several(study), *tasks.faults(study)]
+    found += [*_without_gradients(study), *_several(study), *_no_probabilities(study), *tasks.faults(study)]
     if model.name is not None:
         found += _models().faults(model.framework, model.name, study.cohort.target.classes, model.options, study.cohort.target.kind)
     return found
@@ -132,6 +134,15 @@ def _without_gradients(study: Study) -> list[Fault]:
     if training.weight_decay:
         found.append(Fault("training.weight_decay", f"{name} has none", "use the model's own penalty, for example model.options.penalty = 'l2'"))
     return found
+
+
+def _no_probabilities(study: Study) -> list[Fault]:
+    """Metrics that would take a score for a probability."""
+    name = study.model.name
+    if name is None or _models().tells_probabilities(study.model.framework, name):
+        return []
+    problem, remedy = f"takes the score for a probability, and {name} tells none", "leave it out, or set model.name = 'logistic'"
+    return [Fault("evaluation.metrics", f"{metric} {problem}", remedy) for metric in study.metrics if metric in _OF_PROBABILITIES]
 
 
 def _several(study: Study) -> list[Fault]:

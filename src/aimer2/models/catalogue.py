@@ -29,6 +29,8 @@ class _Architecture:
     builder: str
     options: type[Document]
     targets: tuple[str, ...]
+    probabilities: bool = True
+    """Whether its scores for classes are probabilities."""
 
 
 _MODELS: Mapping[str, Mapping[str, _Architecture]] = {
@@ -54,8 +56,10 @@ _MODELS: Mapping[str, Mapping[str, _Architecture]] = {
     "sklearn": {
         "linear": _Architecture("linear regression, row by row", "sklearn", "build_linear", SgdOptions, ("regression",)),
         "logistic": _Architecture("logistic regression, row by row", "sklearn", "build_logistic", SgdOptions, ("binary", "multiclass")),
-        "svm": _Architecture("linear support vector machine", "sklearn", "build_svm", SgdOptions, ("binary", "multiclass")),
-        "perceptron": _Architecture("Rosenblatt's perceptron", "sklearn", "build_perceptron", SgdOptions, ("binary", "multiclass")),
+        "svm": _Architecture("linear support vector machine", "sklearn", "build_svm", SgdOptions, ("binary", "multiclass"), probabilities=False),
+        "perceptron": _Architecture(
+            "Rosenblatt's perceptron", "sklearn", "build_perceptron", SgdOptions, ("binary", "multiclass"), probabilities=False
+        ),
     },
 }
 
@@ -71,6 +75,11 @@ def options(framework: str, name: str) -> type[Document]:
     Raises BadModel for a name the framework does not have.
     """
     return _find(framework, name).options
+
+
+def tells_probabilities(framework: str, name: str) -> bool:
+    """Whether the model's scores for classes are probabilities; an unknown name counts as such."""
+    return name not in available(framework) or _find(framework, name).probabilities
 
 
 def faults(framework: str, name: str, classes: int, chosen: Mapping[str, Any], kind: str | None = None) -> list[Fault]:

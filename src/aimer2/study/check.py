@@ -13,7 +13,7 @@ from aimer2.core.errors import BadStudy, Fault
 from aimer2.core.study import Study
 from aimer2.learners.catalogue import faults as learner_faults
 from aimer2.metrics import figures
-from aimer2.study import differential_privacy
+from aimer2.study import differential_privacy, seams
 
 
 def check(study: Study, folder: Path, clock: Clock) -> list[Fault]:
@@ -25,6 +25,7 @@ def check(study: Study, folder: Path, clock: Clock) -> list[Fault]:
         *_steps(study),
         *_aggregator(study),
         *learner_faults(study),
+        *seams.faults(study),
         *_metrics(study),
         *_sites(study),
         *_code(study, folder),

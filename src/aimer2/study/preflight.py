@@ -24,6 +24,7 @@ from aimer2.core.errors import BadData
 from aimer2.core.study import Cohort, Feature, Study, Target
 from aimer2.core.task import Check
 from aimer2.learners.batches import validation
+from aimer2.learners.catalogue import distribution, frameworks
 from aimer2.study import cohort as cohorts
 
 DISK_BYTES = 1 << 30
@@ -133,9 +134,10 @@ def _outcomes(target: Target, train: cohorts.Design) -> Iterator[Check]:
 def _machine(study: Study, rows: int, environment: Environment) -> Iterator[Check]:
     packages = environment.packages
     yield _check("packages", "Every package is in its range.", [_outdated(name, text, packages) for name, text in study.requires.items()])
-    framework = study.model.framework
-    found = framework in packages
-    yield Check(name="framework", passed=found, finding=f"{framework} {packages[framework]}." if found else f"{framework} is not installed.")
+    wanted = [distribution(framework) for framework in frameworks(study)]
+    found = next((name for name in wanted if name in packages), None)
+    finding = f"{' or '.join(wanted)} is not installed." if found is None else f"{found} {packages[found]}."
+    yield Check(name="framework", passed=found is not None, finding=finding)
     yield _room("disk", DISK_BYTES, environment.disk_free)
     needed = MEMORY_BYTES + COPIES * 8 * rows * cohorts.design_width(study.cohort)
     if environment.memory_available is not None:
