@@ -16,8 +16,8 @@ import pytest
 from aimer2.audit.kinds import Kind
 from aimer2.cli.federation import Federation, Hospital
 from aimer2.cli.site_options import open_decisions
-from aimer2.core.study import Study, read_study
-from aimer2.messages.package import Package, digest
+from aimer2.core.study import read_study
+from aimer2.messages.package import digest
 from aimer2.site.decisions import Decisions
 from aimer2.site.folder import SiteFolder
 
@@ -101,7 +101,8 @@ sites.names = ["east", "north", "west"]
 
 
 def test_three_hospitals_verify_each_other_and_then_approve(at: Site, strangers: Federation, offered: str, tmp_path: Path) -> None:
-    shown = at("north", "roster", "show", offered[:12]).out
+    study = offered[:12]
+    shown = at("north", "roster", "show", study).out
     assert len(re.findall("NOT VERIFIED", shown)) == 2 and re.search(r"^north .* this site$", shown, re.MULTILINE)
     own = {name: fingerprint_of(at(name, "roster", "show").out, name) for name in NAMES}
     assert {name: fingerprint_of(shown, name) for name in NAMES} == own
@@ -113,8 +114,7 @@ def test_three_hospitals_verify_each_other_and_then_approve(at: Site, strangers:
     assert at("north", "roster", "verify", "south", own["east"], "--by", "Dr Ines Vogt").status == 4
     assert "No other site's key is verified" in at("north", "roster", "show").out
 
-    secure = offer_with_secure_aggregation(strangers, offered)
-    unable = at("north", "approve", secure[:12], "--by", "Dr Ines Vogt")
+    unable = at("north", "approve", study, "--by", "Dr Ines Vogt")
     assert unable.status == 3 and "2 of 3 keys" in unable.err and "[not-verified]" in unable.err
     commands = re.findall("aimer2 site roster verify (.*) FINGERPRINT --by 'Dr Ines Vogt'", unable.err)
     assert commands == ["east", "west"]
@@ -122,7 +122,7 @@ def test_three_hospitals_verify_each_other_and_then_approve(at: Site, strangers:
 
     verified = at("north", "roster", "verify", "east", *own["east"].split(), "--by", "Dr Ines Vogt")
     assert verified.status == 0 and re.search("verified by Dr Ines Vogt, by telephone, 20..-..-..", verified.out)
-    assert "1 of 3 keys" in at("north", "approve", secure[:12], "--by", "Dr Ines Vogt").err
+    assert "1 of 3 keys" in at("north", "approve", study, "--by", "Dr Ines Vogt").err
 
     assert at("east", "roster", "verify", "west", own["west"], "--by", "Dr East", "--how", "in-person").status == 0
     statement = tmp_path / "east.statement"
@@ -133,41 +133,33 @@ def test_three_hospitals_verify_each_other_and_then_approve(at: Site, strangers:
     alien = at("west", "roster", "verify", "east", "--statement", statement, "--by", "Dr West")
     assert alien.status == 3 and "[not-verified]" in alien.err
 
-    assert "Every key is verified here" in at("north", "roster", "show", secure[:12]).out
-    assert at("north", "approve", secure[:12], "--by", "Dr Ines Vogt").status == 0
+    assert "Every key is verified here" in at("north", "roster", "show", study).out
+    assert at("north", "approve", study, "--by", "Dr Ines Vogt").status == 0
     decisions = decisions_of(strangers, "north")
-    decision = decisions.store.decision(secure)
+    decision = decisions.store.decision(offered)
     assert decision is not None and decision.roster is not None
     counted = [entry.kind for entry in decisions.audit.read(kinds={Kind.ROSTER_KEY_VERIFIED, Kind.ROSTER_KEY_REFUSED})]
     assert counted == [Kind.ROSTER_KEY_REFUSED, Kind.ROSTER_KEY_VERIFIED, Kind.ROSTER_KEY_VERIFIED]
     assert "unbroken" in at("north", "audit", "verify").out
     decisions.store.close()
 
-
-def offer_with_secure_aggregation(strangers: Federation, offered: str) -> str:
-    decisions = decisions_of(strangers, "north")
-    known = decisions.find(offered)
-    assert known.package is not None
-    study: Study = known.package.study
-    secure = study.model_copy(update={"privacy": study.privacy.model_copy(update={"secure_aggregation": True})})
-    package: Package = known.package.model_copy(update={"study": secure})
-    decisions.store.note_study(digest(package), "running", time.time())
-    decisions.store.keep_package(digest(package), package)
-    decisions.store.close()
-    return digest(package)
+    assert at("east", "roster", "verify", "north", own["north"], "--by", "Dr East").status == 0
+    for other in ("east", "north"):
+        assert at("west", "roster", "verify", other, own[other], "--by", "Dr West").status == 0
+    for name in ("east", "west"):
+        assert at(name, "approve", study, "--by", f"Dr {name.title()}").status == 0
+    researcher = strangers.researcher()
+    wait_for(lambda: researcher.study(offered).state not in ("offered", "running"))
+    assert researcher.study(offered).state == "finished"
 
 
 def test_a_changed_key_is_loud_and_the_doctor_finds_it(at: Site, strangers: Federation, offered: str) -> None:
     name = "west"
-    own = {each: fingerprint_of(at(each, "roster", "show").out, each) for each in NAMES}
-    for each in ("east", "north"):
-        assert at(name, "roster", "verify", each, own[each], "--by", "Dr West").status == 0
     decisions = decisions_of(strangers, name)
     package = decisions.find(offered).package
     assert package is not None
     keys = dict(package.roster) | {"north": package.roster["east"], "east": package.roster["north"]}
-    study = package.study.model_copy(update={"privacy": package.study.privacy.model_copy(update={"secure_aggregation": True})})
-    forged = package.model_copy(update={"roster": keys, "study": study})
+    forged = package.model_copy(update={"roster": keys})
     decisions.store.note_study(digest(forged), "running", time.time())
     decisions.store.keep_package(digest(forged), forged)
     decisions.store.close()
