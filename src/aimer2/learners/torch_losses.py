@@ -109,7 +109,7 @@ def _efron(among: Tensor, group: Tensor) -> Tensor:
     _, place, deaths = torch.unique_consecutive(group, return_inverse=True, return_counts=True)
     share = among.new_zeros(len(deaths)).index_add(0, place, among.exp())
     before = torch.arange(len(group), device=group.device) - torch.searchsorted(group, group)
-    return torch.log1p(-before / deaths[place] * share[place])
+    return torch.log1p(-before.to(among) / deaths[place] * share[place])
 
 
 def discrete_time(outputs: Tensor, targets: Tensor, reduction: str, *, ends: tuple[float, ...]) -> Tensor:
