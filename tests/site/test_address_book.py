@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from aimer2.audit.log import AuditLog
 from aimer2.blobs.folder import FolderStore
 from aimer2.core.errors import AimerError, BadInput, Conflict, NotAvailable, NotFound, NotVerified, Tampered
 from aimer2.core.study import Study
+from aimer2.core.task import Refusal, Task
 from aimer2.identity.documents import open_document, sign_document
 from aimer2.identity.keys import PublicKey, SigningKey
 from aimer2.messages.package import Package
@@ -355,12 +357,19 @@ def test_an_approval_countersigns_the_roster_that_was_verified(site: Decisions, 
     assert site.store.decision(study) == signed
 
 
-def test_a_key_that_counts_no_more_keeps_this_site_out(site: Decisions, offered: MakePackage) -> None:
+def test_a_key_that_counts_no_more_keeps_this_site_out(site: Decisions, settings: Settings, offered: MakePackage) -> None:
     package, keys = offered("east", "west")
+    study = digest_of(package)
     verify_all(site, keys)
-    site.approve(digest_of(package), by=BY)
+    site.approve(study, by=BY)
+    connection = cast("Connection", Offering(package))
+    performing = Performing(site, settings, connection, Workers(), persist)
+    asked = Task(id="1", study=study, site="north", stage="train", round_number=1, phase="keys", message="no set-up")
+    before = asyncio.run(performing.reply(asked, {})).reply
     site.address_book.remove("west", by=BY, reason="its key was stolen")
-    assert site.address_book.unverified(package.roster) == ("west",)
+    after = asyncio.run(performing.reply(asked, {})).reply
+    assert isinstance(after, Refusal) and "keys of west" in after.reason
+    assert not isinstance(before, Refusal) or "west" not in before.reason
 
 
 def test_without_secure_aggregation_nobody_needs_to_be_verified(site: Decisions, offered: MakePackage) -> None:

@@ -146,7 +146,7 @@ def sign(out: Path, by: str, folder: Path | None) -> None:
 def remove(site: str, reason: str, by: str, folder: Path | None) -> None:
     """Let a site's key count no longer.
 
-    Nor do the keys that were taken over from it. From then on this site takes no part in secure aggregation with any of them.
+    Nor do the keys that were taken over from it. From then on this site sets up no keys for secure aggregation with any of them.
     """
     gone = open_decisions(existing(folder)).address_book.remove(site, by=by, reason=reason)
     click.echo(f"No longer verified here: {', '.join(gone)}")
