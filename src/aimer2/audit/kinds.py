@@ -55,6 +55,10 @@ class Kind(StrEnum):
     UPDATE_SENT = "update-sent", "A protected update left the site."
     REPORT_WRITTEN = "report-written", "The site's own report of the study was written; it stays here."
 
+    MODEL_KEPT = "model-kept", "A model of the site's own outlives its study here; it has never left the site."
+    MODEL_EXPORTED = "model-exported", "A named person wrote a model of the site's own to a file."
+    MODEL_DELETED = "model-deleted", "A named person deleted a model of the site's own."
+
     # The privacy ledger of a data set at a site
     BUDGET_PROPOSED = "budget-proposed", "A named person wants this privacy budget; it is in force once a second person confirms it."
     BUDGET_SET = "budget-set", "The privacy budget of the data set is this from now on."

@@ -43,7 +43,12 @@ from aimer2.site.store import KnownStudy
 if TYPE_CHECKING:
     from aimer2.site.datasets import Datasets
 
-_GROUPS = {"budget": "aimer2.cli.site_budget:budget", "rehearse": "aimer2.cli.site_rehearse:rehearse", "roster": "aimer2.cli.site_roster:roster"}
+_GROUPS = {
+    "budget": "aimer2.cli.site_budget:budget",
+    "model": "aimer2.cli.site_model:model",
+    "rehearse": "aimer2.cli.site_rehearse:rehearse",
+    "roster": "aimer2.cli.site_roster:roster",
+}
 _EXISTING = click.Path(path_type=Path, exists=True, resolve_path=True)
 
 

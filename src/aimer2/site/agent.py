@@ -20,6 +20,7 @@ from aimer2.core.errors import AimerError, BadInput, NotAuthenticated, Unreachab
 from aimer2.core.task import Answer, Failure, Task
 from aimer2.identity.keys import PublicKey
 from aimer2.messages.wire import Decision, StudyNotice
+from aimer2.site import models
 from aimer2.site.approval import Policy
 from aimer2.site.backoff import Backoff
 from aimer2.site.connection import Connection
@@ -172,6 +173,8 @@ class Agent:
         if self._decisions.store.fact(f"reported {digest}") is not None:
             return
         self._exchanging.cancel(digest)
+        if self._decisions.store.decision(digest) is not None:
+            models.keep(self._decisions, digest, self._performing.blobs(digest))
         await self._performing.forget(digest)
         if self._decisions.store.decision(digest) is not None:
             write_report(self._decisions, digest)

@@ -87,6 +87,14 @@ class SiteFolder:
     def log(self, digest: str) -> Path:
         return self.study(digest) / "worker.log"
 
+    @property
+    def models(self) -> Path:
+        """Models of the hospital's own that studies have left."""
+        return self.path / "models"
+
+    def model(self, digest: str) -> Path:
+        return self.models / digest
+
     def report(self, digest: str) -> Path:
         return self.path / "reports" / f"{digest}.json"
 
