@@ -75,4 +75,5 @@ def study(aggregator: str, features: list[str]) -> Study:
         method={"rounds": 10, "aggregator": aggregator},
         sites={"minimum": SITES},
         evaluation={"held_out": 0},
+        privacy={"secure_aggregation": False, "why_not_secure": "robust aggregators compare the updates one by one"},
     )

@@ -91,6 +91,7 @@ def study_of(sites: list[str], size: int, rounds: int) -> Study:
         method={"rounds": rounds},
         sites={"names": sites, "minimum": len(sites)},
         evaluation={"held_out": 0},
+        privacy={"secure_aggregation": False, "why_not_secure": "the benchmark measures rounds in the clear"},
     )
 
 

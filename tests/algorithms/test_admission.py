@@ -30,6 +30,7 @@ def a_study(method: str) -> Study:
         cohort={"dataset": "heart", "features": [{"name": "age"}], "target": {"name": "event"}},
         model={"framework": "numpy", "name": "logistic"},
         method={"name": method},
+        privacy={"secure_aggregation": False, "why_not_secure": "a test"},
     )
 
 

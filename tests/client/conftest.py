@@ -45,6 +45,7 @@ def study_of(**changes: Any) -> Study:
         "method": {"name": "fedavg", "rounds": 3},
         "sites": {"minimum": 1},
         "evaluation": {"metrics": ["auc"]},
+        "privacy": {"secure_aggregation": False, "why_not_secure": "a test"},
     }
     return Study(**(fields | changes))
 

@@ -31,6 +31,7 @@ def result() -> dict[str, Any]:
         method={"name": "fedprox", "rounds": 3, "parameters": {"mu": 0.25}},
         sites={"minimum": 2},
         evaluation={"metrics": ["auc"], "release_per_site": True},
+        privacy={"secure_aggregation": False, "why_not_secure": "a test"},
     )
     rng = np.random.default_rng(1)
     frames = {name: pd.DataFrame({"age": rng.normal(size=60), "ill": rng.integers(0, 2, 60)}) for name in ("bern", "graz", "ulm")}

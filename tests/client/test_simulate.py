@@ -35,6 +35,7 @@ def study(**changes: Any) -> Study:
         "model": {"framework": "numpy", "name": "logistic"},
         "training": {"learning_rate": 0.5, "batch_size": None, "local_steps": 5},
         "method": {"rounds": 4},
+        "privacy": {"secure_aggregation": False, "why_not_secure": "a test"},
     }
     return Study(**(fields | changes))
 

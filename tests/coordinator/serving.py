@@ -250,6 +250,7 @@ def study(**changes: Any) -> Study:
         "method": {"name": "fedavg", "rounds": 2},
         "sites": {"minimum": 2},
         "evaluation": {"held_out": 0.0},
+        "privacy": {"secure_aggregation": False, "why_not_secure": "a test"},
     }
     return Study(**(fields | changes))
 

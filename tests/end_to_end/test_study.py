@@ -65,6 +65,7 @@ def study_of(**changes: Any) -> Study:
         "method": {"name": "fedavgm", "rounds": 8, "parameters": {"momentum": 0.5}},
         "sites": {"names": list(SITES), "minimum": 3, "quorum": 2, "deadline_seconds": 60},
         "evaluation": {"held_out": 0.25, "release_per_site": True},
+        "privacy": {"secure_aggregation": False, "why_not_secure": "a test"},
     }
     return Study(**(fields | changes))
 

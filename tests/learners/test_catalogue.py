@@ -28,6 +28,7 @@ def study(model: dict[str, Any], kind: str = "binary", **training: Any) -> Study
         cohort={"dataset": "none", "features": [{"name": "x"}], "target": {"name": "y", "kind": kind, "categories": categories}},
         model=model,
         training=training,
+        privacy={"secure_aggregation": False, "why_not_secure": "a test"},
     )
 
 

@@ -56,6 +56,7 @@ def study(**changes: Any) -> Study:
         "training": {"learning_rate": 0.3, "local_steps": 3, "batch_size": 16},
         "method": {"name": "fedavgm", "rounds": 3, "parameters": {"momentum": 0.5}},
         "sites": {"minimum": 2, "block": 2},
+        "privacy": {"secure_aggregation": False, "why_not_secure": "a test"},
     }
     return Study(**(fields | changes))
 

@@ -41,6 +41,7 @@ def make_study(**changes: Any) -> Study:
         "training": {"local_steps": 2, "batch_size": 16},
         "method": {"name": "fedavg", "rounds": 3},
         "sites": {"minimum": 1},
+        "privacy": {"secure_aggregation": False, "why_not_secure": "a test"},
     }
     return Study(**(fields | changes))
 

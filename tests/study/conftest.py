@@ -45,6 +45,7 @@ def make_study(**changes: Any) -> Study:
         "training": {"learning_rate": 0.5, "local_steps": 2, "batch_size": 16},
         "method": {"name": "fedavg", "rounds": 3},
         "sites": {"names": NAMES, "minimum": 2},
+        "privacy": {"secure_aggregation": False, "why_not_secure": "a test"},
     }
     return Study(**(fields | changes))
 

@@ -19,7 +19,10 @@ CODE = {"framework": "numpy", "code": "model.py"}
 # changes of a study whose form is right, and where the fault is told
 FAULTS: list[tuple[dict[str, Any], str, str]] = [
     ({"expires": "2020-01-01"}, "expires", "past"),
-    ({"privacy": {"secure_aggregation": True}}, "privacy.secure_aggregation", "not available"),
+    ({"privacy": {"secure_aggregation": False}}, "privacy.why_not_secure", "sees each hospital's update"),
+    ({"privacy": {"why_not_secure": "it is quicker"}}, "privacy.why_not_secure", "has secure aggregation"),
+    ({"privacy": {}, "sites": {"names": ["a", "b"]}}, "privacy.secure_aggregation", "2 are named"),
+    ({"privacy": {}, "method": {"aggregator": "median"}, "sites": {"minimum": 3}}, "method.aggregator", "one by one"),
     ({"method": {"name": "fedmagic"}}, "method.name", "no method 'fedmagic'"),
     ({"method": {"name": "fedprox", "parameters": {"nu": 1.0}}}, "method.parameters.nu", "no such"),
     ({"model": {"framework": "numpy", "name": "transformer"}}, "model.name", "no model"),
@@ -75,13 +78,12 @@ def test_code_is_read_and_not_run(study: Make, tmp_path: Path) -> None:
 def test_all_faults_at_once(study: Make, tmp_path: Path) -> None:
     changes: dict[str, Any] = {}
     for change, place, _ in FAULTS:
-        if place in ("expires", "privacy.secure_aggregation", "method.name", "training.schedule", "sites.names"):
+        if place in ("expires", "method.name", "training.schedule", "sites.names"):
             changes |= change
     with pytest.raises(BadStudy) as caught:
         refuse_faults(study(**changes), tmp_path, SystemClock())
     assert {fault.place for fault in caught.value.faults} == {
         "expires",
-        "privacy.secure_aggregation",
         "method.name",
         "training.schedule",
         "sites.names",
@@ -89,7 +91,7 @@ def test_all_faults_at_once(study: Make, tmp_path: Path) -> None:
 
 
 def test_a_right_study_has_none(study: Make, tmp_path: Path) -> None:
-    for changes in ({}, {"method": {"name": "fedavgm"}}, {"sites": {}}, {"evaluation": {"held_out": 0}}):
+    for changes in ({}, {"privacy": {}}, {"method": {"name": "fedavgm"}}, {"sites": {}}, {"evaluation": {"held_out": 0}}):
         assert check(study(**changes), tmp_path, SystemClock()) == []
         refuse_faults(study(**changes), tmp_path, SystemClock())
 

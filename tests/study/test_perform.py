@@ -26,6 +26,7 @@ def study_of(**cohort: Any) -> Study:
         expires=datetime.date(2100, 1, 1),
         cohort={"dataset": "d", "features": [{"name": "x"}], "target": {"name": "y"}, "standardise": "none"} | cohort,
         model={"framework": "numpy", "name": "logistic"},
+        privacy={"secure_aggregation": False, "why_not_secure": "a test"},
     )
 
 

@@ -75,7 +75,7 @@ def test_a_real_study_is_told_as_it_was(world: World) -> None:
     }
     assert [task.site for task in made.engine.withdrawn] == ["west"]
     assert result["released"] == {}
-    assert "no formal privacy guarantee" in result["privacy"]["statement"]
+    assert "No formal privacy guarantee" in result["privacy"]["statement"]
 
 
 @pytest.mark.parametrize("release", [False, True])

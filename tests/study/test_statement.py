@@ -53,7 +53,7 @@ def test_whose_word_it_is(private: Study) -> None:
     assert own["word"].startswith("enforced")
     assert brought["word"].startswith("asserted by the researcher")
     assert "asserts" in guarantee(brought)
-    assert "no formal privacy guarantee" in guarantee(None)
+    assert "No formal privacy guarantee" in guarantee(None)
 
 
 def test_nothing_is_stated_where_nothing_was_asked(study: Callable[..., Study]) -> None:

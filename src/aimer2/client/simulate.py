@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, TypeVar, final
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from aimer2.algorithms import catalogue
 from aimer2.blobs.memory import MemoryStore
@@ -27,9 +28,11 @@ from aimer2.core.random import stream
 from aimer2.core.study import Study
 from aimer2.core.task import BlobRef, FigureDocument, SiteId
 from aimer2.engines.in_process import InProcess
+from aimer2.identity.keys import SigningKey
 from aimer2.learners.catalogue import make_learner
-from aimer2.messages.package import digest
+from aimer2.messages.package import digest as digest_of
 from aimer2.messages.tensors import read_tree
+from aimer2.secure_aggregation.vault import MemoryVault
 from aimer2.study.check import refuse_faults
 from aimer2.study.checkpoint import Remembered
 from aimer2.study.collect import Patience
@@ -37,6 +40,7 @@ from aimer2.study.conduct import Loop, Part, Plan, conduct
 from aimer2.study.events import Event, RoundFinished, StudyFinished, StudyPaused
 from aimer2.study.pack import pack
 from aimer2.study.perform import Participant, Performs, open_performer, shielded
+from aimer2.study.secure_update import SecureUpdate
 
 SiteData: TypeAlias = pd.DataFrame | Table | Dataset
 
@@ -160,13 +164,23 @@ async def _simulate(
     refuse_faults(study, folder, clock)
     blobs, past = MemoryStore(), Remembered()
     files = {} if study.model.code is None else {study.model.code: folder / study.model.code}
-    package = pack(study, folder, dict.fromkeys(sites, ""), blobs, feature_shape=_feature_shape(sites))
+    keys = {site: _made_up_key(site) for site in sites}
+    package = pack(study, folder, {site: key.public.text for site, key in keys.items()}, blobs, feature_shape=_feature_shape(sites))
+    digest = digest_of(package)
     performers = {site: _performer(study, site, data, files, patient) for site, data in sites.items()}
-    engine = InProcess(performers, blobs, order=order)
-    await _listen(conduct(package, digest(package), engine, blobs, past, clock=clock), past, on_event)
+    secure = {}
+    if study.privacy.secure_aggregation:
+        secure = {site: SecureUpdate.of(package, digest, site, key, MemoryVault()) for site, key in keys.items()}
+    engine = InProcess(performers, blobs, order=order, secure=secure)
+    await _listen(conduct(package, digest, engine, blobs, past, clock=clock), past, on_event)
     last = past.past[-1]
     assert isinstance(last, StudyFinished)
     return Simulation(_arrays(blobs, BlobRef(**last.result["model"])), last.result, tuple(past.past))
+
+
+def _made_up_key(site: SiteId) -> SigningKey:
+    """The same in every run, so that a simulated study has one digest. It protects nobody: all sites are this process."""
+    return SigningKey(Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"simulated site " + site.encode()).digest()))
 
 
 def _for_these(study: Study, sites: Mapping[SiteId, SiteData]) -> Study:

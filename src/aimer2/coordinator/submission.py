@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from aimer2.coordinator.registry import Registry
 from aimer2.core.errors import BadStudy, Fault, NotAvailable
 from aimer2.messages.package import Package
+from aimer2.secure_aggregation.roster import MINIMUM
+from aimer2.study.check import promises
 
 
 def check_package(package: Package, registry: Registry, missing: Sequence[str], now: float) -> None:
@@ -14,13 +16,13 @@ def check_package(package: Package, registry: Registry, missing: Sequence[str], 
 
     Raises NotAvailable where privacy terms are asked for that this version has not, BadStudy with every fault.
     """
-    privacy = package.study.privacy
-    if privacy.secure_aggregation or privacy.differential_privacy is not None:
+    if package.study.privacy.differential_privacy is not None:
         raise NotAvailable(
-            "The study asks for secure aggregation or differential privacy, which this coordinator does not offer yet.",
+            "The study asks for differential privacy, which this coordinator does not offer yet.",
             remedy="Terms that cannot be kept are refused, never ignored: submit the study where they are available.",
         )
-    faults = [Fault("blobs", f"{sha256[:16]}… was not uploaded", "upload it, then submit again") for sha256 in missing]
+    faults = promises(package.study)
+    faults += [Fault("blobs", f"{sha256[:16]}… was not uploaded", "upload it, then submit again") for sha256 in missing]
     if package.study.expires_at <= now:
         faults.append(Fault("expires", "lies in the past", "give a day to come"))
     if package.study.model.code is not None and package.study.model.code not in package.files:
@@ -44,4 +46,7 @@ def _faults_of_roster(package: Package, registry: Registry) -> list[Fault]:
     if len(package.roster) < package.study.sites.minimum:
         problem = f"{len(package.roster)} sites are asked, {package.study.sites.minimum} must approve"
         faults.append(Fault("sites.minimum", problem, "ask more sites, or lower `minimum`"))
+    if package.study.privacy.secure_aggregation and len(package.roster) < MINIMUM:
+        problem = f"{len(package.roster)} sites are asked; secure aggregation needs at least {MINIMUM}"
+        faults.append(Fault("roster", problem, "wait until more hospitals have enrolled, or submit without secure aggregation and say why"))
     return faults

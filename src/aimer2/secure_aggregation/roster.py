@@ -15,6 +15,11 @@ from aimer2.secure_aggregation.messages import digest_of
 MINIMUM = 3
 
 
+def threshold(sites: int) -> int:
+    """floor(2n/3) + 1 of n sites."""
+    return 2 * sites // 3 + 1
+
+
 @final
 @dataclass(frozen=True)
 class Roster:
@@ -42,8 +47,8 @@ class Roster:
 
     @property
     def threshold(self) -> int:
-        """How many sites must agree, and how many shares open a secret: floor(2n/3) + 1."""
-        return 2 * len(self.members) // 3 + 1
+        """How many sites must agree, and how many shares open a secret."""
+        return threshold(len(self.members))
 
     @property
     def least(self) -> int:

@@ -13,23 +13,30 @@ from aimer2.core.errors import BadStudy, Fault
 from aimer2.core.study import Study
 from aimer2.learners.catalogue import faults as learner_faults
 from aimer2.metrics import figures
+from aimer2.secure_aggregation.roster import MINIMUM
 from aimer2.study import differential_privacy, seams
+
+_NOT_SECURE = "set `privacy.secure_aggregation` to false and say why in `privacy.why_not_secure`"
 
 
 def check(study: Study, folder: Path, clock: Clock) -> list[Fault]:
     """Every fault of a study whose form is right (`Study` has told the faults of form); ``folder`` holds its code. Empty: it can be submitted."""
     return [
         *_terms(study, clock),
+        *promises(study),
         *differential_privacy.faults(study),
-        *_method(study),
         *_steps(study),
-        *_aggregator(study),
         *learner_faults(study),
         *seams.faults(study),
         *_metrics(study),
         *_sites(study),
         *_code(study, folder),
     ]
+
+
+def promises(study: Study) -> list[Fault]:
+    """What the coordinator that conducts it must keep, and looks at again: the secrecy of updates, method and aggregator."""
+    return [*_secrecy(study), *_method(study), *_aggregator(study)]
 
 
 def refuse_faults(study: Study, folder: Path, clock: Clock) -> None:
@@ -42,9 +49,20 @@ def _terms(study: Study, clock: Clock) -> list[Fault]:
     found = []
     if study.expires_at < clock.now():
         found.append(Fault("expires", "lies in the past", "give a later day"))
-    if study.privacy.secure_aggregation:
-        found.append(Fault("privacy.secure_aggregation", "is not available in this version", "leave it out, and tell the sites so in `purpose`"))
     return found
+
+
+def _secrecy(study: Study) -> list[Fault]:
+    secure, why = study.privacy.secure_aggregation, study.privacy.why_not_secure
+    if not secure and not why:
+        problem = "is missing: without secure aggregation the coordinator sees each hospital's update"
+        return [Fault("privacy.why_not_secure", problem, "say in a sentence why that must be, or leave `secure_aggregation = false` out")]
+    if secure and why:
+        return [Fault("privacy.why_not_secure", "is given, but the study has secure aggregation", f"leave it out, or {_NOT_SECURE}")]
+    if secure and 0 < len(study.sites.names) < MINIMUM:
+        problem = f"needs at least {MINIMUM} sites, and {len(study.sites.names)} are named: of two, each could work out the other's update"
+        return [Fault("privacy.secure_aggregation", problem, f"name more sites, or {_NOT_SECURE}")]
+    return []
 
 
 def _method(study: Study) -> list[Fault]:
@@ -56,7 +74,7 @@ def _method(study: Study) -> list[Fault]:
     if not catalogue.is_additive(name):
         if study.privacy.secure_aggregation:
             problem = f"{name} hands single models on, and secure aggregation shows nobody a single one"
-            found.append(Fault("method.name", problem, "take a method that adds up, or leave `privacy.secure_aggregation` out"))
+            found.append(Fault("method.name", problem, f"take a method that adds up, or {_NOT_SECURE}"))
         if study.method.aggregator != "weighted_mean":
             found.append(Fault("method.aggregator", f"{name} asks one site a round, so there is nothing to compare", "leave it out"))
     if isinstance(method, Personal) and study.evaluation.held_out == 0:
@@ -104,7 +122,7 @@ def _aggregator(study: Study) -> list[Fault]:
         found.append(Fault("method.aggregator", problem, f"set `{where}` to {aggregator.sites_needed} or more, or take another aggregator"))
     if study.privacy.secure_aggregation and not aggregator.additive:
         problem = f"{name} compares the sites' updates one by one, and secure aggregation shows nobody a single one"
-        found.append(Fault("method.aggregator", problem, "take weighted_mean, or leave `privacy.secure_aggregation` out"))
+        found.append(Fault("method.aggregator", problem, f"take weighted_mean, or {_NOT_SECURE}"))
     return found
 
 

@@ -9,7 +9,7 @@ from aimer2.core.clock import rfc3339
 from aimer2.core.task import BlobRef, SiteId
 from aimer2.messages.package import Package
 from aimer2.study.events import Event, RoundFinished, StudyStarted
-from aimer2.study.statement import differential_privacy, guarantee
+from aimer2.study.statement import differential_privacy, guarantee, secrecy, secure_aggregation
 
 
 def build_result(package: Package, digest: str, model: BlobRef, events: Sequence[Event]) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def build_result(package: Package, digest: str, model: BlobRef, events: Sequence
     started = next((event.time for event in events if isinstance(event, StudyStarted)), None)
     measured = [event for event in rounds if event.figures]
     last = measured[-1] if measured else None
-    private = differential_privacy(study, events)
+    private, secret = differential_privacy(study, events), secure_aggregation(package, rounds)
     return {
         "format": 1,
         "study": digest,
@@ -35,9 +35,10 @@ def build_result(package: Package, digest: str, model: BlobRef, events: Sequence
         "figures": [] if last is None else [figure.model_dump() for figure in last.figures],
         "released": {site: [f.model_dump() for f in figures] for event in rounds for site, figures in event.released.items()},
         "privacy": {
-            "secure_aggregation": False,
+            "secure_aggregation": secret,
+            "why_not_secure": study.privacy.why_not_secure,
             "differential_privacy": private,
-            "statement": f"The coordinator saw each site's update in the clear; {guarantee(private)}",
+            "statement": f"{secrecy(secret)} {guarantee(private)}",
         },
         "lineage": {
             "initial": package.initial.sha256,

@@ -20,7 +20,7 @@ from aimer2.messages.package import Package
 from aimer2.secure_aggregation.layout import Layout
 from aimer2.secure_aggregation.masking import mask
 from aimer2.secure_aggregation.messages import EpochTerms, RoundTerms, parsed
-from aimer2.secure_aggregation.roster import Roster
+from aimer2.secure_aggregation.roster import MINIMUM, Roster, threshold
 from aimer2.secure_aggregation.site import Member
 from aimer2.secure_aggregation.vault import Vault
 
@@ -106,6 +106,13 @@ class SecureUpdate:
 def roster_of(package: Package, digest: str) -> Roster:
     """The study's sites with their keys, as every site approved them. Raises NotAvailable for fewer than three."""
     return Roster(digest, {site: PublicKey.from_text(key) for site, key in package.roster.items()})
+
+
+def sites_needed(package: Package) -> int:
+    """With so many approvals the study can start: as many as it asks for, and as many as a sum in secret is made of."""
+    study = package.study
+    secret = max(MINIMUM, threshold(len(package.roster))) if study.privacy.secure_aggregation else 1
+    return max(study.sites.minimum, secret)
 
 
 def layout_in(message: MaskedUpdate) -> Layout:

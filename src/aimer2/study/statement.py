@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from aimer2.core.study import Study
+from aimer2.messages.package import Package
 from aimer2.privacy.terms import terms
-from aimer2.study.events import Event, RoundStarted
+from aimer2.secure_aggregation.messages import PROTOCOL
+from aimer2.secure_aggregation.roster import threshold
+from aimer2.study.events import Event, RoundFinished, RoundStarted
 
 NOT_COVERED = (
     "which sites took part, refused, failed or were late, and how long they took",
@@ -16,6 +19,30 @@ NOT_COVERED = (
     "a patient who is treated at several sites: what each site tells adds up",
     "other studies of the same patients, also those by which this study's settings were chosen: what they tell adds up",
 )
+
+
+def secure_aggregation(package: Package, rounds: Sequence[RoundFinished]) -> dict[str, Any] | None:
+    """How the sums were made in secret, and what that cost in precision. None where the coordinator saw every update."""
+    if not package.study.privacy.secure_aggregation:
+        return None
+    sites = len(package.roster)
+    secret = [event.secrecy for event in rounds if event.secrecy is not None]
+    return {
+        "protocol": PROTOCOL,
+        "sites": sites,
+        "threshold": threshold(sites),
+        "sums": len(secret),
+        "saturated": sum(one.saturated for one in secret),
+        "rounding_error": max((one.error for one in secret), default=0.0),
+        "rests_on": "the sites' keys, which people verified; fewer than a third of the sites in league with the coordinator",
+    }
+
+
+def secrecy(stated: Mapping[str, Any] | None) -> str:
+    """The same in one sentence."""
+    if stated is None:
+        return "The coordinator saw each site's update in the clear."
+    return f"The coordinator saw sums of at least {stated['threshold']} of the {stated['sites']} sites' updates, and no single one."
 
 
 def differential_privacy(study: Study, events: Iterable[Event]) -> dict[str, Any] | None:
@@ -54,8 +81,8 @@ def differential_privacy(study: Study, events: Iterable[Event]) -> dict[str, Any
 def guarantee(stated: Mapping[str, Any] | None) -> str:
     """The same in one sentence."""
     if stated is None:
-        return "no formal privacy guarantee holds for the model."
-    word = "the researcher asserts that" if str(stated["word"]).startswith("asserted") else "by AIMER2's own code"
+        return "No formal privacy guarantee holds for the model."
+    word = "The researcher asserts that" if str(stated["word"]).startswith("asserted") else "By AIMER2's own code"
     return (
         f"{word} all that left a site, and the model, is ({stated['epsilon']:g}, {stated['delta']:g})-differentially private "
         "for each of its patients (one more or one less, with all rows)."

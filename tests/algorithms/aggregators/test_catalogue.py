@@ -30,7 +30,7 @@ def study(minimum: int = 3, secure: bool = False, **method: Any) -> Study:
         model={"framework": "numpy", "name": "logistic"},
         method=method,
         sites={"minimum": minimum},
-        privacy={"secure_aggregation": secure},
+        privacy={"secure_aggregation": secure, "why_not_secure": "" if secure else "a test"},
     )
 
 

@@ -36,6 +36,7 @@ def coefficients(aggregator: str, *, scale: float, poisoned: bool = True) -> Any
         method={"name": "fedavg", "rounds": 5, "aggregator": aggregator},
         sites={"minimum": 5},
         evaluation={"held_out": 0},
+        privacy={"secure_aggregation": False, "why_not_secure": "a test"},
     )
     sites = {f"site-{seed}": hospital(seed) for seed in range(5)}
     if poisoned:
