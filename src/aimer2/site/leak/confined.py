@@ -65,7 +65,8 @@ def rehearse(decisions: Decisions, settings: Settings, prefix: str, *, by: str, 
 
 def _opening(decisions: Decisions, settings: Settings, known: KnownStudy, snapshot: SnapshotRecord, place: Path) -> Opening:
     """A folder of its own: the study may be running at this moment."""
-    place.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for folder in (place.parent, place):
+        folder.mkdir(exist_ok=True, mode=0o700)
     shutil.rmtree(place / "files", ignore_errors=True)
     shutil.copytree(decisions.folder.study(known.digest) / "files", place / "files")
     return Opening(decisions.site, place, snapshot.path, snapshot.sha256, CPU_SECONDS, settings.worker, serves="leak.serving")

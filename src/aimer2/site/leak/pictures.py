@@ -63,11 +63,11 @@ def traced(results: Sequence[Membership]) -> str:
     for place, found in enumerate(results):
         y = 14 + 22 * place
         colour = _COLOURS[found.view]
-        rows.append(_text(0, y + 4, f"{short(found.view)}: {attack_of(found)}"[:70]))
+        rows.append(_text(0, y + 4, f"{short(found.view)}: {attack_of(found)}"))
         rows.append(f'<line x1="{_chance(found.low):.1f}" x2="{_chance(found.high):.1f}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="2"/>')
         rows.append(f'<circle cx="{_chance(found.auc):.1f}" cy="{y}" r="4" fill="{colour}"/>')
-        rows.append(_text(745, y + 4, of_membership(found)))
-    return _svg(880, 22 * len(results) + 6, "Who was trained on", rows)
+        rows.append(_text(690, y + 4, of_membership(found)))
+    return _svg(830, 22 * len(results) + 6, "Who was trained on", rows)
 
 
 def _along(cell: Cell, value: float) -> float:
@@ -78,7 +78,7 @@ def _along(cell: Cell, value: float) -> float:
 
 def _chance(value: float) -> float:
     """From 0.3 to 1."""
-    return 470 + 260 * (min(1.0, max(0.3, value)) - 0.3) / 0.7
+    return 420 + 250 * (min(1.0, max(0.3, value)) - 0.3) / 0.7
 
 
 def _text(x: float, y: float, text: str, weight: str = "normal") -> str:

@@ -17,7 +17,7 @@ from aimer2.core.dataset import Samples
 from aimer2.core.errors import BadData
 from aimer2.core.protocols import Learner, Local
 from aimer2.core.random import stream
-from aimer2.core.study import Privacy, Study
+from aimer2.core.study import Study
 from aimer2.learners import code
 from aimer2.learners.catalogue import make_learner
 from aimer2.models import catalogue as models
@@ -51,7 +51,7 @@ class Rehearsal:
         """Raises BadData where the data do not meet the study's contract."""
         began = self.clock.monotonic()
         design, moments, rows = self._rows()
-        clear = self.study.model_copy(update={"privacy": Privacy()})
+        clear = self.study.model_copy(update={"privacy": self.study.privacy.model_copy(update={"differential_privacy": None})})
         hospitals = Hospitals(clear, self._learner(clear, rows), rows)
         private = None if self.study.privacy.differential_privacy is None else Hospitals(self.study, self._learner(self.study, rows), rows)
         initial = {name: np.array(tree.load(leaf)) for name, leaf in hospitals.learner.parameters().items()}

@@ -15,15 +15,15 @@ LIMITS = (
     "Only the first round's update was taken apart. Who watches many rounds sees more.",
 )
 
-_ATTACKS = {"threshold": "how sure the model is", "likelihood": "how sure, compared with models trained without the patient"}
+_ATTACKS = {"threshold": "how sure the model is", "likelihood": "how much surer than others are"}
 _GUESSING = 0.55
 
 
 def summary(findings: Findings) -> Iterator[str]:
     """The outcome, most important first."""
     yield terms_of(findings)
-    for level in findings.levels:
-        yield from _rebuilt(findings, level)
+    for level in sorted(findings.levels, key=lambda level: (level.records != findings.rows, level.records)):
+        yield _rebuilt(findings, level)
     if findings.words is not None:
         words = findings.words
         looks = "cannot be told from noise" if words.masked_found < 6 else "DIFFERS FROM NOISE; report this"
@@ -78,16 +78,17 @@ def attack_of(found: Membership) -> str:
     return _ATTACKS[found.attack]
 
 
-def _rebuilt(findings: Findings, level: Level) -> Iterator[str]:
+def _rebuilt(findings: Findings, level: Level) -> str:
     by_view = {attempt.view: attempt for attempt in level.attempts}
-    size = "one record" if level.records == 1 else f"{level.records} records"
-    whole = ", all that this hospital trains on," if level.records == findings.rows else ""
-    text = f"From updates of {size} each{whole} the coordinator rebuilds almost exactly, without protection, {_count(by_view.get('alone'))}"
-    text += f"; with secure aggregation over {findings.sites} hospitals: {_count(by_view.get('masked'))} from the masked update"
-    text += f", {_count(by_view.get('sum'))} from the sum"
+    if level.records == findings.rows:
+        text = f"As this study is, an update is made of all your {level.records} training records. From it the coordinator could rebuild almost exactly"
+    else:
+        text = f"Were an update made of {'one record' if level.records == 1 else f'{level.records} records'}, the coordinator could rebuild almost exactly"
+    text += f" {_count(by_view.get('alone'))} without protection; with secure aggregation over {findings.sites} hospitals"
+    text += f" {_count(by_view.get('masked'))} from your masked update, and {_count(by_view.get('sum'))} from the sum"
     if "noisy" in by_view:
-        text += f"; with the study's noise: {_count(by_view['noisy'])}, and {_count(by_view.get('noisy-sum'))} from the sum"
-    yield text + "."
+        text += f"; with the study's noise {_count(by_view['noisy'])}, and {_count(by_view.get('noisy-sum'))} from the sum with noise"
+    return text + "."
 
 
 def _count(attempt: Attempt | None) -> str:
