@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import nn
 
 from aimer2.algorithms import catalogue
 from aimer2.blobs.memory import MemoryStore
@@ -14,6 +15,7 @@ from aimer2.core.protocols import Local
 from aimer2.core.study import Study, Target, Training
 from aimer2.learners.numpy import NumpyLearner
 from aimer2.learners.recipe import Recipe
+from aimer2.learners.torch import TorchLearner
 from aimer2.models.linear import Logistic
 from aimer2.site.check import check_names, expect, layout_of
 from aimer2.study.checkpoint import store
@@ -37,7 +39,10 @@ def a_study(method: str) -> Study:
 @pytest.mark.parametrize("name", catalogue.names())
 def test_its_sums_pass(name: str) -> None:
     method: Any = catalogue.example(name)
-    learner = NumpyLearner(lambda: Logistic(2), Recipe(Training(), Target(name="event"), 10, (2,)))
+    recipe = Recipe(Training(), Target(name="event"), 10, (2,))
+    learner: Any = NumpyLearner(lambda: Logistic(2), recipe)
+    if "torch" in catalogue.frameworks(name):
+        learner = TorchLearner(lambda: nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)), recipe, "cpu")
     state, blobs = method.init(learner.parameters()), MemoryStore()
     received = method.broadcast(state)
     data = Samples(np.arange(20.0).reshape(10, 2) / 10, np.arange(10) % 2)
@@ -54,7 +59,7 @@ def test_sums_of_the_size_of_the_model_are_held_to_its_layout() -> None:
     blobs = MemoryStore()
     for name in catalogue.names():
         method: Any = catalogue.example(name)
-        received = method.broadcast(method.init({"v": np.zeros(4), "w": np.zeros(9)}))
+        received = method.broadcast(method.init({"v.weight": np.zeros((2, 2)), "w": np.zeros(9)}))
         layouts = expect(a_study(name), "train", {key: blobs.open(store(leaves, blobs)) for key, leaves in received.items()}).layouts
         assert layouts["difference"] == layout_of(received["model"]) != {}
         assert ("control" in layouts) == (name == "scaffold")

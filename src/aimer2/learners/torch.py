@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from math import isfinite, prod
 from typing import Any
 
@@ -29,6 +29,7 @@ from aimer2.learners.recipe import WITH_MOMENTUM, Recipe
 from aimer2.learners.tasks import OWN_OPTIMISER
 from aimer2.learners.torch_feed import Feed, as_tensor
 from aimer2.learners.torch_losses import objective
+from aimer2.learners.torch_low_rank import with_factors
 from aimer2.learners.torch_stopping import Stopping
 from aimer2.metrics.figures import measure
 
@@ -51,13 +52,15 @@ class TorchLearner:
     `aimer2.learners.torch_private` trains the same module by gradients that tell little of a patient.
     """
 
-    def __init__(self, build: Callable[[], nn.Module], recipe: Recipe, device: str | None = None) -> None:
-        """``build`` draws its weights from torch's generator; ``device`` as torch writes it, None: a GPU if there is one.
+    def __init__(self, build: Callable[[], nn.Module], recipe: Recipe, device: str | None = None, *, learned_only: bool = False) -> None:
+        """``build`` draws its weights from torch's generator; ``device`` as torch writes it, None: a GPU if there is one. ``learned_only``: of
+        its leaves only those travel that learn.
 
         Raises BadModel where parameters or outputs have a wrong form, NotAvailable where the machine has no such device.
         """
         self._build = build
         self._recipe = recipe
+        self._learned_only = learned_only
         self._device = _device(device)
         self._objective = objective(recipe.target, recipe.training)
         self._loss = self._objective.loss
@@ -79,7 +82,8 @@ class TorchLearner:
         inner = {name: buffer for name, buffer in self._module.named_buffers() if name in kept}
         self._buffers = {name: buffer for name, buffer in inner.items() if buffer.is_floating_point()}
         self._counters = [(buffer, buffer.clone()) for name, buffer in inner.items() if name not in self._buffers]
-        self._travelling = {**self._weights, **self._buffers}
+        every = {**self._weights, **self._buffers}
+        self._travelling = {name: every[name] for name in self._learned} if self._learned_only else every
         for name, tensor in self._travelling.items():
             if tensor.dtype not in (torch.float32, torch.float64):
                 raise BadModel(f"{name} is neither float32 nor float64; for half precision set training.mixed_precision.")
@@ -144,6 +148,13 @@ class TorchLearner:
         if not isfinite(mean):
             raise BadUpdate("The training loss is not finite.")
         return mean
+
+    def adapted(self, weights: Collection[str], full: Collection[str], *, rank: int, scale: float) -> TorchLearner:
+        """A learner over a copy of this model as it stands, of which only low-rank factors of the named weights and the leaves in ``full`` learn
+        and travel. Raises BadModel where a name is not the weight of a plain linear layer.
+        """
+        module = with_factors(self._module, weights, full, rank, scale)
+        return TorchLearner(lambda: module, self._recipe, str(self._device), learned_only=True)
 
     def predict(self, data: Dataset) -> npt.NDArray[Any]:
         """Not in half precision even where training is."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import nn
 
 from aimer2.algorithms import catalogue as methods
 from aimer2.algorithms.aggregators import catalogue
@@ -15,6 +16,7 @@ from aimer2.core.protocols import Aggregator, Local
 from aimer2.core.study import Target, Training
 from aimer2.learners.numpy import NumpyLearner
 from aimer2.learners.recipe import Recipe
+from aimer2.learners.torch import TorchLearner
 from aimer2.models.linear import Logistic
 
 ROUNDS, SITES = 3, 5
@@ -24,7 +26,9 @@ def path(method: str, aggregator: Aggregator) -> list[Any]:
     """The model after each round."""
     algorithm = methods.example(method)
     recipe = Recipe(Training(learning_rate=0.3), Target(name="y"), ROUNDS, (3,))
-    learner = NumpyLearner(lambda: Logistic(3), recipe)
+    learner: Any = NumpyLearner(lambda: Logistic(3), recipe)
+    if "torch" in methods.frameworks(method):
+        learner = TorchLearner(lambda: nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 1)).double(), recipe, "cpu")
     learner.initialise(np.random.default_rng(1))
     rows = np.random.default_rng(2).normal(size=(40, 3))
     data = Samples(rows, (rows[:, 0] > 0.2).astype(np.int64))
