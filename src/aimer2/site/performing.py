@@ -11,31 +11,38 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, final
 
-from pydantic import ValidationError
-
 from aimer2.algorithms import catalogue
 from aimer2.blobs.folder import FolderStore
 from aimer2.blobs.memory import MemoryBlob
-from aimer2.core.errors import AimerError, BadUpdate, Conflict, NotAllowed, NotApproved, NotFound, OutOfResources, Tampered, VersionMismatch
+from aimer2.core.errors import (
+    AimerError,
+    Conflict,
+    NotAllowed,
+    NotApproved,
+    NotFound,
+    NotVerified,
+    OutOfResources,
+    Tampered,
+    VersionMismatch,
+)
 from aimer2.core.protocols import Blob
-from aimer2.core.task import Answer, BlobRef, Check, Document, Failure, FigureDocument, Refusal, Reply, Task
-from aimer2.core.tree import Tree
+from aimer2.core.task import Answer, BlobRef, Failure, Refusal, Reply, Task
 from aimer2.messages.package import Package
 from aimer2.messages.wire import ATTACHED_BYTES, Decision, attach, detach, task_key
 from aimer2.site import check, snapshots
 from aimer2.site.approval import stands
 from aimer2.site.connection import Connection
 from aimer2.site.decisions import Decisions
+from aimer2.site.ledger import Ledger, Ledgers
 from aimer2.site.memory_files import close, open_blob
+from aimer2.site.outgoing import Handed, Protected, Work, handed_over, protect, short
 from aimer2.site.settings import Settings
 from aimer2.site.store import Finished, Standing, Stored
 from aimer2.site.vault import FileVault
 from aimer2.site.workers import Opening, Worker, WorkerDied, Workers, of_death
 from aimer2.study.evaluation import released
 from aimer2.study.secure_update import SecureUpdate
-
-LONGEST_FINDING = 300
-"""Characters of a preflight's sentence."""
+from aimer2.study.spending import spending
 
 _INLINE_BYTES = 1 << 20
 _HOUR = 3600
@@ -60,37 +67,6 @@ class Ready:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Work:
-    """An approved task of a study."""
-
-    task: Task
-    package: Package
-    secure: SecureUpdate | None
-    """Where the study sums in secret: the site's half of it."""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Protected:
-    """What a task has left in the site's store: sums as they may leave, the site's own memory, and what is said with the sums."""
-
-    sums: Mapping[str, check.Admitted]
-    memory: Mapping[str, check.Admitted]
-    message: str
-
-
-class Handed(Document):
-    """What a worker says of a finished task; its files follow in the order of ``sums``, then ``memory``."""
-
-    sums: tuple[str, ...]
-    memory: tuple[str, ...]
-    kept: tuple[str, ...]
-    checks: tuple[Check, ...]
-    figures: tuple[FigureDocument, ...]
-
-
-@final
 class Performing:
     """All studies of the site; the tasks of one study one after the other."""
 
@@ -103,6 +79,7 @@ class Performing:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._packages: dict[str, Package] = {}
         self._blobs: dict[str, FolderStore] = {}
+        self._ledgers = Ledgers(decisions.folder, decisions.key, decisions.audit, decisions.clock)
         self._members: dict[str, SecureUpdate] = {}
         self._vault: FileVault | None = None
         self._stopped: set[str] = set()
@@ -136,9 +113,10 @@ class Performing:
         if stored is not None:
             if stored.study != task.study or stored.erased:
                 raise Conflict("This task was answered before, and its sums are no longer kept here.")
+            await self._settle(package, decision, stored.answer)
             return await self.ready(task.study, stored.answer)
         opening = self._opening(task, decision, standing)
-        return await self._compute(Work(task, package, secure), opening, standing.memory, attachments)
+        return await self._compute(Work(task, package, decision.dataset, secure), opening, standing.memory, attachments)
 
     def _secure(self, task: Task, package: Package) -> SecureUpdate | None:
         """The site's half of secure aggregation, where the approved study has it. What the coordinator asks for must be in the same terms.
@@ -151,7 +129,7 @@ class Performing:
         if not wanted:
             return None
         if task.phase == "keys" and (unknown := self._decisions.address_book.unverified(package.roster)):
-            raise NotApproved(f"Nobody at this site has verified the keys of {', '.join(unknown)}.")
+            raise NotVerified(f"Nobody at this site has verified the keys of {', '.join(unknown)}.")
         if task.study not in self._members:
             decisions = self._decisions
             self._vault = self._vault or FileVault(decisions.folder.vault)
@@ -201,8 +179,9 @@ class Performing:
     async def stored(self, stored: Stored) -> Ready | None:
         """An answer from before a restart; None where it may not leave any more."""
         known, decision = self._package(stored.study), self._decisions.store.decision(stored.study)
-        if known is None or stands(decision, known, self._decisions.clock.now()) is not None:
+        if known is None or decision is None or stands(decision, known, self._decisions.clock.now()) is not None:
             return None
+        await self._settle(known, decision, stored.answer)
         return await self.ready(stored.study, stored.answer)
 
     async def _compute(self, work: Work, opening: Opening, memory: Mapping[str, BlobRef], attachments: Mapping[str, str]) -> Ready:
@@ -210,6 +189,7 @@ class Performing:
         if secure is not None:
             await asyncio.to_thread(secure.begin, task)
         received = {name: await self._input(task.study, ref, attachments) for name, ref in task.inputs.items()}
+        ledger = await self._reserve(work)
         handed, files, cpu_seconds = await self._ask(task, opening, received, memory)
         protected = await self._protect(work, received, handed, files)
         answer = Answer(
@@ -217,7 +197,7 @@ class Performing:
             attempt=task.attempt,
             site=task.site,
             sums={name: one.ref for name, one in protected.sums.items()},
-            checks=_short(handed.checks),
+            checks=short(handed.checks),
             message=protected.message,
             released=released(work.package.study, task.stage, handed.figures),
         )
@@ -225,8 +205,29 @@ class Performing:
         kept = {name: ref for name, ref in memory.items() if name in handed.kept} | changed
         figures = [figure.model_dump() for figure in handed.figures]
         self._decisions.store.commit(Finished(task, answer, kept, figures, cpu_seconds, self._decisions.clock.now()))
+        if ledger is not None:
+            await asyncio.to_thread(ledger.commit, task.study, task.id, task.attempt)
         stored = (*protected.sums.values(), *protected.memory.values())
         return await self.ready(task.study, answer, {one.ref.sha256: one.data for one in stored if one.data is not None})
+
+    async def _reserve(self, work: Work) -> Ledger | None:
+        """What the task costs its patients' privacy is spent before anything is computed. None where it costs nothing.
+
+        Raises BudgetExceeded.
+        """
+        if work.package.study.privacy.differential_privacy is None:
+            return None
+        spent = await asyncio.to_thread(spending, work.package.study, work.task.stage)
+        if spent is None:
+            return None
+        ledger = await asyncio.to_thread(self._ledgers.of, work.dataset)
+        await asyncio.to_thread(ledger.reserve, work.task.study, work.task.id, work.task.attempt, spent)
+        return ledger
+
+    async def _settle(self, package: Package, decision: Decision, answer: Answer) -> None:
+        """Before a stored update is sent again: a crash may have left its cost reserved only."""
+        if package.study.privacy.differential_privacy is not None:
+            await asyncio.to_thread(self._ledgers.settle, decision.dataset, decision.study, answer.task, answer.attempt)
 
     def _opening(self, task: Task, decision: Decision, standing: Standing) -> Opening:
         """Raises NotFound where the data set has no snapshot, OutOfResources where the study has used up its hours or disk."""
@@ -261,7 +262,7 @@ class Performing:
                     worker = await self._workers.take(task.study, opening)
                     reply, files = await worker.ask(document, [open_blob(blob) for blob in (*received.values(), *stored)])
                 self._workers.rest(task.study)
-                return _handed(reply, files), files, worker.cpu_seconds_since()
+                return handed_over(reply, files), files, worker.cpu_seconds_since()
             except WorkerDied as death:
                 await self._workers.end(task.study)
                 # What a process that is gone has used nobody can say; it was at most this, as it has one thread by default.
@@ -301,7 +302,7 @@ class Performing:
             raise
         given = (work, handed, files, wanted, self.blobs(work.task.study))
         # The thread closes them itself: it may outlive a cancelled task, and a number that was closed may soon mean another file.
-        return await asyncio.to_thread(_protect_and_close, *given) if large else _protect_and_close(*given)
+        return await asyncio.to_thread(protect, *given) if large else protect(*given)
 
     def _wanted(self, task: Task, package: Package, received: Mapping[str, Blob], handed: Handed) -> list[check.Wanted]:
         expectation = check.expect(package.study, task.stage, received)
@@ -340,39 +341,6 @@ def lay_out(folder: Path, package: Package, blobs: FolderStore) -> None:
         draft = folder / f"{name}.draft"
         draft.write_bytes(text)
         os.replace(draft, files / name)
-
-
-def _protect_and_close(work: Work, handed: Handed, files: list[int], wanted: list[check.Wanted], store: FolderStore) -> Protected:
-    """What may leave is written once, masked where the study has secure aggregation: the sums themselves never lie on a disk then."""
-    try:
-        trees = check.checked(files, wanted)
-        sums: Mapping[str, Tree] = dict(zip(handed.sums, trees, strict=False))
-        masked = None if work.secure is None else work.secure.mask(work.task, sums)
-        leaving = sums if masked is None else masked.trees
-        stored = check.keep([*leaving.values(), *trees[len(sums) :]], store)
-    finally:
-        close(files)
-    made = dict(zip(leaving, stored, strict=False))
-    message = ""
-    if masked is not None and work.secure is not None:
-        message = work.secure.submit(work.task, masked, {name: one.ref for name, one in made.items()})
-    return Protected(made, dict(zip(handed.memory, stored[len(leaving) :], strict=True)), message)
-
-
-def _handed(reply: dict[str, Any], files: list[int]) -> Handed:
-    try:
-        handed = Handed.model_validate(reply)
-        names = (*handed.sums, *handed.memory)
-        if len(names) == len(files) and len(set(handed.sums)) == len(handed.sums):
-            return handed
-    except ValidationError:
-        pass
-    close(files)
-    raise BadUpdate("The worker's answer is not of the agreed form.")
-
-
-def _short(checks: tuple[Check, ...]) -> tuple[Check, ...]:
-    return tuple(one.model_copy(update={"finding": one.finding[:LONGEST_FINDING]}) for one in checks)
 
 
 def _class_sentence(error: AimerError) -> str:

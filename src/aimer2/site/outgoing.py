@@ -1,0 +1,89 @@
+"""What a task leaves at the site on its way out: checked, masked where the study sums in secret, stored; only then may it leave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+from pydantic import ValidationError
+
+from aimer2.blobs.folder import FolderStore
+from aimer2.core.errors import BadUpdate
+from aimer2.core.task import Check, Document, FigureDocument, Task
+from aimer2.core.tree import Tree
+from aimer2.messages.package import Package
+from aimer2.site import check
+from aimer2.site.memory_files import close
+from aimer2.study.secure_update import SecureUpdate
+
+LONGEST_FINDING = 300
+"""Characters of a preflight's sentence."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Work:
+    """An approved task of a study."""
+
+    task: Task
+    package: Package
+    dataset: str
+    secure: SecureUpdate | None
+    """Where the study sums in secret: the site's half of it."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Protected:
+    """What a task has left in the site's store: sums as they may leave, the site's own memory, and what is said with the sums."""
+
+    sums: Mapping[str, check.Admitted]
+    memory: Mapping[str, check.Admitted]
+    message: str
+
+
+class Handed(Document):
+    """What a worker says of a finished task; its files follow in the order of ``sums``, then ``memory``."""
+
+    sums: tuple[str, ...]
+    memory: tuple[str, ...]
+    kept: tuple[str, ...]
+    checks: tuple[Check, ...]
+    figures: tuple[FigureDocument, ...]
+
+
+def protect(work: Work, handed: Handed, files: list[int], wanted: list[check.Wanted], store: FolderStore) -> Protected:
+    """Checks, masks and stores sums, then the site's memory; closes the files.
+
+    What may leave is written once: under secure aggregation the sums themselves never lie on a disk.
+    """
+    try:
+        trees = check.checked(files, wanted)
+        sums: Mapping[str, Tree] = dict(zip(handed.sums, trees, strict=False))
+        masked = None if work.secure is None else work.secure.mask(work.task, sums)
+        leaving = sums if masked is None else masked.trees
+        stored = check.keep([*leaving.values(), *trees[len(sums) :]], store)
+    finally:
+        close(files)
+    made = dict(zip(leaving, stored, strict=False))
+    message = ""
+    if masked is not None and work.secure is not None:
+        message = work.secure.submit(work.task, masked, {name: one.ref for name, one in made.items()})
+    return Protected(made, dict(zip(handed.memory, stored[len(leaving) :], strict=True)), message)
+
+
+def handed_over(reply: dict[str, Any], files: list[int]) -> Handed:
+    try:
+        handed = Handed.model_validate(reply)
+        names = (*handed.sums, *handed.memory)
+        if len(names) == len(files) and len(set(handed.sums)) == len(handed.sums):
+            return handed
+    except ValidationError:
+        pass
+    close(files)
+    raise BadUpdate("The worker's answer is not of the agreed form.")
+
+
+def short(checks: tuple[Check, ...]) -> tuple[Check, ...]:
+    return tuple(one.model_copy(update={"finding": one.finding[:LONGEST_FINDING]}) for one in checks)
