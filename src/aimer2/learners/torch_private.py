@@ -103,12 +103,17 @@ class PrivateTorchLearner(TorchLearner):
         return 0.0
 
     def evaluate(self, data: Dataset) -> Tree:
-        """Noisy counts of the patients, of each of whom one row, drawn anew, counts."""
+        """Noisy counts of held-out patients, of each of whom one row, drawn anew, counts.
+
+        Raises BadData for the rows that are trained on: the terms count no such look.
+        """
+        if not isinstance(data, Samples):
+            raise BadData("Under differential privacy no model is measured on the patients that it is trained on.")
         if self._terms.evaluation_noise is None or self._recipe.target.kind not in ("binary", "multiclass"):
             raise BadInput("The terms of differential privacy have no evaluation.")
-        records = _Records.of(_inside(data))
-        self._recipe.check(records.rows)
-        told = Samples(*records.rows.batch(records.one_row_each(self._source)))
+        records = _Records.of(data)
+        self._recipe.check(data)
+        told = Samples(*data.batch(records.one_row_each(self._source)))
         scores, _ = self._measured(told)
         return noisy_metrics(
             self._recipe.target.kind, scores, np.asarray(told.targets), self._recipe.metrics, self._terms.evaluation_noise, self._source
