@@ -27,7 +27,7 @@ def test_it_hangs_on_the_parameters() -> None:
     assert why_gradients(catalogue.make("fednova", 3, {"momentum": 0.5})) == "corrects each gradient"
 
 
-@pytest.mark.parametrize("name", catalogue.names())
+@pytest.mark.parametrize("name", [name for name in catalogue.names() if not hasattr(catalogue.example(name), "adapted")])
 def test_no_method_fails_on_the_blind_learner(name: str) -> None:
     why_gradients(catalogue.example(name))
 
@@ -50,3 +50,9 @@ def test_only_a_framework_without_gradients_refuses() -> None:
     assert [fault.place for fault in faults(study("sklearn", name="fedprox"))] == ["method.name"]
     assert faults(study("sklearn", name="fedavg")) == faults(study("keras", name="fedprox")) == faults(study("numpy", name="scaffold")) == []
     assert faults(study("sklearn", name="no_such_method")) == []
+
+
+@pytest.mark.parametrize("framework", ["keras", "sklearn", "numpy"])
+def test_low_rank_adapters_are_made_by_torch_alone(framework: str) -> None:
+    assert [fault.place for fault in faults(study(framework, name="lora"))] == ["method.name"]
+    assert faults(study("torch", name="lora")) == []

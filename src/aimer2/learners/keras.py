@@ -82,12 +82,6 @@ class _Leaf:
     def shape(self) -> tuple[int, ...]:
         return tuple(self.variable.shape[axis] for axis in self.axes)
 
-    def out(self, value: Any) -> Any:
-        return value if self.axes == self.back == tuple(sorted(self.axes)) else tf.transpose(value, self.axes)
-
-    def into(self, value: Any) -> Any:
-        return value if self.axes == self.back == tuple(sorted(self.axes)) else tf.transpose(value, self.back)
-
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -187,7 +181,7 @@ class KerasLearner:
     def load(self, parameters: Tree) -> None:
         _check_names({name: leaf.shape for name, leaf in self._travelling.items()}, parameters)
         for name, leaf in self._travelling.items():
-            leaf.variable.assign(leaf.into(_array(parameters[name])))
+            leaf.variable.assign(_turned(_array(parameters[name]), leaf.back))
         for counter, untrained in self._counters:
             counter.assign(untrained)
 
@@ -210,17 +204,19 @@ class KerasLearner:
     ) -> float:
         """The correction gets tensors, in the form in which they travel. No steps: 0."""
         self._recipe.check(data)
-        # off a copy, so that the batches are those of every other framework
-        self._reseed(copy.deepcopy(rng))
+        # off a copy, so that the batches are those of every other framework; a generator's state is a seed and how often it was drawn from
+        seeds = copy.deepcopy(rng).integers(2**31, size=len(self._generators))
+        for generator, seed in zip(self._generators, seeds, strict=True):
+            generator.assign([int(seed), 0])
         program = self._program(trainable)
         for slot in (slot for slots in program.slots for slot in slots):
             slot.assign(tf.zeros_like(slot))
-        left = [leaf.variable for name, leaf in self._travelling.items() if trainable is not None and name in self.buffers - set(trainable)]
-        kept = [variable.numpy() for variable in left]
+        left = set() if trainable is None else self.buffers - set(trainable)
+        kept = [(self._travelling[name].variable, self._travelling[name].variable.numpy().copy()) for name in left]
         order = batches(len(data), batch_size=batch_size, steps=steps, rng=rng, at_least=2 if self._normalises else 1)
         with tf.device(self._device), _stilled(program.still):
             total = self._steps(program, self._feed(data, order), round_number, correction)
-        for variable, value in zip(left, kept, strict=True):
+        for variable, value in kept:
             variable.assign(value)
         # one look at the end, not one a step, which would make a GPU wait: a sum with a value that is not finite is not finite
         mean = float(total) / max(steps, 1)
@@ -235,11 +231,6 @@ class KerasLearner:
         self._recipe.check(data)
         scores, loss = self._measured(data, with_loss=True)
         return measure(self._recipe.target.kind, scores, np.asarray(data.targets), loss, self._recipe.metrics)
-
-    def _reseed(self, rng: np.random.Generator) -> None:
-        """Every generator of the model starts anew: its state is a seed and how often it was drawn from."""
-        for generator in self._generators:
-            generator.assign([int(rng.integers(2**31)), 0])
 
     def _steps(self, program: _Program, feed: Iterator[tuple[Any, Any]], round_number: int, correction: Correction | None) -> Any:
         """The sum of the losses."""
@@ -365,10 +356,10 @@ def _travelling(weights: list[Any], travels_as: Callable[[str, int], tuple[str, 
 
 
 def _corrected(correction: Correction, leaves: Mapping[str, _Leaf], gradients: list[Any]) -> list[Any]:
-    given = {name: leaf.out(gradient) for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True)}
-    corrected = correction({name: leaf.out(tf.convert_to_tensor(leaf.variable.value)) for name, leaf in leaves.items()}, given)
+    given = {name: _turned(gradient, leaf.axes) for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True)}
+    corrected = correction({name: _turned(tf.convert_to_tensor(leaf.variable.value), leaf.axes) for name, leaf in leaves.items()}, given)
     _check_names({name: leaf.shape for name, leaf in leaves.items()}, corrected)
-    return [leaf.into(tf.convert_to_tensor(corrected[name])) for name, leaf in leaves.items()]
+    return [_turned(tf.convert_to_tensor(corrected[name]), leaf.back) for name, leaf in leaves.items()]
 
 
 def _normalising(model: Any, variables: set[int]) -> tuple[Any, ...]:
@@ -387,6 +378,10 @@ def _stilled(layers: tuple[Any, ...]) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.trainable = True
+
+
+def _turned(value: Any, axes: tuple[int, ...]) -> Any:
+    return value if axes == tuple(range(len(axes))) else tf.transpose(value, axes)
 
 
 def _array(leaf: Any) -> Any:

@@ -235,6 +235,8 @@ def _environment(opening: Opening) -> dict[str, str]:
         "HOME": scratch,
         "TMPDIR": scratch,
         **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), threads),
+        # scikit-learn's joblib would try to start processes, and warn that it may not
+        "JOBLIB_MULTIPROCESSING": "0",
         # Large arrays are taken from and given back to the process's own warm pages, not to the kernel, which would clear them each time.
         "MALLOC_MMAP_MAX_": "0",
         "MALLOC_TRIM_THRESHOLD_": str(_WARM_BYTES),

@@ -16,22 +16,25 @@ from aimer2.core.errors import AimerError, Fault
 from aimer2.core.protocols import Algorithm, Correction, Local, Selector
 from aimer2.core.study import Study
 from aimer2.core.tree import Tree
-from aimer2.learners.catalogue import corrects
+from aimer2.learners.catalogue import corrects, frameworks
 
 
 def faults(study: Study) -> list[Fault]:
-    """Whether the method corrects gradients, or takes that of all rows, with a framework that shows none."""
-    framework, method = study.model.framework, study.method
-    if corrects(framework):
-        return []
+    """Whether the method corrects gradients, or takes that of all rows, with a framework that shows none; adapters with one that makes none."""
+    framework, name = study.model.framework, study.method.name
     try:
-        reason = why_gradients(catalogue.make(method.name, method.rounds, method.parameters))
+        method = catalogue.make(name, study.method.rounds, study.method.parameters)
+        if hasattr(method, "adapted"):
+            without = next((other for other in frameworks(study) if other != "torch"), None)
+            problem = f"{name} trains low-rank adapters, and {without} makes none"
+            return [Fault("method.name", problem, "train with torch alone")] if without else []
+        reason = None if corrects(framework) else why_gradients(method)
     except AimerError:
         # no such method, which is told elsewhere; or it looks for parts of the model that this one does not have
         return []
     if reason is None:
         return []
-    problem = f"{method.name} {reason}, and {framework} takes its steps out of sight"
+    problem = f"{name} {reason}, and {framework} takes its steps out of sight"
     return [Fault("method.name", problem, "take fedavg, fedavgm or fedadam, or another framework")]
 
 
