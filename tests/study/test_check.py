@@ -16,6 +16,15 @@ from aimer2.study.check import check, refuse_faults
 Make = Callable[..., Study]
 CODE = {"framework": "numpy", "code": "model.py"}
 
+TORCH = {"model": {"framework": "torch", "name": "mlp"}}
+STOPS = {"patience": 2, "local_epochs": 5}
+
+
+def survival(*intervals: float) -> dict[str, Any]:
+    target = {"name": "days", "kind": "survival", "event": "death", "intervals": intervals}
+    return TORCH | {"cohort": {"dataset": "heart", "features": [{"name": "age"}], "target": target}}
+
+
 # changes of a study whose form is right, and where the fault is told
 FAULTS: list[tuple[dict[str, Any], str, str]] = [
     ({"expires": "2020-01-01"}, "expires", "past"),
@@ -37,6 +46,19 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
     ({"sites": {"names": ["a", "b"], "minimum": 3}}, "sites.minimum", "2 sites are named"),
     ({"sites": {"names": ["a", "b"], "quorum": 3}}, "sites.quorum", "2 sites are named"),
     ({"model": CODE}, "model.code (model.py)", "not beside"),
+    ({"method": {"name": "fednova"}, **TORCH, "training": {"optimiser": "adam"}}, "training.optimiser", "fednova needs 'sgd'"),
+    ({"method": {"name": "fednova"}, "training": {"momentum": 0.9}}, "training.momentum", "method.parameters.momentum"),
+    ({"method": {"name": "fedsgd"}, **TORCH, "training": {"optimiser": "adam"}}, "training.optimiser", "fedsgd needs 'sgd'"),
+    ({"method": {"name": "fedsgd"}, "training": {"momentum": 0.5}}, "training.momentum", "fedsgd needs 0"),
+    ({"method": {"name": "scaffold"}, **TORCH, "training": STOPS}, "training.patience", "divides by the steps"),
+    ({"method": {"name": "fednova"}, **TORCH, "training": STOPS}, "training.patience", "divides by the steps"),
+    ({"method": {"name": "fedsgd"}, **TORCH, "training": STOPS}, "training.patience", "one step a round"),
+    ({**TORCH, "evaluation": {"horizons": [365]}}, "evaluation.horizons", "survival target with `intervals`"),
+    ({**survival(), "evaluation": {"horizons": [365]}}, "evaluation.horizons", "Cox regression tells no risk"),
+    ({**survival(180, 400), "evaluation": {"horizons": [365, 400]}}, "evaluation.horizons", "365 is no end"),
+    ({**survival(180, 400), "evaluation": {"horizons": [400, 400]}}, "evaluation.horizons", "twice"),
+    ({**survival(180, 400), "evaluation": {"metrics": ["brier"]}}, "evaluation.metrics", "at which times"),
+    ({**survival(), "evaluation": {"metrics": ["auc"]}}, "evaluation.metrics", "'auc' is no metric of a survival target"),
 ]
 
 
@@ -91,7 +113,14 @@ def test_all_faults_at_once(study: Make, tmp_path: Path) -> None:
 
 
 def test_a_right_study_has_none(study: Make, tmp_path: Path) -> None:
-    for changes in ({}, {"privacy": {}}, {"method": {"name": "fedavgm"}}, {"sites": {}}, {"evaluation": {"held_out": 0}}):
+    for changes in (
+        {},
+        {"privacy": {}},
+        {"method": {"name": "fedavgm"}},
+        {"sites": {}},
+        {"evaluation": {"held_out": 0}},
+        {**survival(180, 400), "evaluation": {"horizons": [400]}},
+    ):
         assert check(study(**changes), tmp_path, SystemClock()) == []
         refuse_faults(study(**changes), tmp_path, SystemClock())
 

@@ -241,3 +241,37 @@ def test_a_table_without_rows_goes_through() -> None:
     empty = Table({"x": number(), "y": number()}, ids(0))
     train, held_out = split(design(asks({"name": "x"}), empty), 0.3)
     assert len(complete(train, asks({"name": "x"}), own_moments(train))) == len(held_out) == 0
+
+
+LABELS = {"name": "findings", "kind": "multilabel", "labels": ["effusion", "nodule"]}
+SURVIVAL = {"name": "days", "kind": "survival", "event": "death", "unit": "d", "categories": ["no", "yes"]}
+
+
+def test_several_labels_are_columns_of_the_targets_and_a_row_lacking_one_is_left_out() -> None:
+    table = holds(age=number(1, 2, 3, unit="a"), nodule=number(1, 0, np.nan), effusion=number(0, 1, 1))
+    made = design(asks(AGE, target=LABELS), table)
+    assert made.targets.dtype == np.int64
+    np.testing.assert_array_equal(made.targets, [[0, 1], [1, 0]])
+    assert (len(made), made.dropped) == (2, 1)
+    assert complete(made, asks(AGE, target=LABELS), own_moments(made)).targets.shape == (2, 2)
+
+
+def test_a_time_and_its_event_are_the_target_of_survival_whatever_order_the_site_lists_its_categories_in() -> None:
+    death = category(("yes", "no"), 0, 1, -1)
+    made = design(asks(AGE, target=SURVIVAL), holds(age=number(1, 2, 3, unit="a"), days=number(5.5, 6, 7, unit="d"), death=death))
+    np.testing.assert_array_equal(made.targets, [[5.5, 1], [6, 0]])
+
+
+@pytest.mark.parametrize(
+    ("target", "columns", "sentence"),
+    [
+        (LABELS, {"effusion": number(0, 1)}, "no column 'nodule'"),
+        (LABELS, {"effusion": number(0, 1), "nodule": number(0, 2)}, "'nodule' is to be 0 or 1"),
+        (SURVIVAL, {"days": number(1, 2, unit="mo"), "death": category(("no", "yes"), 0, 1)}, "'days' is in mo"),
+        (SURVIVAL, {"days": number(1, -2, unit="d"), "death": category(("no", "yes"), 0, 1)}, "'days' is a time before the start"),
+        (SURVIVAL, {"days": number(1, 2, unit="d"), "death": number(0, 1)}, "'death' is a number"),
+    ],
+)
+def test_each_column_of_the_target_is_checked(target: dict[str, Any], columns: dict[str, Column], sentence: str) -> None:
+    with pytest.raises(BadData, match=sentence):
+        design(asks(AGE, target=target), holds(age=number(1, 2, unit="a"), **columns))

@@ -193,3 +193,34 @@ def test_nothing_said_quotes_a_cell_or_counts_fewer_than_ten_exactly(
     assert not [f"{count} patients" for count in range(1, 10) if f" {count} patients" in said]
     for pseudonym in data.patient.tolist():
         assert str(pseudonym) not in said
+
+
+SURVIVAL = {"name": "days", "kind": "survival", "event": "disease", "categories": ["no", "yes"]}
+DAYS = Column("number", np.arange(ROWS, dtype=np.float64))
+
+
+def test_survival_needs_times_and_warns_of_a_site_without_an_event() -> None:
+    asked = study(cohort__target=SURVIVAL, model__name="linear")
+    assert not failed(asked, table(days=DAYS), MACHINE)
+    found = failed(asked, table(days=DAYS, disease=NO), MACHINE)
+    assert set(found) == {"events"} and not found["events"].blocking
+    found = failed(asked, table(days=Column("number", DAYS.values - 3)), MACHINE)
+    assert set(found) == {"ranges"} and found["ranges"].blocking
+    assert set(failed(asked, table(), MACHINE)) == {"columns"}
+
+
+def test_labels_of_which_only_one_side_occurs_are_named() -> None:
+    yes = Column("category", np.ones(ROWS, np.int32), ("no", "yes"))
+    labels = {"name": "findings", "kind": "multilabel", "labels": ["disease", "fever"], "categories": ["no", "yes"]}
+    asked = study(cohort__target=labels)
+    assert failed(asked, table(fever=yes), MACHINE)["classes"].finding == "Only one side occurs among the patients to train on: fever."
+    assert not failed(asked, table(fever=table().columns["disease"]), MACHINE)
+
+
+def test_early_stopping_needs_a_validation_part_that_can_judge() -> None:
+    stops = {"training__patience": 2, "training__local_epochs": 5}
+    assert not failed(study(**stops), table(), MACHINE)
+    found = failed(study(**stops, training__validation=1e-9), table(), MACHINE)
+    assert found["validation"].blocking and "too few patients" in found["validation"].finding
+    asked = study(**stops, cohort__target=SURVIVAL, model__name="linear")
+    assert "has had the event" in failed(asked, table(days=DAYS, disease=NO), MACHINE)["validation"].finding

@@ -108,11 +108,12 @@ def _missing(cohort: Cohort, whole: cohorts.Design, incomplete: cohorts.Rows, ta
 
 def _validation(study: Study, train: cohorts.Design) -> Check:
     """Whether early stopping has something to look at."""
-    share = study.training.validation_share
-    kept, judged = (train.at(rows) for rows in (~validation(train.patient, share), validation(train.patient, share)))
-    enough = min(len(kept), len(judged)) > 0 and (study.cohort.target.kind != "survival" or bool(judged.targets[:, 1].any()))
-    finding = "There are patients for early stopping to look at." if enough else "The validation part is too small for early stopping."
-    return Check(name="validation", passed=enough, finding=finding)
+    judged = validation(train.patient, study.training.validation_share)
+    if judged.all() or not judged.any():
+        return Check(name="validation", passed=False, finding="There are too few patients to set a validation part aside for early stopping.")
+    if study.cohort.target.kind == "survival" and not train.targets[judged, 1].any():
+        return Check(name="validation", passed=False, finding="Nobody in the validation part has had the event: early stopping cannot judge.")
+    return Check(name="validation", passed=True, finding="There are patients for early stopping to look at.")
 
 
 def _outcomes(target: Target, train: cohorts.Design) -> Iterator[Check]:
