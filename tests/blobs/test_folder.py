@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
 
-from aimer2.blobs.folder import SMALL_BYTES, FolderStore
+from aimer2.blobs.folder import SMALL_BYTES, STALE_SECONDS, FolderStore
 from aimer2.core.errors import BadInput, Conflict, NotFound, Tampered
 from aimer2.core.task import BlobRef
 
@@ -126,6 +127,49 @@ def test_tampered_bytes_are_removed(store: FolderStore, interrupted: bool) -> No
         partial.finish()
     assert files(store) == []
     assert store.partial(REF).offset == 0
+
+
+@pytest.mark.parametrize("damage", [b"", DATA[:-1], DATA[:-1] + b"!"], ids=["empty", "cut", "changed"])
+def test_after_a_start_of_the_machine_a_file_counts_only_with_its_digest(tmp_path: Path, damage: bytes) -> None:
+    other = DATA + b"other"
+    ref, whole = FolderStore(tmp_path).put(DATA, other)
+    (tmp_path / ref.sha256[:2] / ref.sha256).write_bytes(damage)
+    assert ref in FolderStore(tmp_path), "the machine has not gone down since"
+    time.sleep(0.02)
+    again = FolderStore(tmp_path, started=time.time())
+    time.sleep(0.02)
+    assert ref not in again
+    with pytest.raises(NotFound):
+        again.open(ref)
+    assert bytes(again.open(whole).view()) == other
+    again.path(whole.sha256).write_bytes(b"!" * len(other))
+    assert whole in again, "hashed once, not each time"
+    again.put(DATA)
+    assert bytes(again.open(ref).view()) == DATA
+    assert len(files(again)) == 2
+
+
+def test_what_never_went_on_is_swept_and_nothing_else(store: FolderStore) -> None:
+    ref = store.put(DATA + b"whole")[0]
+    store.partial(REF).write(DATA[:1000])
+    writer = store.create()
+    writer.write(DATA)
+    now = time.time()
+    store.sweep(now + STALE_SECONDS - 60)
+    assert store.partial(REF).offset == 1000 and len(files(store)) == 3
+    store.sweep(now + STALE_SECONDS + 60)
+    assert store.partial(REF).offset == 0
+    store.partial(REF).forget()
+    assert files(store) == [f"{ref.sha256[:2]}/{ref.sha256}"]
+
+
+@pytest.mark.parametrize("count", [1, 3, 3000])
+def test_pieces_are_written_in_their_order(store: FolderStore, count: int) -> None:
+    partial = store.partial(REF)
+    step = -(-len(DATA) // count)
+    partial.write(DATA[:7], b"")
+    partial.write(*(memoryview(DATA)[max(7, start) : start + step] for start in range(0, len(DATA), step)))
+    assert bytes(store.open(partial.finish()).view()) == DATA
 
 
 def test_an_upload_announced_too_large_does_not_bar_the_right_one(store: FolderStore) -> None:

@@ -28,7 +28,7 @@ from aimer2.messages.wire import problem_of
 class _Receiver(Protocol):
     @property
     def offset(self) -> int: ...
-    def write(self, data: bytes | memoryview) -> None: ...
+    def write(self, *pieces: bytes | memoryview) -> None: ...
     def finish(self) -> BlobRef: ...
     def close(self) -> None: ...
 
@@ -42,9 +42,10 @@ class _Proof:
         self._ref = ref
         self._hash = hashlib.sha256()
 
-    def write(self, data: bytes | memoryview) -> None:
-        self._hash.update(data)
-        self.offset += len(data)
+    def write(self, *pieces: bytes | memoryview) -> None:
+        for piece in pieces:
+            self._hash.update(piece)
+            self.offset += len(piece)
 
     def finish(self) -> BlobRef:
         if self._hash.hexdigest() != self._ref.sha256:
@@ -90,29 +91,29 @@ class Uploads:
                 receiver.close()
 
     async def _pump(self, request: Request, receiver: _Receiver, size: int) -> None:
-        """Body to receiver in pieces of 1 MiB: while one is hashed and written in a thread, the next one is gathered."""
+        """Body to receiver, about 1 MiB at a time: while that is hashed and written in a thread, the next pieces come."""
         loop = asyncio.get_running_loop()
         writing: asyncio.Future[None] | None = None
-        came, gathered = receiver.offset, bytearray()
+        came, gathered, length = receiver.offset, list[bytes](), 0
         try:
             async for data in request.stream():
-                came += len(data)
+                came, length = came + len(data), length + len(data)
                 if came > size:
                     raise Conflict("More bytes came than were announced.")
-                gathered += data
-                if len(gathered) >= PIECE:
+                gathered.append(data)
+                if length >= PIECE:
                     if writing is not None:
                         await writing
-                    writing = loop.run_in_executor(None, receiver.write, memoryview(gathered))
-                    self._coordinator.metrics.bytes_received.inc(len(gathered))
-                    gathered = bytearray()
+                    writing = loop.run_in_executor(None, receiver.write, *gathered)
+                    self._coordinator.metrics.bytes_received.inc(length)
+                    gathered, length = [], 0
         finally:
             if writing is not None:
                 await writing
             if gathered:
                 # Also where the connection broke off: what came is kept.
-                self._coordinator.metrics.bytes_received.inc(len(gathered))
-                await asyncio.shield(loop.run_in_executor(None, receiver.write, memoryview(gathered)))
+                self._coordinator.metrics.bytes_received.inc(length)
+                await asyncio.shield(loop.run_in_executor(None, receiver.write, *gathered))
 
     def _partial_size(self, sha256: str) -> int:
         path = self._store.folder / "incoming" / f"{sha256}.partial"
