@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from aimer2.core.errors import BadStudy
-from aimer2.core.study import Study, Training, read_study
+from aimer2.core.study import Study, Target, Training, read_study
 
 TOML = """
 name = "heart"
@@ -140,6 +140,18 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("cohort/target", {"name": "d", "kind": "multiclass", "categories": ["x", "y"]}, "cohort.target", "at least three"),
     ("cohort/target", {"name": "d", "kind": "multiclass", "categories": ["x", "y", "z", "x"]}, "cohort.target", "twice"),
     ("cohort/target", {"name": "d", "kind": "regression", "categories": ["x"]}, "cohort.target", "no categories"),
+    ("cohort/target", {"name": "d", "kind": "multilabel", "labels": ["a"]}, "cohort.target", "two or more columns"),
+    ("cohort/target", {"name": "d", "kind": "multilabel"}, "cohort.target", "two or more columns"),
+    ("cohort/target", {"name": "d", "kind": "multilabel", "labels": ["a", "age"]}, "cohort", "more than once: age"),
+    ("cohort/target", {"name": "d", "kind": "multilabel", "labels": ["a", "b"], "unit": "d"}, "cohort.target", "no `unit`"),
+    ("cohort/target/labels", ["a", "b"], "cohort.target", "of no other"),
+    ("cohort/target", {"name": "d", "kind": "multilabel", "labels": [f"l{n}" for n in range(51)]}, "cohort.target.labels", "at most 50"),
+    ("cohort/target", {"name": "d", "kind": "survival"}, "cohort.target", "`event`"),
+    ("cohort/target/event", "death", "cohort.target", "of no other"),
+    ("cohort/target/intervals", [1, 2], "cohort.target", "belong to a survival"),
+    ("cohort/target", {"name": "d", "kind": "survival", "event": "d"}, "cohort", "more than once: d"),
+    ("cohort/target", {"name": "d", "kind": "survival", "event": "e", "intervals": [2, 2]}, "cohort.target", "rising order"),
+    ("cohort/target", {"name": "d", "kind": "survival", "event": "e", "categories": ["yes"]}, "cohort.target", "two categories"),
     ("cohort/minimum_patients", 0, "cohort.minimum_patients", "greater"),
     ("model/name", ..., "model", "either"),
     ("model/code", "model.py", "model", "either"),
@@ -147,6 +159,10 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("training/learning_rate", 0, "training.learning_rate", "greater than 0"),
     ("training/learning_rate", "fast", "training.learning_rate", "number"),
     ("training/local_epochs", 1, "training", "not both"),
+    ("training", {"patience": 2}, "training", "there is one only"),
+    ("training/validation", 0.2, "training", "give `patience`"),
+    ("training/accumulation", 1, "training.accumulation", "greater"),
+    ("training/class_weights", [1, 0], "training.class_weights[2]", "greater"),
     ("method/rounds", 0, "method.rounds", "greater"),
     ("method/name", "FedAvg", "method.name", "pattern"),
     ("method/parameters/mu", [1], "method.parameters.mu", "is not a number, a text, true or false"),
@@ -173,6 +189,31 @@ def test_the_remedy_speaks_of_what_is_wrong() -> None:
         "String should match pattern '^[A-Za-z0-9_-]+\\.py$'",
         "name a file beside the study, for example model.py",
     )
+
+
+def test_fields_that_came_later_are_written_only_where_they_are_set() -> None:
+    """An older study keeps its digest."""
+    written = Study(**fields()).model_dump(mode="json")
+    assert not {"labels", "event", "intervals"} & written["cohort"]["target"].keys()
+    assert not {"accumulation", "class_weights", "ties", "patience", "validation"} & written["training"].keys()
+    assert "horizons" not in written["evaluation"]
+    target = {"name": "days", "kind": "survival", "event": "death", "intervals": [1, 2]}
+    later = Study(**(changed("cohort/target", target) | {"training": {"local_epochs": 3, "patience": 2}}))
+    assert Study.model_validate_json(later.model_dump_json()) == later
+    assert later.model_dump(mode="json")["training"]["patience"] == 2
+
+
+def test_what_a_target_asks_of_table_and_model() -> None:
+    def of(**target: Any) -> tuple[tuple[str, ...], int, int]:
+        made = Target(name="d", **target)
+        return tuple(column.name for column in made.columns), made.classes, made.outputs
+
+    assert of() == (("d",), 2, 1)
+    assert of(kind="regression") == (("d",), 1, 1)
+    assert of(kind="multiclass", categories=("x", "y", "z")) == (("d",), 3, 3)
+    assert of(kind="multilabel", labels=("a", "b")) == (("a", "b"), 2, 2)
+    assert of(kind="survival", event="e") == (("d", "e"), 1, 1)
+    assert of(kind="survival", event="e", intervals=(1, 2)) == (("d", "e"), 2, 2)
 
 
 def test_all_faults_at_once() -> None:

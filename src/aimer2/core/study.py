@@ -20,6 +20,7 @@ from aimer2.core.task import Document, SiteId
 
 NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
 CODE = r"^[A-Za-z0-9_-]+\.py$"
+WEIGHTS = r"^[A-Za-z0-9_.-]+\.safetensors$"
 METHOD = r"^[a-z][a-z0-9_]*$"
 Scalar = bool | int | float | str
 ColumnName = Annotated[str, Field(min_length=1, max_length=100)]
@@ -68,7 +69,7 @@ class Target(Document):
         default=(), description="the classes; of a binary target, a label or an event the second is the event. Empty: 0 and 1"
     )
     unit: str | None = None
-    labels: tuple[ColumnName, ...] = Field(default=(), exclude_if=_unset, description="of multilabel: the columns, each binary")
+    labels: tuple[ColumnName, ...] = Field(default=(), max_length=50, exclude_if=_unset, description="of multilabel: the columns, each binary")
     event: ColumnName | None = Field(default=None, exclude_if=_unset, description="of survival: the column that says whether the event was seen")
     intervals: tuple[Above0, ...] = Field(
         default=(), exclude_if=_unset, description="of survival: ends of the time intervals, common to all sites; none: Cox regression"
@@ -170,6 +171,12 @@ class Model(Document):
     name: str | None = Field(default=None, description="a model of `aimer2.models`")
     code: str | None = Field(default=None, pattern=CODE, description="a file beside the study with `build(features, classes)`")
     options: Mapping[str, Scalar | tuple[Scalar, ...]] = Field(default_factory=dict)
+    weights: str | None = Field(
+        default=None,
+        pattern=WEIGHTS,
+        exclude_if=_unset,
+        description="a file beside the study with weights to start from; leaves that it lacks start untrained",
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -364,6 +371,7 @@ _REMEDIES = {
     NAME: "use lower-case letters, digits and '-'",
     METHOD: "use lower-case letters, digits and '_'",
     CODE: "name a file beside the study, for example model.py",
+    WEIGHTS: "name a file beside the study, for example base.safetensors",
 }
 
 _ALTERNATIVES = {
