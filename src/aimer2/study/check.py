@@ -31,6 +31,7 @@ def check(study: Study, folder: Path, clock: Clock) -> list[Fault]:
         *_metrics(study),
         *_sites(study),
         *_code(study, folder),
+        *_weights(study, folder),
     ]
 
 
@@ -79,9 +80,6 @@ def _method(study: Study) -> list[Fault]:
             found.append(Fault("method.aggregator", f"{name} asks one site a round, so there is nothing to compare", "leave it out"))
     if isinstance(method, Personal) and study.evaluation.held_out == 0:
         found.append(Fault("evaluation.held_out", f"is 0, but {name} measures the sites' own models", "hold out a part, for example 0.2"))
-    framework, known = study.model.framework, catalogue.frameworks(name)
-    if known and framework not in known:
-        found.append(Fault("method.name", f"{name} works on no {framework} model", f"use framework = {' or '.join(map(repr, known))}"))
     return found
 
 
@@ -184,3 +182,10 @@ def _code(study: Study, folder: Path) -> list[Fault]:
     if not any(isinstance(node, ast.FunctionDef) and node.name == "build" for node in module.body):
         return [Fault(place, "has no function `build`", "define `def build(features, classes, **options)`")]
     return []
+
+
+def _weights(study: Study, folder: Path) -> list[Fault]:
+    name = study.model.weights
+    if name is None or (folder / name).is_file():
+        return []
+    return [Fault(f"model.weights ({name})", "is not beside the study", "put the file there")]

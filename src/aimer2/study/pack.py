@@ -16,6 +16,7 @@ from aimer2.learners.catalogue import make_learner
 from aimer2.messages.package import Package
 from aimer2.study.checkpoint import store
 from aimer2.study.cohort import design_width
+from aimer2.study.weights import load_given
 
 
 def pack(
@@ -29,6 +30,8 @@ def pack(
     shape = (design_width(study.cohort),) if feature_shape is None else feature_shape
     learner = make_learner(study, feature_shape=shape, files=files, device="cpu")
     initialise(learner, study)
+    if study.model.weights is not None:
+        load_given(learner, folder / study.model.weights)
     catalogue.check(catalogue.make(study.method.name, study.method.rounds, study.method.parameters), learner)
     stored = {}
     for name, path in files.items():

@@ -20,14 +20,14 @@ from aimer2.learners.catalogue import corrects, frameworks
 
 
 def faults(study: Study) -> list[Fault]:
-    """Whether the method corrects gradients, or takes that of all rows, with a framework that shows none; adapters with one that makes none."""
+    """Whether the method corrects gradients, or takes that of all rows, with a framework that shows none; or works on others only."""
     framework, name = study.model.framework, study.method.name
     try:
         method = catalogue.make(name, study.method.rounds, study.method.parameters)
-        if hasattr(method, "adapted"):
-            without = next((other for other in frameworks(study) if other != "torch"), None)
-            problem = f"{name} trains low-rank adapters, and {without} makes none"
-            return [Fault("method.name", problem, "train with torch alone")] if without else []
+        known = catalogue.frameworks(name)
+        if odd := [other for other in frameworks(study) if known and other not in known]:
+            remedy = f"train with {' or '.join(known)} alone"
+            return [Fault("method.name", f"{name} works on models of {', '.join(known)}, not on those of {odd[0]}", remedy)]
         reason = None if corrects(framework) else why_gradients(method)
     except AimerError:
         # no such method, which is told elsewhere; or it looks for parts of the model that this one does not have

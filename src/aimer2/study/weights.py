@@ -1,0 +1,56 @@
+"""Weights to start from: a safetensors file beside the study, whoever wrote it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aimer2.core.errors import BadModel
+from aimer2.core.protocols import Learner
+from aimer2.core.tree import NumpyArray
+
+_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+
+def load_given(learner: Learner, path: Path) -> None:
+    """Puts the file's leaves into the model; leaves that the file does not have, as a new head, stay as they are.
+
+    Raises BadModel where the file has a leaf that the model has not, or of another shape, or is no such file.
+    """
+    own = learner.parameters()
+    given = read_weights(path)
+    if odd := sorted(given.keys() - own.keys()):
+        raise BadModel(f"{path.name} has leaves that the model has not: {', '.join(odd[:3])}. The model has {', '.join(sorted(own)[:6])} …")
+    for name, leaf in given.items():
+        if leaf.shape != own[name].shape:
+            told = f"{name} has shape {leaf.shape} in {path.name}, {tuple(own[name].shape)} in the model"
+            raise BadModel(f"{told}. Leave it out of the file where it is to be trained anew.")
+    learner.load({name: given[name].astype(leaf.dtype) if name in given else leaf for name, leaf in own.items()})
+
+
+def read_weights(path: Path) -> dict[str, NumpyArray]:
+    """All floating-point leaves of the file, half precision as float32; integers (batches counted) are left out. Raises BadModel."""
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    try:
+        entries: dict[str, Mapping[str, Any]] = json.loads(data[8:start])
+        entries.pop("__metadata__", None)
+        return {name: _leaf(data[start:], entry) for name, entry in entries.items() if entry["dtype"] in _TYPES}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise BadModel(f"{path.name} is not a file in safetensors format.") from None
+
+
+def _leaf(data: bytes, entry: Mapping[str, Any]) -> NumpyArray:
+    low, high = entry["data_offsets"]
+    dtype = np.dtype(_TYPES[entry["dtype"]])
+    if high - low != prod(entry["shape"]) * dtype.itemsize or not 0 <= low <= high <= len(data):
+        raise ValueError
+    leaf = np.frombuffer(data[low:high], dtype).reshape(entry["shape"])
+    if entry["dtype"] == "BF16":
+        return (leaf.astype(np.uint32) << 16).view(np.float32)
+    return leaf.astype(np.float32) if entry["dtype"] == "F16" else leaf
