@@ -28,6 +28,13 @@ OUTSIDE = [
     ("qfedavg", "lipschitz", 0.0),
     *(("fednova", parameter, value) for parameter, value in (("momentum", 1.0), ("mu", -1), ("server_learning_rate", 0.0))),
     ("fedadagrad", "tau", 0.0),
+    ("worst_site", "mixture_rate", -0.1),
+    ("ditto", "lambda_", -0.1),
+    ("fedrep", "head_steps", -1),
+    ("local_fine_tuning", "fine_tuning_steps", -1),
+    ("lora", "rank", 0),
+    ("lora", "alpha", 0.0),
+    *((method, "validation", value) for method in ("fedbn", "fedper", "fedrep", "ditto", "local_fine_tuning") for value in (0.0, 1.0)),
 ]
 
 
