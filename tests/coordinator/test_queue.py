@@ -219,6 +219,21 @@ def test_a_study_is_taken_over_from_a_process_that_has_died(tmp_path: Path) -> N
     asyncio.run(test())
 
 
+def test_the_tasks_of_a_study_go_once_it_has_ended_and_not_before(run: Callable[..., None]) -> None:
+    async def test(coordinator: Coordinator) -> None:
+        await coordinator.queue.of(STUDY).put([task("a")])
+        await exchange(coordinator, "a", replies=(answer(task("a")),), wait_seconds=0)
+        await coordinator.studies.keep()
+        assert coordinator.database.read_now(tasks.find_tasks, [("t-1-a", 1)])
+        await coordinator.studies.stop(STUDY, "anna", final=True, reason="enough")
+        await coordinator.studies.keep()
+        assert not coordinator.database.read_now(tasks.find_tasks, [("t-1-a", 1)])
+        await exchange(coordinator, "a", replies=(answer(task("a")),), wait_seconds=0)
+        assert not coordinator.database.read_now(tasks.find_tasks, [("t-1-a", 1)])
+
+    run(test, "a")
+
+
 def test_a_rehearsal_says_who_is_silent(run: Callable[..., None]) -> None:
     async def test(coordinator: Coordinator) -> None:
         asked = asyncio.create_task(rehearse(coordinator.queue.view(STUDY), 0.2))

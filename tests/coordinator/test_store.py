@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,17 @@ def test_a_withdrawn_task_takes_no_reply_and_opens_when_it_is_put_again(running:
     running.write_now(tasks.record_replies, [(("x", 1), "late")], 2.0, tell=False)
     assert running.write_now(tasks.put_tasks, [task("x")], 3.0).replies == {}
     assert [row.id for row in running.read_now(tasks.open_tasks)] == ["x"]
+
+
+def test_tasks_of_one_study_are_erased_a_few_at_a_time(running: Database) -> None:
+    other = "e" * 64
+    running.write_now(studies.add_study, NewStudy(other, "{}", ["a"], "anna", 2.0))
+    elsewhere = replace(task("z"), study=other)
+    running.write_now(tasks.put_tasks, [*(task(name) for name in "vwxy"), elsewhere], 1.0)
+    running.write_now(tasks.record_replies, [(("x", 1), "first")], 2.0, tell=False)
+    running.write_now(tasks.withdraw_tasks, [("y", 1)])
+    assert [running.write_now(tasks.erase_tasks, STUDY, 3) for _ in range(3)] == [3, 1, 0]
+    assert [row.id for row in running.read_now(tasks.find_tasks, [(name, 1) for name in "vwxyz"])] == ["z"]
 
 
 def test_one_process_holds_a_study_until_its_lease_ends(running: Database) -> None:

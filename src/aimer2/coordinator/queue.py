@@ -224,11 +224,11 @@ class Queue:
     def _keep(self, connection: Connection, site: str, study: str, answer: Answer, attachments: Mapping[str, str]) -> None:
         """The answer's blobs come into the study's store: attached, or uploaded before by this very site."""
         refs = set(answer.sums.values())
-        here = [detach(ref.sha256, attachments[ref.sha256]) for ref in refs if ref.sha256 in attachments]
+        here = {ref.sha256: detach(ref.sha256, attachments[ref.sha256]) for ref in refs if ref.sha256 in attachments}
         if here:
-            self._parts.storage.of(study).put(*here)
+            self._parts.storage.of(study).put(*here.values(), names=tuple(here))
         for ref in refs:
-            if ref.sha256 in attachments:
+            if ref.sha256 in here:
                 continue
             if not has_uploaded(connection, ref.sha256, f"site:{site}"):
                 raise Conflict("The answer names a blob that this site has not uploaded.", remedy="Upload it, then answer again.")

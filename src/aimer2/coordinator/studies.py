@@ -22,6 +22,7 @@ from aimer2.coordinator.store import studies as rows
 from aimer2.coordinator.store.database import Database
 from aimer2.coordinator.store.members import drop_upload
 from aimer2.coordinator.store.studies import NewStudy, Transition
+from aimer2.coordinator.store.tasks import erase_tasks
 from aimer2.coordinator.submission import check_package
 from aimer2.core.clock import Clock
 from aimer2.core.errors import AimerError, Conflict, NotAllowed, NotFound
@@ -37,6 +38,8 @@ from aimer2.study.secure_update import sites_needed
 
 Conduct: TypeAlias = Callable[[Package, str, StudyQueue, BlobStore, Checkpoints], AsyncIterator[Event]]
 """Conducts a study from its checkpoint to its end: `study.conduct` on the native engine."""
+
+_ERASED_AT_ONCE = 1000
 
 
 @final
@@ -64,6 +67,7 @@ class Studies:
         self._parts = parts
         self._running: dict[str, asyncio.Task[None]] = {}
         self._news: dict[str, Signal] = {}
+        self._erased: set[str] = set()
 
     def news(self, digest: str) -> Signal:
         """Set whenever an event of this study was stored or its state has changed."""
@@ -160,6 +164,16 @@ class Studies:
             if offer.state in ("offered", "running", "paused") and offer.package.study.expires_at < now:
                 await self.stop(offer.digest, "coordinator", final=True, reason="The study has expired.")
         await self.take_over()
+        await self._erase_ended()
+        await asyncio.to_thread(parts.storage.staging.sweep, now)
+
+    async def _erase_ended(self) -> None:
+        """A little at a time: the tasks of studies that have ended for good."""
+        for offer in list(self._parts.registry.studies.values()):
+            if offer.state in ("finished", "stopped") and offer.digest not in self._erased:
+                if await self._parts.database.write(erase_tasks, offer.digest, _ERASED_AT_ONCE) < _ERASED_AT_ONCE:
+                    self._erased.add(offer.digest)
+                return
 
     async def check_running(self) -> None:
         """Another process may have stopped a study that this one conducts."""

@@ -77,8 +77,7 @@ class Uploads:
         """Takes the body in; the offset afterwards. Raises Conflict at a wrong offset, Tampered, OutOfResources."""
         lock = self._busy.setdefault(ref.sha256, asyncio.Lock())
         async with lock:
-            known = await self.exists(ref.sha256)
-            receiver: _Receiver = _Proof(ref) if known else await asyncio.to_thread(self._store.partial, ref)
+            receiver = await asyncio.to_thread(self._receiver, ref)
             try:
                 if offset != receiver.offset:
                     raise WrongOffset(receiver.offset)
@@ -89,6 +88,9 @@ class Uploads:
                 return receiver.offset
             finally:
                 receiver.close()
+
+    def _receiver(self, ref: BlobRef) -> _Receiver:
+        return _Proof(ref) if ref in self._store else self._store.partial(ref)
 
     async def _pump(self, request: Request, receiver: _Receiver, size: int) -> None:
         """Body to receiver, about 1 MiB at a time: while that is hashed and written in a thread, the next pieces come."""

@@ -9,8 +9,8 @@ from typing import Any, final
 from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from aimer2.coordinator.store.database import note_change
-from aimer2.coordinator.store.schema import assertions, invitations, sites, uploads, users
+from aimer2.coordinator.store.database import Prepared, note_change
+from aimer2.coordinator.store.schema import assertions, invitations, sites, users
 from aimer2.core.errors import Conflict, NotAllowed, NotFound
 
 
@@ -129,17 +129,21 @@ def use_assertion(connection: Connection, identifier: str, until: float, now: fl
     return True
 
 
+_NOTE_UPLOAD = Prepared("INSERT INTO uploads (sha256, owner) VALUES (:sha256, :owner) ON CONFLICT DO NOTHING")
+_UPLOADED = Prepared("SELECT 1 FROM uploads WHERE sha256 = :sha256 AND owner = :owner")
+_DROP_UPLOAD = Prepared("DELETE FROM uploads WHERE sha256 = :sha256 AND owner = :owner")
+_OTHERS = Prepared("SELECT 1 FROM uploads WHERE sha256 = :sha256 LIMIT 1")
+
+
 def note_upload(connection: Connection, sha256: str, owner: str) -> None:
-    if not has_uploaded(connection, sha256, owner):
-        connection.execute(insert(uploads).values(sha256=sha256, owner=owner))
+    _NOTE_UPLOAD.run(connection, {"sha256": sha256, "owner": owner})
 
 
 def has_uploaded(connection: Connection, sha256: str, owner: str) -> bool:
-    found = connection.execute(select(uploads.c.sha256).where(uploads.c.sha256 == sha256, uploads.c.owner == owner))
-    return found.one_or_none() is not None
+    return _UPLOADED.run(connection, {"sha256": sha256, "owner": owner}).fetchone() is not None
 
 
 def drop_upload(connection: Connection, sha256: str, owner: str) -> bool:
     """True where nobody else has uploaded the same bytes: then they need not be kept."""
-    connection.execute(delete(uploads).where(uploads.c.sha256 == sha256, uploads.c.owner == owner))
-    return connection.execute(select(uploads.c.sha256).where(uploads.c.sha256 == sha256).limit(1)).one_or_none() is None
+    _DROP_UPLOAD.run(connection, {"sha256": sha256, "owner": owner})
+    return _OTHERS.run(connection, {"sha256": sha256}).fetchone() is None

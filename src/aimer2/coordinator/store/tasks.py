@@ -6,13 +6,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from sqlalchemy import Connection, Row, select, tuple_, update
+from sqlalchemy import Connection, Row, delete, select, tuple_, update
 
 from aimer2.coordinator.store.database import Prepared, note_change
 from aimer2.coordinator.store.schema import tasks
 
 Key = tuple[str, int]
 """A task's id and attempt."""
+
+_STATES = ("open", "answered", "withdrawn")
 
 
 @final
@@ -91,6 +93,15 @@ def record_replies(connection: Connection, replies: Iterable[tuple[Key, str]], n
 def withdraw_tasks(connection: Connection, keys: Sequence[Key]) -> int:
     _set_state(connection, keys, "withdrawn", only="open")
     return note_change(connection, "tasks")
+
+
+def erase_tasks(connection: Connection, study: str, most: int) -> int:
+    """Erases so many tasks of a study that has ended, with their replies, whose figures its events and result have; how many it were."""
+    known = tasks.c.state.in_(_STATES)  # for the index on (state, study)
+    keys = connection.execute(select(tasks.c.id, tasks.c.attempt).where(known, tasks.c.study == study).limit(most)).all()
+    if keys:
+        connection.execute(delete(tasks).where(tuple_(tasks.c.id, tasks.c.attempt).in_([(row.id, row.attempt) for row in keys])))
+    return len(keys)
 
 
 def _set_state(connection: Connection, keys: Sequence[Key], state: str, only: str | None = None) -> None:
