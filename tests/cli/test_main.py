@@ -34,7 +34,7 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     assert min(seconds) < 0.6
     program = "import sys\nfrom aimer2.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: print(*sys.modules, file=sys.stderr)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=ENVIRONMENT).stderr.split()
-    heavy = {"numpy", "pandas", "pydantic", "rich", "sqlalchemy", "torch", "urllib3", "asyncio", "cryptography"}
+    heavy = {"numpy", "pandas", "pydantic", "rich", "sqlalchemy", "tensorflow", "torch", "urllib3", "asyncio", "cryptography"}
     assert not heavy & {name.partition(".")[0] for name in loaded}
 
 
