@@ -192,6 +192,14 @@ def test_the_scripts_run(script: str, capsys: pytest.CaptureFixture[str]) -> Non
     assert re.search(r"\d\.\d", capsys.readouterr().out)
 
 
+def test_the_survival_example_has_no_faults_as_it_is_and_with_its_intervals(tmp_path: Path) -> None:
+    folder = ROOT / "examples" / "breast-cancer-survival"
+    text = (folder / "study.toml").read_text(encoding="utf-8")
+    for other in (text, re.sub(r"(?m)^# (intervals|horizons)", r"\1", text)):
+        (tmp_path / "study.toml").write_text(other, encoding="utf-8")
+        assert check(study.read_study(tmp_path / "study.toml"), tmp_path, SystemClock()) == []
+
+
 def test_the_study_folder_is_a_study_with_a_mapping_and_rules() -> None:
     folder = ROOT / "examples" / "heart-disease"
     example = study.read_study(folder / "study.toml")
