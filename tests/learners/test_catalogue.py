@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aimer2.core.errors import BadModel, BadStudy
+from aimer2.core.errors import BadModel, BadStudy, NotAvailable
 from aimer2.core.study import Study
 from aimer2.learners import catalogue
 from aimer2.learners.catalogue import faults, make_learner
+from aimer2.learners.optimisers import OPTIMISERS
 from aimer2.learners.recipe import WITH_MOMENTUM
+from aimer2.learners.tasks import OWN_OPTIMISER
 from aimer2.learners.torch import _OPTIMISERS
 
 
@@ -52,8 +54,9 @@ def test_momentum_is_refused_where_it_would_be_ignored(optimiser: str) -> None:
         make_learner(checked, feature_shape=(2,), files={}, device="cpu")
 
 
-def test_the_table_names_the_optimisers_that_torch_has() -> None:
-    assert set(catalogue._FRAMEWORKS["torch"].optimisers) == set(_OPTIMISERS)
+def test_the_table_names_the_optimisers_that_there_are() -> None:
+    assert set(catalogue._FRAMEWORKS["torch"].optimisers) == {*_OPTIMISERS, OWN_OPTIMISER}
+    assert set(catalogue._FRAMEWORKS["keras"].optimisers) == set(OPTIMISERS)
 
 
 @pytest.mark.parametrize("framework", ["numpy", "torch"])
@@ -112,21 +115,29 @@ def run(program: str) -> str:
     return subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
 
 
-def test_neither_the_table_nor_a_numpy_study_loads_torch_or_pandas() -> None:
+def test_neither_the_table_nor_a_numpy_study_loads_a_framework_or_pandas() -> None:
     program = (
         "import sys; import aimer2.learners.catalogue, aimer2.learners.numpy, aimer2.models.catalogue as m; m.available('torch');"
-        "m.faults('torch', 'mlp', 2, {}); m.build('numpy', 'logistic', (3,), 2, {}); print({'torch', 'pandas', 'scipy'} & set(sys.modules))"
+        "m.faults('torch', 'mlp', 2, {}); m.build('numpy', 'logistic', (3,), 2, {});"
+        "print({'torch', 'tensorflow', 'keras', 'sklearn', 'pandas', 'scipy'} & set(sys.modules))"
     )
     assert run(program).strip() == "set()"
 
 
-def test_a_missing_framework_is_named_with_its_extra() -> None:
+@pytest.mark.parametrize(("framework", "library"), [("torch", "torch"), ("keras", "tensorflow"), ("keras", "keras"), ("sklearn", "sklearn")])
+def test_a_missing_framework_is_named_with_its_extra(framework: str, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(NotAvailable, match=framework) as caught:
+        make_learner(study({"framework": framework, "name": "logistic"}), feature_shape=(3,), files={})
+    assert f"pip install 'aimer2[{framework}]'" in caught.value.advice
+
+
+def test_a_missing_framework_is_not_loaded_to_find_out() -> None:
     program = (
-        "import sys; sys.modules['torch'] = None\n"
+        "import sys; sys.modules['keras'] = None\n"
         "from aimer2.core.errors import NotAvailable\nfrom aimer2.core.study import Study\nfrom aimer2.learners.catalogue import make_learner\n"
-        f"study = Study(**{study({'name': 'mlp'}).model_dump(mode='json')!r})\n"
+        f"study = Study(**{study({'framework': 'keras', 'name': 'mlp'}).model_dump(mode='json')!r})\n"
         "try: make_learner(study, feature_shape=(3,), files={})\n"
-        "except NotAvailable as error: print(error.sentence, error.advice)"
+        "except NotAvailable as error: print('tensorflow' in sys.modules)"
     )
-    told = run(program)
-    assert "torch" in told and "pip install 'aimer2[torch]'" in told
+    assert run(program).strip() == "False"

@@ -10,17 +10,21 @@ import torch
 from aimer2.core.errors import BadModel
 from aimer2.models import catalogue
 
-EVERY = [(framework, name) for framework in ("numpy", "torch") for name in catalogue.available(framework)]
+EVERY = [(framework, name) for framework in ("numpy", "torch", "keras", "sklearn") for name in catalogue.available(framework)]
 CLASSES = {"regression": 1, "binary": 2, "multiclass": 4}
 
 
 def test_the_names_a_study_can_use() -> None:
     assert set(catalogue.available("torch")) == {"linear", "logistic", "mlp", "cnn"}
+    assert set(catalogue.available("keras")) == set(catalogue.available("torch"))
     assert set(catalogue.available("numpy")) == {"linear", "logistic", "multinomial"}
+    assert set(catalogue.available("sklearn")) == {"linear", "logistic", "svm", "perceptron"}
 
 
 @pytest.mark.parametrize(("framework", "name"), EVERY)
-def test_the_table_agrees_with_the_modules(framework: str, name: str) -> None:
+def test_the_table_agrees_with_the_modules(framework: str, name: str, request: pytest.FixtureRequest) -> None:
+    if framework == "keras":
+        request.getfixturevalue("tensorflow")
     entry = catalogue._MODELS[framework][name]
     builder = getattr(importlib.import_module(f"aimer2.models.{entry.module}"), entry.builder)
     assert list(inspect.signature(builder).parameters) == ["feature_shape", "outputs", "options"]
@@ -34,6 +38,8 @@ def test_the_table_agrees_with_the_modules(framework: str, name: str) -> None:
         if framework == "torch":
             with torch.inference_mode():
                 assert model(torch.zeros(2, *shape)).shape == (2, classes if classes > 2 else 1)
+        if framework == "keras":
+            assert model.output_shape == (None, classes if classes > 2 else 1)
 
 
 @pytest.mark.parametrize(
