@@ -102,6 +102,11 @@ class Case:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def target(self) -> dict[str, Any]:
+        """Cox regression is linear here, a network tells of intervals."""
+        return {"intervals": (0.5, 1.0, 2.0)} if self.kind == "survival" and self.name == "mlp" else {}
+
+    @property
     def corrects(self) -> bool:
         return self.framework != "sklearn"
 
@@ -124,6 +129,9 @@ CASES = {
     "torch-mlp-dropout-batch-norm": Case("torch", "multiclass", "mlp", options={"hidden": [8], "dropout": 0.3, "batch_norm": True}),
     "torch-cnn": Case("torch", "multiclass", "cnn", shape=(1, 8, 8), options={"channels": [4, 8], "dropout": 0.1}),
     "torch-code": Case("torch", "binary", code=TORCH_CODE),
+    "torch-multilabel": Case("torch", "multilabel", "mlp", options={"hidden": [8]}),
+    "torch-cox": Case("torch", "survival", "linear"),
+    "torch-intervals": Case("torch", "survival", "mlp", options={"hidden": [8]}),
     "keras-mlp-dropout-batch-norm": Case("keras", "multiclass", "mlp", options={"hidden": [8], "dropout": 0.3, "batch_norm": True}),
     "keras-code": Case("keras", "binary", code=KERAS_CODE),
     "sklearn-linear": Case("sklearn", "regression", "linear"),
@@ -132,8 +140,18 @@ CASES = {
     "sklearn-code": Case("sklearn", "multiclass", code=SKLEARN_CODE),
 }
 CORRECTED = pytest.mark.parametrize("case", [name for name, case in CASES.items() if case.corrects], indirect=True)
-METRICS = {"binary": ["auc", "brier"], "multiclass": ["accuracy"], "regression": ["rmse"]}
-CATEGORIES = {"binary": (), "multiclass": ("a", "b", "c"), "regression": ()}
+METRICS = {
+    "binary": ["auc", "brier"],
+    "multiclass": ["accuracy"],
+    "regression": ["rmse"],
+    "multilabel": ["auc_by_label"],
+    "survival": ["concordance"],
+}
+TARGETS: dict[str, dict[str, Any]] = {
+    "multiclass": {"categories": ("a", "b", "c")},
+    "multilabel": {"labels": ("a", "b")},
+    "survival": {"event": "e"},
+}
 
 
 def study(case: Case, **training: Any) -> Study:
@@ -148,7 +166,7 @@ def study(case: Case, **training: Any) -> Study:
         cohort={
             "dataset": "drawn",
             "features": [{"name": "x"}],
-            "target": {"name": "y", "kind": case.kind, "categories": CATEGORIES[case.kind]},
+            "target": {"name": "y", "kind": case.kind, **TARGETS.get(case.kind, {}), **case.target},
         },
         model=model,
         training={"learning_rate": 0.1, **training},
@@ -188,6 +206,10 @@ def drawn(case: Case, rows: int = 37, seed: int = 3) -> Samples:
     features = rng.normal(size=(rows, *case.shape))
     if case.kind == "regression":
         return Samples(features, features.reshape(rows, -1)[:, 0] + 1)
+    if case.kind == "multilabel":
+        return Samples(features, rng.integers(0, 2, (rows, 2)))
+    if case.kind == "survival":
+        return Samples(features, np.stack((rng.exponential(size=rows), rng.integers(0, 2, rows)), axis=1))
     return Samples(features, rng.integers(0, 3 if case.kind == "multiclass" else 2, rows))
 
 
@@ -419,8 +441,9 @@ def test_the_schedule_scales_the_step_of_a_round(case: Case, make: Make, schedul
 def test_predictions_have_the_shape_and_range_of_the_target(case: Case, make: Make) -> None:
     scores = make().predict(drawn(case))
     assert scores.dtype == np.float64
-    assert scores.shape == ((37, 3) if case.kind == "multiclass" else (37,))
-    if case.kind != "regression":
+    several = {"multiclass": (3,), "multilabel": (2,)}.get(case.kind, (3,) if case.target else ())
+    assert scores.shape == (37, *several)
+    if case.kind != "regression" and (case.kind != "survival" or several):
         assert ((scores >= 0) & (scores <= 1)).all()
     if case.kind == "multiclass":
         np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-9)
@@ -431,7 +454,11 @@ def test_evaluation_adds_up_over_parts_of_the_data(case: Case, make: Make) -> No
     whole = learner.evaluate(data)
     parts = [learner.evaluate(Samples(data.features[part], data.targets[part])) for part in (slice(0, 11), slice(11, 11), slice(11, None))]
     assert whole.keys() == parts[0].keys() == parts[1].keys()
+    # of a time to an event the pairs, and Cox's risk sets, are formed within a site
+    within = () if case.kind != "survival" else ("pairs",) if case.target else ("pairs", "loss")
     for name, total in whole.items():
+        if name in within:
+            continue
         np.testing.assert_allclose(sum(part[name] for part in parts), total, rtol=1e-6, atol=1e-6)
     assert whole["count"] == [37]
 
@@ -484,7 +511,7 @@ def test_data_of_another_form_are_refused(case: Case, make: Make) -> None:
         with pytest.raises(BadData, match="shape"):
             call(Samples(np.zeros((4, 3, 9)), np.zeros(4)))
         if case.kind != "regression":
-            with pytest.raises(BadData, match="class numbers"):
+            with pytest.raises(BadData, match="class numbers|event of 0 or 1"):
                 call(Samples(data.features, data.targets + 2))
         with pytest.raises(BadData, match="finite"):
             call(Samples(data.features, np.full(37, np.nan)))
