@@ -511,7 +511,7 @@ def test_data_of_another_form_are_refused(case: Case, make: Make) -> None:
         with pytest.raises(BadData, match="shape"):
             call(Samples(np.zeros((4, 3, 9)), np.zeros(4)))
         if case.kind != "regression":
-            with pytest.raises(BadData, match="class numbers|event of 0 or 1"):
+            with pytest.raises(BadData, match=r"class numbers|event of 0 or 1"):
                 call(Samples(data.features, data.targets + 2))
         with pytest.raises(BadData, match="finite"):
             call(Samples(data.features, np.full(37, np.nan)))
