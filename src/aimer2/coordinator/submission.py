@@ -5,22 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aimer2.coordinator.registry import Registry
-from aimer2.core.errors import BadStudy, Fault, NotAvailable
+from aimer2.core.errors import BadStudy, Fault
 from aimer2.messages.package import Package
 from aimer2.secure_aggregation.roster import MINIMUM
 from aimer2.study.check import promises
 
 
 def check_package(package: Package, registry: Registry, missing: Sequence[str], now: float) -> None:
-    """``missing``: SHA-256 of the package's blobs that its submitter has not uploaded.
-
-    Raises NotAvailable where privacy terms are asked for that this version has not, BadStudy with every fault.
-    """
-    if package.study.privacy.differential_privacy is not None:
-        raise NotAvailable(
-            "The study asks for differential privacy, which this coordinator does not offer yet.",
-            remedy="Terms that cannot be kept are refused, never ignored: submit the study where they are available.",
-        )
+    """``missing``: SHA-256 of the package's blobs that its submitter has not uploaded. Raises BadStudy with every fault."""
     faults = promises(package.study)
     faults += [Fault("blobs", f"{sha256[:16]}… was not uploaded", "upload it, then submit again") for sha256 in missing]
     if package.study.expires_at <= now:

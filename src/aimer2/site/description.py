@@ -10,6 +10,8 @@ from aimer2.core.clock import rfc3339
 from aimer2.core.errors import BadStudy
 from aimer2.core.study import Study
 from aimer2.messages.package import Package
+from aimer2.secure_aggregation.roster import threshold
+from aimer2.study.secure_update import sites_needed
 
 
 def describe_request(package: Package, digest: str, code: Mapping[str, str] | None = None) -> list[str]:
@@ -22,13 +24,13 @@ def describe_request(package: Package, digest: str, code: Mapping[str, str] | No
         f"Purpose          {study.purpose}",
         f"Ethics           {study.ethics}",
         f"Expires          {rfc3339(study.expires_at)}",
-        f"Sites asked      {', '.join(sorted(package.roster))} (at least {study.sites.minimum} take part)",
+        f"Sites asked      {', '.join(sorted(package.roster))} (at least {sites_needed(package)} take part)",
         "",
         *_reads(study),
         "",
         *_runs(package),
         "",
-        *_leaves(study),
+        *_leaves(package),
         "",
         *_code(code or {}),
         f"Digest           {digest}",
@@ -66,11 +68,13 @@ def _aggregator(study: Study) -> Iterator[str]:
         yield "                 for that the coordinator compares the sites' updates one by one, so it must see this site's alone"
 
 
-def _leaves(study: Study) -> Iterator[str]:
+def _leaves(package: Package) -> Iterator[str]:
+    study = package.study
     yield "Leaves the site  only these sums over all patients of the cohort, never a record:"
     for line in what_leaves(study):
         yield f"                 {line}"
-    yield f"                 {_protection(study)}"
+    for line in (*_secrecy(package), *_noise(study)):
+        yield f"                 {line}"
 
 
 def what_leaves(study: Study) -> Sequence[str]:
@@ -101,11 +105,25 @@ def _summary(name: str) -> str:
         return "this installation does not have it"
 
 
-def _protection(study: Study) -> str:
-    privacy = study.privacy
-    secure = "nobody sees this site's sums alone (secure aggregation)" if privacy.secure_aggregation else "the coordinator sees this site's sums"
-    noise = "with differential privacy" if privacy.differential_privacy is not None else "without differential privacy"
-    return f"{secure}; {noise}"
+def _secrecy(package: Package) -> Iterator[str]:
+    study, sites = package.study, len(package.roster)
+    if not study.privacy.secure_aggregation:
+        yield "in the clear: the coordinator sees this site's sums. The researcher says why:"
+        yield f"  {study.privacy.why_not_secure or 'nothing'}"
+        return
+    yield f"masked: the coordinator gets the sum of at least {threshold(sites)} of the {sites} sites, and nobody sees this site's alone"
+    yield "  (secure aggregation; it rests on the keys that people here have verified: `aimer2 site roster show`)"
+
+
+def _noise(study: Study) -> Iterator[str]:
+    asked = study.privacy.differential_privacy
+    if asked is None:
+        yield "without differential privacy: what is learnt from the sum of all is not limited by noise"
+        return
+    much = f"ε = {asked.epsilon:g}" if asked.epsilon is not None else f"noise of {asked.noise_multiplier:g} times the clip norm"
+    yield f"with differential privacy: {much} for each patient over the whole study, taken from the data set's budget (`aimer2 site budget show`)"
+    if asked.asserted:
+        yield "  on the researcher's word: code of the study computes the gradients, so AIMER2 does not vouch for it"
 
 
 def _code(code: Mapping[str, str]) -> Iterator[str]:
