@@ -18,8 +18,6 @@ from aimer2.learners.torch_private import PrivateTorchLearner
 from aimer2.privacy.audit import epsilon_at_least
 from aimer2.privacy.terms import Terms, terms
 
-pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook")
-
 CANARIES, GUESSES, DELTA = 1000, 100, 1e-5
 
 STUDY = Study(

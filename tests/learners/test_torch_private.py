@@ -24,8 +24,6 @@ from aimer2.models import cnn, mlp, single_layer
 from aimer2.models.options import CnnOptions, LinearOptions, MlpOptions
 from aimer2.privacy.terms import Terms
 
-pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook")
-
 KINDS = {
     "binary": Target(name="y"),
     "multiclass": Target(name="y", kind="multiclass", categories=("a", "b", "c")),

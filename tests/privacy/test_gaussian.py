@@ -24,11 +24,21 @@ def test_it_is_gaussian() -> None:
     assert abs(np.corrcoef(drawn[1:], drawn[:-1])[0, 1]) < 5 / math.sqrt(len(drawn))
 
 
+def test_the_two_that_come_of_the_same_numbers_are_independent() -> None:
+    drawn = gaussian(SecureBytes(KEY), 1.0, 8192 * 40).reshape(40, 2, 4096)
+    first, second = drawn[:, 0].ravel(), drawn[:, 1].ravel()
+    for one, other in ((first, second), (first**2, second**2), (np.abs(first), second)):
+        assert abs(np.corrcoef(one, other)[0, 1]) < 5 / math.sqrt(first.size)
+
+
 def test_each_is_made_of_four() -> None:
-    """Four pairs of uniform numbers each: 64 bytes of the stream."""
+    """Four pairs of uniform numbers for every two: 32 bytes of the stream each."""
     source, same = SecureBytes(KEY), SecureBytes(KEY)
-    gaussian(source, 1.0, 10)
-    same.read(640)
+    drawn = gaussian(source, 1.0, 10)
+    uniform = (same.words(40).reshape(8, 5) >> np.uint64(11)) * 2.0**-53
+    radius = np.sqrt(-2 * np.log(uniform[:4] + 2.0**-53))
+    turned = radius * np.exp(2j * np.pi * uniform[4:])
+    np.testing.assert_allclose(drawn, np.concatenate((turned.real.sum(axis=0), turned.imag.sum(axis=0))) / 2, rtol=1e-9)
     assert (source.read(16) == same.read(16)).all()
 
 

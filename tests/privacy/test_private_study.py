@@ -20,8 +20,6 @@ from aimer2.study.differential_privacy import POST_PROCESSING
 from aimer2.study.events import RoundFinished
 from aimer2.study.perform import open_performer
 
-pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook")
-
 TERMS = {"noise_multiplier": 1.0, "delta": 1e-4, "clip_norm": 1.0, "sampling_rate": 0.2}
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from typing import final
 
@@ -36,9 +35,6 @@ from aimer2.learners.torch import TorchLearner
 from aimer2.privacy.gaussian import gaussian
 from aimer2.privacy.noisy_metrics import noisy_metrics
 from aimer2.privacy.terms import Terms
-
-# Of the first layer, whose input needs no gradient, a hook has all that it asks for.
-warnings.filterwarnings("ignore", message="Full backward hook is firing", module=__name__)
 
 ROW_VALUES = 1 << 22
 """Feature values computed on at a time: the memory that a step takes does not grow with the patients that are drawn."""
@@ -94,9 +90,9 @@ class PrivateTorchLearner(TorchLearner):
         trained = self._prepare(trainable)
         optimiser = self._optimiser(list(trained.values()), round_number)
         for _ in range(steps):
-            summed = self._clipped_sum(records, records.draw(self._terms.sampling_rate, self._source), trained)
+            noisy = self._noisy(self._clipped_sum(records, records.draw(self._terms.sampling_rate, self._source), trained))
             for name, parameter in trained.items():
-                parameter.grad = self._noisy(summed[name])
+                parameter.grad = noisy[name]
             if correction is not None:
                 self._correct(correction, trained)
             optimiser.step()
@@ -119,13 +115,14 @@ class PrivateTorchLearner(TorchLearner):
             self._recipe.target.kind, scores, np.asarray(told.targets), self._recipe.metrics, self._terms.evaluation_noise, self._source
         )
 
-    def _noisy(self, summed: Tensor) -> Tensor:
-        """The sum of clipped gradients with noise, over the public expected number of patients; added in double precision."""
-        wide = summed.double()
+    def _noisy(self, summed: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The sums of clipped gradients with noise, over the public expected number of patients; added in double precision."""
+        whole = torch.cat([leaf.flatten() for leaf in summed.values()]).double()
         if deviation := self._terms.noise_multiplier * self._terms.clip_norm if self._terms.noise_multiplier else 0.0:
-            drawn = gaussian(self._source, deviation, wide.numel())
-            wide += torch.from_numpy(drawn).reshape(wide.shape).to(wide.device)
-        return (wide / self._terms.expected_batch).to(summed.dtype)
+            whole += torch.from_numpy(gaussian(self._source, deviation, whole.numel())).to(whole.device)
+        whole /= self._terms.expected_batch
+        parts = torch.split(whole, [leaf.numel() for leaf in summed.values()])
+        return {name: part.reshape(leaf.shape).to(leaf.dtype) for (name, leaf), part in zip(summed.items(), parts, strict=True)}
 
     def _clipped_sum(self, records: _Records, drawn: npt.NDArray[np.bool_], trained: dict[str, nn.Parameter]) -> dict[str, Tensor]:
         """Over the drawn patients: the sum of their gradients, none longer than the clip norm."""
@@ -145,8 +142,10 @@ class PrivateTorchLearner(TorchLearner):
         hooks = self._attached(GradSampleHooksFastGradientClipping)
         gradients = list(trained.values())
         hooks.enable_hooks()
+        # Towards the features alone: the hooks see each layer's gradient on its way there, and no weight's is computed for nothing.
+        features = features.detach().requires_grad_()
         losses = self._losses(features, targets)
-        torch.autograd.backward(losses.sum(), retain_graph=True)
+        torch.autograd.backward(losses.sum(), retain_graph=True, inputs=[features])
         norms = torch.stack([parameter._norm_sample for parameter in gradients]).norm(dim=0)  # type: ignore[attr-defined]
         hooks.disable_hooks()
         shortened = torch.autograd.grad((self._factors(norms) * losses).sum(), gradients, allow_unused=True)
@@ -159,7 +158,8 @@ class PrivateTorchLearner(TorchLearner):
         whose = torch.from_numpy(owner).to(features.device)
         rows = torch.bincount(whose).to(self._dtype)
         hooks.enable_hooks()
-        torch.autograd.backward((self._losses(features, targets) / rows[whose]).sum())
+        features = features.detach().requires_grad_()
+        torch.autograd.backward((self._losses(features, targets) / rows[whose]).sum(), inputs=[features])
         own = {
             name: torch.zeros((len(rows), *parameter.shape), dtype=parameter.dtype, device=parameter.device).index_add_(
                 0,

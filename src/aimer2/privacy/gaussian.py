@@ -25,18 +25,26 @@ def gaussian(source: SecureBytes, deviation: float, size: int) -> npt.NDArray[np
     drawn = np.empty(size)
     for start in range(0, size, _BLOCK):
         part = drawn[start : start + _BLOCK]
-        part[:] = _four(source, len(part))
+        _four(source, part)
     drawn *= deviation / 2
     return drawn
 
 
-def _four(source: SecureBytes, size: int) -> npt.NDArray[np.float64]:
-    """The sum of four standard Gaussians, each from two uniform numbers of its own (Box and Muller 1958)."""
-    uniform = (source.words(8 * size) >> np.uint64(11)).astype(np.float64).reshape(8, size)
+def _four(source: SecureBytes, into: npt.NDArray[np.float64]) -> None:
+    """Writes sums of four standard Gaussians; from each two uniform numbers come two Gaussians (Box and Muller 1958), one for either half."""
+    half = (len(into) + 1) // 2
+    words = source.words(8 * half)
+    words >>= np.uint64(11)
+    uniform = words.astype(np.float64).reshape(8, half)
     # In (0, 1], for the logarithm; the farthest that 53 bits reach is 8.6 standard deviations.
-    radius = np.sqrt(-2.0 * np.log((uniform[:4] + 1.0) * 2.0**-53))
-    total: npt.NDArray[np.float64] = (radius * np.cos(uniform[4:] * (2.0 * np.pi * 2.0**-53))).sum(axis=0)
-    return total
+    radius = uniform[:4]
+    radius += 1.0
+    radius *= 2.0**-53
+    np.sqrt(np.multiply(np.log(radius, out=radius), -2.0, out=radius), out=radius)
+    angle = uniform[4:]
+    angle *= 2.0 * np.pi * 2.0**-53
+    into[:half] = (radius * np.cos(angle)).sum(axis=0)
+    into[half:] = (radius * np.sin(angle)).sum(axis=0)[: len(into) - half]
 
 
 def noisy(clear: Tree, deviation: float, source: SecureBytes) -> dict[str, Array]:
