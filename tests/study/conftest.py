@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -28,6 +29,7 @@ from aimer2.study.events import EVENT, Event
 from aimer2.study.pack import pack
 from aimer2.study.perform import Performed, open_performer
 
+sys.path.insert(0, str(Path(__file__).parent))  # tests are imported one by one: what they share is found by its path
 ENVIRONMENT = cache(preflight.probe)
 NAMES = ("north", "south", "west")
 

@@ -133,6 +133,10 @@ class Member:
             raise Conflict("This site has accepted the shares of other members for this epoch.")
         return tuple(sorted(state["publics"].keys() - state["held"].keys()))
 
+    def check(self, epoch: EpochTerms, round_number: int) -> None:
+        """Whether the site can mask an update of this round, before one is computed. Raises as `prepare`."""
+        self._masking(epoch, round_number)
+
     def prepare(self, epoch: EpochTerms, terms: RoundTerms) -> Prepared:
         """The seeds for masking this round's update. Raises Conflict for a round that is closed, NotFound for an epoch that is not there."""
         known = self._round(epoch, terms)
@@ -264,13 +268,17 @@ class Member:
         state["publics"] = {site: list(keys[site].masks) for site in deals.dealt}
         del state["seal"], state["seen"]
 
-    def _round(self, epoch: EpochTerms, terms: RoundTerms) -> _Round:
+    def _masking(self, epoch: EpochTerms, round_number: int) -> dict[str, Any]:
+        """What is kept of an epoch whose set-up is done and whose round is still to come."""
         state = self._known(epoch)
         if "cohort" not in state:
             raise Conflict("This site has not accepted the members' shares for this epoch.")
-        number = terms.round_number
-        if number not in state["secrets"]:
-            raise Conflict(f"Round {number} is closed at this site, or not of this epoch.")
+        if round_number not in state["secrets"]:
+            raise Conflict(f"Round {round_number} is closed at this site, or not of this epoch.")
+        return state
+
+    def _round(self, epoch: EpochTerms, terms: RoundTerms) -> _Round:
+        state, number = self._masking(epoch, terms.round_number), terms.round_number
         own, private = state["secrets"][number]
         return _Round(
             context=round_context(self.roster, epoch, state["cohort"], terms),

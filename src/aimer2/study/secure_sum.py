@@ -77,6 +77,7 @@ class SecureSum:
         self.kept: Mapping[str, Any] = {}
         self._epoch: Epoch | None = None
         self._open: _Open | None = None
+        self._is_continued = False
 
     @property
     def needed(self) -> int:
@@ -85,6 +86,8 @@ class SecureSum:
     def resume(self, kept: Mapping[str, Any]) -> None:
         self.kept = kept
         self._epoch = self._open = None
+        # What was asked before this process began was asked under these keys: for that round they stay.
+        self._is_continued = "epoch" in kept
 
     def close(self) -> None:
         self.resume({})
@@ -105,6 +108,8 @@ class SecureSum:
             if len(collected.answers) < asked.patience.needed:
                 return
             await self._fix(asked, collected)
+            if self._open is None:
+                return
         async for event in self._opening(asked):
             yield event
 
@@ -117,7 +122,7 @@ class SecureSum:
         ranges = {name: {leaf: _HEADROOM * value for leaf, value in leaves.items() if value > 0} for name, leaves in found.largest.items()}
         settled = sorted({*self.kept["settled"], *round_.uploads})
         self.kept = {name: value for name, value in self.kept.items() if name != "round"} | {"ranges": ranges, "settled": settled}
-        self._open = None
+        self._open, self._is_continued = None, False
         return Total(Update(found.sums), Secrecy(saturated=found.saturated, error=_error(layout, found, len(uploads))))
 
     def mend(self, collected: Collected) -> bool:
@@ -133,7 +138,8 @@ class SecureSum:
             self._epoch = Epoch.resume(self._roster, self._document("epoch"))
         epoch = self._epoch
         serves = epoch is not None and (epoch.terms.stage, epoch.terms.attempt) == (first.stage, first.attempt)
-        if epoch is None or not serves or first.round_number not in epoch.terms or not asked.tasks.keys() <= set(self.kept["asked"]):
+        has_come = not self._is_continued and not asked.tasks.keys() <= set(self.kept.get("asked", ()))
+        if epoch is None or not serves or first.round_number not in epoch.terms or has_come:
             rounds = max(1, min(MOST_ROUNDS, asked.rounds_left, _SHARES // (2 * len(self._roster.members))))
             terms = EpochTerms(stage=first.stage, attempt=first.attempt, first_round=first.round_number, rounds=rounds)
             epoch = self._epoch = Epoch(self._roster, terms)
@@ -188,7 +194,7 @@ class SecureSum:
             yield event
 
     async def _fix(self, asked: Asked, collected: Collected) -> None:
-        """The survivors: from here on the round is the sum of their updates, or lost."""
+        """The survivors: from here on the round is the sum of their updates, or lost. With fewer than are wanted nothing is opened."""
         assert self._epoch is not None
         messages = _messages(collected)
         layout = _common_layout(messages, collected)
@@ -203,6 +209,8 @@ class SecureSum:
             raise RoundLost(f"{error.sentence} {_reasons(round_.dropped)}", round_.dropped) from None
         for site, why in round_.dropped.items():
             collected.drop(site, BadUpdate.code, why)
+        if len(collected.answers) < asked.patience.needed:
+            return
         self._open = _Open(round_, layout)
         answers = {site: answer.model_dump(mode="json") for site, answer in collected.answers.items()}
         absent = [absence.model_dump(mode="json") for absence in collected.absences()]

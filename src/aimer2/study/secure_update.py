@@ -86,6 +86,7 @@ class SecureUpdate:
         request = parsed(task.message, Request)
         if request.content:
             self.member.accept(request.epoch, request.content)
+        self.member.check(request.epoch, task.round_number)
 
     def mask(self, task: Task, sums: Mapping[str, Tree]) -> Masked:
         """Raises BadUpdate where a value is out of every range, here or when the trees are read."""
