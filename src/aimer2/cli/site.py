@@ -20,6 +20,7 @@ from rich.table import Table
 from aimer2.audit.log import AuditLog
 from aimer2.audit.verify import verify
 from aimer2.cli.collector import collect_rarely
+from aimer2.cli.partly_lazy import PartlyLazy
 from aimer2.cli.site_options import CLOCK, SHOWN, by_person, in_folder, open_decisions
 from aimer2.core.clock import rfc3339
 from aimer2.core.errors import AimerError, BadInput, NotFound
@@ -67,21 +68,7 @@ def _user() -> str:
         return "unknown"
 
 
-class _SiteGroup(click.Group):
-    """Some of its groups are files of their own, imported when they are called."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*super().list_commands(ctx), *_GROUPS]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _GROUPS:
-            return super().get_command(ctx, cmd_name)
-        module, _, attribute = _GROUPS[cmd_name].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
-
-
-@click.group("site", cls=_SiteGroup)
+@click.group("site", cls=PartlyLazy, lazy=_GROUPS)
 def site() -> None:
     """Take part as a hospital: your data, your decisions, your agent."""
 

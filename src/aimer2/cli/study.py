@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from aimer2.cli.login import CLOCK, at_coordinator
+from aimer2.cli.partly_lazy import PartlyLazy
 from aimer2.cli.rehearsal import blocked, side_by_side
 from aimer2.client.coordinator import Coordinator
 from aimer2.client.figures import printable
@@ -39,7 +40,7 @@ def _as_json(command: Callable[..., None]) -> Callable[..., None]:
     return click.option("--json", "as_json", is_flag=True, help="For a machine.")(command)
 
 
-@click.group()
+@click.group(cls=PartlyLazy, lazy={"leave-one-out": "aimer2.cli.leave_one_out:leave_one_out"})
 def study() -> None:
     """Write, check, submit and follow studies. STUDY: its digest, the beginning of it, or its name."""
 
