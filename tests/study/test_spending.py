@@ -146,3 +146,10 @@ def test_what_would_break_the_guarantee_is_refused_with_a_remedy(privacy: dict[s
 def test_terms_that_are_incomplete_cost_nothing_that_could_be_told() -> None:
     with pytest.raises(BadStudy):
         spending(asked(PRIVACY | {"delta": None}), "train")
+
+
+@pytest.mark.parametrize("stage", ["preflight", "moments", "train", "final"])
+def test_a_site_gets_no_price_for_a_study_that_nobody_checked(stage: Any) -> None:
+    """So it refuses every task of it: sums of the columns, say, would leave without noise and without a charge."""
+    with pytest.raises(BadStudy):
+        spending(asked(cohort={"standardise": "federated"}), stage)

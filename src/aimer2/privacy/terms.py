@@ -47,7 +47,7 @@ class Terms:
 
     def epsilon(self, rounds: int, *, evaluations: int = 0) -> float:
         """ε at δ after so many rounds of training and tellings of the held-out counts."""
-        return float(library().epsilon(_mechanisms(self, rounds, evaluations), self.delta))
+        return _epsilon(self, rounds, evaluations)
 
     def epsilon_by_renyi(self, rounds: int, *, evaluations: int = 0) -> float:
         """The same by Rényi differential privacy, as a check."""
@@ -125,6 +125,11 @@ def _calibrated(epsilon: float, delta: float, sampling_rate: float, steps: int, 
 
 def _exponent(value: float) -> int:
     return int(f"{value:e}".partition("e")[2])
+
+
+@lru_cache(maxsize=256)
+def _epsilon(kept: Terms, rounds: int, evaluations: int) -> float:
+    return float(library().epsilon(_mechanisms(kept, rounds, evaluations), kept.delta))
 
 
 def _mechanisms(found: Terms, rounds: int, evaluations: int) -> list[Spent]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aimer2.core.errors import BadStudy
 from aimer2.core.study import Study
 from aimer2.core.task import Stage
 from aimer2.privacy.terms import library, terms
+from aimer2.study.differential_privacy import faults
 
 if TYPE_CHECKING:
     from aimer2.privacy.accounting import Spent
@@ -17,15 +19,20 @@ def spending(study: Study, stage: Stage) -> Spent | None:
 
     ``Spent.count`` holds a round's steps. All rounds and the last evaluation together keep to the study's ε, where it states one.
 
-    Raises BadStudy where the terms are incomplete or cannot be met, NotAvailable where the accounting is not installed.
+    Raises BadStudy, whatever the stage, where the study asks for anything that its terms do not allow: a researcher may have left out
+    `aimer2 study check`. Raises NotAvailable where the accounting is not installed.
     """
-    if study.privacy.differential_privacy is None or stage not in ("train", "final"):
+    if study.privacy.differential_privacy is None:
         return None
-    accounting, found = library(), terms(study)
+    if found := faults(study):
+        raise BadStudy(found)
+    if stage not in ("train", "final"):
+        return None
+    accounting, kept = library(), terms(study)
     if stage == "train":
-        spent: Spent = accounting.subsampled_gaussian(found.sampling_rate, found.noise_multiplier, found.local_steps)
+        spent: Spent = accounting.subsampled_gaussian(kept.sampling_rate, kept.noise_multiplier, kept.local_steps)
         return spent
-    if found.evaluation_noise is None:
+    if kept.evaluation_noise is None:
         return None
-    told: Spent = accounting.gaussian(found.evaluation_noise)
+    told: Spent = accounting.gaussian(kept.evaluation_noise)
     return told
