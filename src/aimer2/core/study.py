@@ -164,7 +164,7 @@ class Cohort(Document):
 class Model(Document):
     """Which architecture: a named one, or `model.py` beside the study with a function ``build``."""
 
-    framework: Literal["torch", "numpy", "keras", "sklearn"] = "torch"
+    framework: Literal["torch", "numpy", "keras", "sklearn", "trees"] = "torch"
     also: tuple[Literal["keras"], ...] = Field(
         default=(), max_length=1, exclude_if=_unset, description="frameworks with which a site that lacks torch can train the same named model"
     )

@@ -41,6 +41,7 @@ _FRAMEWORKS: Mapping[str, _Framework] = {
     "torch": _Framework("aimer2.learners.torch", "TorchLearner", ("torch",), (*_ALL_OPTIMISERS, tasks.OWN_OPTIMISER), mixed_precision=True),
     "keras": _Framework("aimer2.learners.keras", "KerasLearner", ("tensorflow", "keras"), _ALL_OPTIMISERS),
     "sklearn": _Framework("aimer2.learners.sklearn", "SklearnLearner", ("sklearn",), ("sgd",), corrects=False, distribution="scikit-learn"),
+    "trees": _Framework("aimer2.learners.trees", "TreesLearner", ("numpy",), ("sgd",), corrects=False, distribution="numpy"),
 }
 
 _OF_PROBABILITIES = ("brier", "log_loss", "calibration_error", "calibration_in_the_large")

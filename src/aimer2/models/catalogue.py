@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from aimer2.core.errors import BadModel, Fault
 from aimer2.core.study import faults_of
 from aimer2.core.task import Document
-from aimer2.models.options import CnnOptions, LinearOptions, MlpOptions, SgdOptions
+from aimer2.models.options import BoostedTreesOptions, CnnOptions, LinearOptions, MlpOptions, SgdOptions
 
 _TARGETS = {1: "regression", 2: "binary"}
 _ALL = ("binary", "multiclass", "regression", "multilabel", "survival")
@@ -39,6 +39,7 @@ _MODELS: Mapping[str, Mapping[str, _Architecture]] = {
         "logistic": _Architecture("logistic regression, float64", "linear", "build_logistic", LinearOptions, ("binary",)),
         "multinomial": _Architecture("multinomial regression, float64", "linear", "build_multinomial", LinearOptions, ("multiclass",)),
     },
+    "trees": {"boosted": _Architecture("gradient-boosted trees", "trees", "build", BoostedTreesOptions, _ANY)},
     "torch": {
         "linear": _Architecture("linear and Cox regression", "single_layer", "build", LinearOptions, ("regression", "survival")),
         "logistic": _Architecture(

@@ -25,6 +25,13 @@ class SgdOptions(Document):
 
 
 @final
+class BoostedTreesOptions(Document):
+    trees: int = Field(default=50, ge=1, le=5_000, description="one of each class, if there are more than two")
+    max_depth: int = Field(default=3, ge=0, le=8)
+    bins: int = Field(default=32, ge=2, le=255, description="per feature; the edges are quantiles of all sites' rows")
+
+
+@final
 class MlpOptions(Document):
     hidden: tuple[Width, ...] = Field(default=(64, 32), description="width of each hidden layer; empty: a linear model")
     activation: Literal["relu", "gelu", "tanh"] = "relu"

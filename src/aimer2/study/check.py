@@ -14,7 +14,7 @@ from aimer2.core.study import Study
 from aimer2.learners.catalogue import faults as learner_faults
 from aimer2.metrics import figures
 from aimer2.secure_aggregation.roster import MINIMUM
-from aimer2.study import differential_privacy, seams
+from aimer2.study import differential_privacy, seams, trees
 
 _NOT_SECURE = "set `privacy.secure_aggregation` to false and say why in `privacy.why_not_secure`"
 
@@ -28,6 +28,7 @@ def check(study: Study, folder: Path, clock: Clock) -> list[Fault]:
         *_steps(study),
         *learner_faults(study),
         *seams.faults(study),
+        *trees.faults(study),
         *_metrics(study),
         *_sites(study),
         *_code(study, folder),

@@ -1,0 +1,71 @@
+"""What a study of boosted trees may not ask for: they are grown level by level, take no steps, and no mean of them is a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from aimer2.algorithms import catalogue
+from aimer2.core.errors import Fault
+from aimer2.core.study import Study, Training
+
+FRAMEWORK = "trees"
+
+_OWN: Mapping[str, str] = {
+    "learning_rate": "set `method.parameters.learning_rate`",
+    "schedule": "leave it out",
+    "batch_size": "leave it out",
+    "local_epochs": "leave it out",
+    "local_steps": "leave it out",
+    "ties": "leave it out",
+}
+"""Fields of a training by steps, and what to do in their place; the others are told for every framework that has none."""
+
+
+def faults(study: Study) -> list[Fault]:
+    """Of the model's trees and the method's rounds together; none where the study grows none."""
+    if study.model.framework != FRAMEWORK:
+        return []
+    return [*_method(study), *_training(study), *_code(study)]
+
+
+def _method(study: Study) -> list[Fault]:
+    method = study.method
+    if method.name not in catalogue.names():
+        return []
+    growing = [name for name in catalogue.names() if FRAMEWORK in catalogue.frameworks(name)]
+    if method.name not in growing:
+        problem = f"{method.name} adds up weights, and the sum of two hospitals' trees is no tree"
+        return [Fault("method.name", problem, f"use {' or '.join(growing)}, or another framework")]
+    found = _rounds(study)
+    if method.aggregator != "weighted_mean":
+        problem = f"is {method.aggregator}, but histograms are added: what compares sites does not fit counts of unequal hospitals"
+        found.append(Fault("method.aggregator", problem, "leave it out"))
+    return found
+
+
+def _rounds(study: Study) -> list[Fault]:
+    given = study.model.options
+    trees, depth = given.get("trees", 50), given.get("max_depth", 3)
+    if type(trees) is not int or type(depth) is not int or trees < 1 or depth < 0:
+        # told of the options themselves
+        return []
+    needed = 1 + trees * max(1, depth)
+    if study.method.rounds == needed:
+        return []
+    problem = f"is {study.method.rounds}, but {trees} trees of depth {depth} take {needed}: one for the bins, and one for each level"
+    return [Fault("method.rounds", problem, f"set it to {needed}, or change `model.options.trees` and `max_depth`")]
+
+
+def _training(study: Study) -> list[Fault]:
+    usual = Training()
+    return [
+        Fault(f"training.{name}", "is of a training by steps, and trees take none", remedy)
+        for name, remedy in _OWN.items()
+        if getattr(study.training, name) != getattr(usual, name)
+    ]
+
+
+def _code(study: Study) -> list[Fault]:
+    if study.model.code is None:
+        return []
+    return [Fault("model.code", "trees are ready-made", "set model.name = 'boosted' and leave `code` out")]
