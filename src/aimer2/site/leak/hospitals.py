@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -50,12 +50,18 @@ class Hospitals:
     def learning_rate(self) -> float:
         return Recipe.of(self.study, self.samples.feature_shape).learning_rate(1)
 
-    def update(self, received: Mapping[str, Tree], rows: Rows, hospital: int, round_number: int = 1) -> Update:
-        """What a hospital with these rows sends."""
+    def first_update(self, initial: Tree, rows: Rows, hospital: int) -> Update:
+        """What a hospital with these rows sends in the first round."""
+        algorithm = self.algorithm
+        return self._update(algorithm.broadcast(algorithm.init(initial)), rows, hospital, 1, {})
+
+    def _update(
+        self, received: Mapping[str, Tree], rows: Rows, hospital: int, round_number: int, memory: MutableMapping[str, Tree]
+    ) -> Update:
         local = Local(
             data=self.part(rows),
             learner=self.learner,
-            memory={},
+            memory=memory,
             rng=self._rng(hospital, round_number),
             round_number=round_number,
             steps=self.steps(len(rows)),
@@ -70,17 +76,21 @@ class Hospitals:
         return catalogue.make(method.name, method.rounds, method.parameters)
 
     def train(self, initial: Tree, parts: Sequence[Rows], rounds: int) -> tuple[Tree, Tree]:
-        """The first hospital's own model in the last round, as its update tells it, and the model of all."""
+        """The first hospital's own model when it was last asked, as its update tells it, and the model of all."""
         algorithm, method = self.algorithm, self.study.method
         state, alone, size = algorithm.init(initial), initial, len(self.part(parts[0]))
         add = aggregators.make(method.aggregator, self.study.sites.block, method.aggregator_parameters)
+        hospitals = {f"hospital-{number:03}": number for number in range(len(parts))}
+        memories: list[dict[str, Tree]] = [{} for _ in parts]
         for number in range(1, rounds + 1):
-            received = algorithm.broadcast(state)
-            updates = [self.update(received, rows, hospital, number) for hospital, rows in enumerate(parts)]
-            moved = updates[0].sums["difference"]
-            alone = {name: leaf + tree.load(moved[name]) / size for name, leaf in algorithm.model(state).items()}
-            state = algorithm.update(state, add(updates))
-        return alone, algorithm.model(state)
+            received, chosen = algorithm.broadcast(state), [hospitals[name] for name in algorithm.select(state, list(hospitals))]
+            updates = {place: self._update(received, parts[place], place, number, memories[place]) for place in chosen}
+            if 0 in updates:
+                moved = updates[0].sums["difference"]
+                before = {**initial, **algorithm.model(state)}
+                alone = {name: leaf + tree.load(moved[name]) / size if name in moved else leaf for name, leaf in before.items()}
+            state = algorithm.update(state, add([updates[place] for place in chosen]))
+        return alone, {**initial, **algorithm.model(state)}
 
     def _rng(self, hospital: int, round_number: int) -> np.random.Generator:
         return stream(self.study.seed, "rehearsal", hospital, round_number)

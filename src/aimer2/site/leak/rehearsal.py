@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, final
 
@@ -18,6 +19,7 @@ from aimer2.core.errors import BadData
 from aimer2.core.protocols import Learner, Local
 from aimer2.core.random import stream
 from aimer2.core.study import Study
+from aimer2.core.tree import Tree
 from aimer2.learners import code
 from aimer2.learners.catalogue import make_learner
 from aimer2.models import catalogue as models
@@ -58,8 +60,7 @@ class Rehearsal:
         rng = stream(self.study.seed, "rehearsal")
         scale, module = self._scale(design, moments), self._module(rows)
         rebuilding = Rebuilding(hospitals, private, initial, self.sites, scale, module, rng, self.clock, self.notes)
-        levels = tuple(rebuilding.level(size, self.records) for size in _sizes(self.records, len(rows)))
-        received = hospitals.algorithm.broadcast(hospitals.algorithm.init(initial))
+        levels = tuple(rebuilding.level(size, self.records) for size in self._sizes(hospitals, initial))
         return Findings(
             sites=self.sites,
             secure=self.study.privacy.secure_aggregation,
@@ -69,7 +70,7 @@ class Rehearsal:
             parameters=sum(leaf.size for leaf in initial.values()),
             levels=levels,
             example=rebuilding.example,
-            words=view(hospitals.update(received, np.arange(len(rows)), 0), self.sites),
+            words=view(hospitals.first_update(initial, np.arange(len(rows)), 0), self.sites),
             tracing=trace(Trace(hospitals, private, initial, self.sites, rng), self.clock),
             told=tuple(self._told(design, hospitals.learner)),
             notes=tuple(dict.fromkeys(self.notes)),
@@ -93,6 +94,16 @@ class Rehearsal:
             self.notes.append("Columns are standardised by this hospital's own means; in the study by those of all hospitals.")
         return train, moments, rows
 
+    def _sizes(self, hospitals: Hospitals, initial: Tree) -> list[int]:
+        """A single record where a model can be trained on one, a few, as many as are attacked, all."""
+        rows, least = len(hospitals.samples), 1
+        try:
+            hospitals.first_update(initial, np.arange(1), 0)
+        except BadData:
+            least = 2
+            self.notes.append("The model cannot be trained on a single record (batch normalisation); the smallest updates are of two.")
+        return sorted({size for size in (least, 4, self.records, rows) if size <= rows})
+
     def _learner(self, study: Study, rows: Samples) -> Learner:
         learner = make_learner(study, feature_shape=rows.feature_shape, files=self.files, device="cpu")
         initialise(learner, study)
@@ -109,8 +120,8 @@ class Rehearsal:
     def _module(self, rows: Samples) -> Any:
         """The study's torch module; None for other frameworks, whose updates are read off the first layer alone."""
         model = self.study.model
-        if model.framework != "torch":
-            self.notes.append(f"With {model.framework} no records are searched by optimisation; updates are read off the first layer.")
+        if model.framework != "torch" or find_spec("torch") is None:
+            self.notes.append("Without torch no records are searched by optimisation; updates are read off the first layer alone.")
             return None
         classes = self.study.cohort.target.classes
         if model.code is None:
@@ -135,11 +146,6 @@ class Rehearsal:
         found = sums.columns_of(sent[0].sums, sent[1].sums)
         for place, name in enumerate(design.names):
             yield Told(column=name[:200], count=int(found.count[place]), mean=float(found.mean[place]), deviation=float(found.deviation[place]))
-
-
-def _sizes(records: int, rows: int) -> list[int]:
-    """A single record, a few, as many as are attacked, all."""
-    return sorted({size for size in (1, 4, records, rows) if size <= rows})
 
 
 def _of_the_noise(study: Study) -> str:

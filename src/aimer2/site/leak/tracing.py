@@ -16,7 +16,7 @@ from aimer2.site.leak.findings import Membership, Tracing, View
 from aimer2.site.leak.hospitals import Hospitals, Rows
 
 WORLDS = 12
-SECONDS = 20.0
+SECONDS = 15.0
 """What all trainings together may take, about; fewer rounds are trained where they would take longer."""
 
 LEAST_ROWS = 30

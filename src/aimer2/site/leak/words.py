@@ -81,10 +81,11 @@ def attack_of(found: Membership) -> str:
 def _rebuilt(findings: Findings, level: Level) -> str:
     by_view = {attempt.view: attempt for attempt in level.attempts}
     if level.records == findings.rows:
-        text = f"As this study is, an update is made of all your {level.records} training records. From it the coordinator could rebuild almost exactly"
+        text = f"As this study is, an update is made of all your {level.records} training records. From it"
     else:
-        text = f"Were an update made of {'one record' if level.records == 1 else f'{level.records} records'}, the coordinator could rebuild almost exactly"
-    text += f" {_count(by_view.get('alone'))} without protection; with secure aggregation over {findings.sites} hospitals"
+        text = f"Were an update made of {'one record' if level.records == 1 else f'{level.records} records'},"
+    text += f" the coordinator could rebuild almost exactly {_count(by_view.get('alone'))} without protection;"
+    text += f" with secure aggregation over {findings.sites} hospitals"
     text += f" {_count(by_view.get('masked'))} from your masked update, and {_count(by_view.get('sum'))} from the sum"
     if "noisy" in by_view:
         text += f"; with the study's noise {_count(by_view['noisy'])}, and {_count(by_view.get('noisy-sum'))} from the sum with noise"
