@@ -168,7 +168,9 @@ def test_a_study_that_states_the_whole_budget_is_charged_to_its_end_and_no_furth
     opened: Callable[[], Ledgers], a_study: Callable[..., Study]
 ) -> None:
     asked = {"noise_multiplier": 1.0, "delta": 1e-5, "clip_norm": 1.0, "sampling_rate": 0.01}
-    study = a_study(privacy={"differential_privacy": asked}, method={"name": "fedavg", "rounds": 5})
+    whom = {"dataset": "heart", "minimum_patients": 100, "features": [{"name": "age"}], "target": {"name": "disease"}, "standardise": "none"}
+    how = {"model": {"name": "logistic"}, "training": {"local_steps": 2}, "method": {"name": "fedavg", "rounds": 5}}
+    study = a_study(privacy={"differential_privacy": asked}, cohort=whom, **how)
     ledger, states = opened().of("heart"), terms.terms(study).epsilon(5, evaluations=1)
     allow(ledger, Budget(states, 1e-5))
     stages: list[Stage] = ["train"] * 5 + ["final"]

@@ -82,7 +82,7 @@ class Studies:
         known = parts.registry.studies.get(key)
         if known is None:
             faults_of_blobs = await parts.database.read(rows.missing_uploads, [package.initial, *package.files.values()], f"user:{by}")
-            check_package(package, parts.registry, faults_of_blobs, parts.clock.now())
+            await asyncio.to_thread(check_package, package, parts.registry, faults_of_blobs, parts.clock.now())
             new = NewStudy(key, package.model_dump_json(), sorted(package.roster), by, parts.clock.now())
             await parts.database.write(self._add, new, package)
             await self._changed(key)

@@ -24,7 +24,6 @@ def check(study: Study, folder: Path, clock: Clock) -> list[Fault]:
     return [
         *_terms(study, clock),
         *promises(study),
-        *differential_privacy.faults(study),
         *_steps(study),
         *learner_faults(study),
         *seams.faults(study),
@@ -37,8 +36,8 @@ def check(study: Study, folder: Path, clock: Clock) -> list[Fault]:
 
 
 def promises(study: Study) -> list[Fault]:
-    """What the coordinator that conducts it must keep, and looks at again: the secrecy of updates, method and aggregator."""
-    return [*_secrecy(study), *_method(study), *_aggregator(study)]
+    """What the coordinator that conducts it must keep, and looks at again: secrecy of updates, method, aggregator, differential privacy."""
+    return [*_secrecy(study), *_method(study), *_aggregator(study), *differential_privacy.faults(study)]
 
 
 def refuse_faults(study: Study, folder: Path, clock: Clock) -> None:

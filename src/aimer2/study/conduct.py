@@ -169,7 +169,9 @@ async def conduct(
     async for event in loop.run():
         yield event
     if loop.model is not None:
-        yield StudyFinished(time=clock.now(), result=build_result(package, digest, loop.model, await checkpoints.events()))
+        # Aside: to account for differential privacy takes a second.
+        result = await asyncio.to_thread(build_result, package, digest, loop.model, await checkpoints.events())
+        yield StudyFinished(time=clock.now(), result=result)
 
 
 async def _untold(position: Position, checkpoints: Checkpoints) -> list[Event]:
