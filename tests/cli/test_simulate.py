@@ -11,8 +11,10 @@ import pytest
 from safetensors.numpy import load_file
 from sklearn.datasets import load_breast_cancer
 
+from aimer2.cli.made_up_patients import made_up_patients
 from aimer2.cli.made_up_sites import Division, Reading, divide
-from aimer2.core.study import read_study
+from aimer2.core.study import Target, read_study
+from aimer2.study.cohort import design
 
 STUDY = """\
 name = "breast-cancer"
@@ -148,3 +150,21 @@ def test_sites_that_cannot_take_part_are_named_with_the_reason(command: Any, stu
     assert told.status == 1
     assert "tiny is unfit: There are fewer usable patients than the 10" in told.out
     assert "tiny" in told.err
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        {"name": "days", "kind": "survival", "event": "death", "intervals": [100, 200]},
+        {"name": "findings", "kind": "multilabel", "labels": ["fever", "cough"], "categories": ["no", "yes"]},
+    ],
+    ids=["survival", "multilabel"],
+)
+def test_made_up_patients_have_every_column_of_the_target(target: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(STUDY)
+    plain = read_study(tmp_path / "study.toml")
+    made = plain.model_copy(update={"cohort": plain.cohort.model_copy(update={"target": Target(**target)})})
+    for table in made_up_patients(made).values():
+        rows = design(made.cohort, table)
+        assert rows.targets.shape == (200, 2)
+        assert set(np.unique(rows.targets[:, 1])) == {0, 1}

@@ -89,6 +89,46 @@ def test_what_a_listener_raises_reaches_the_caller(frames: Any) -> None:
         simulate(study(), frames, on_event=stop)
 
 
+def survival_frame(seed: int, rows: int = 90) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    age = rng.normal(60, 10, rows)
+    time, censored = rng.exponential(np.exp((60 - age) / 8)), rng.exponential(2, rows)
+    death = pd.Categorical(np.where(time <= censored, "yes", "no"))
+    return pd.DataFrame(
+        {"age": age, "time": np.minimum(time, censored), "death": death, "fever": (age > 62).astype(int), "cough": (age < 58).astype(int)}
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "evaluation", "told"),
+    [
+        ({"name": "time", "kind": "survival", "event": "death", "categories": ["no", "yes"]}, {}, ["concordance", "loss"]),
+        (
+            {"name": "time", "kind": "survival", "event": "death", "categories": ["no", "yes"], "intervals": [0.5, 1, 2]},
+            {"horizons": [1]},
+            ["concordance", "brier 1", "calibration_in_the_large 1", "loss"],
+        ),
+        (
+            {"name": "findings", "kind": "multilabel", "labels": ["fever", "cough"]},
+            {"metrics": ["auc_by_label", "hamming_accuracy"]},
+            ["auc_by_label fever", "auc_by_label cough", "hamming_accuracy", "loss"],
+        ),
+    ],
+    ids=["cox", "intervals", "labels"],
+)
+def test_targets_of_several_columns(target: Any, evaluation: Any, told: list[str]) -> None:
+    asked = study(
+        cohort={"dataset": "drawn", "features": [{"name": "age"}], "target": target},
+        model={"name": "mlp", "options": {"hidden": [4]}},
+        training={"optimiser": "adam", "learning_rate": 0.05, "batch_size": None, "local_steps": 30},
+        evaluation=evaluation,
+    )
+    simulation = simulate(asked, {"north": survival_frame(1), "south": survival_frame(2)})
+    assert [figure.name for figure in simulation.figures] == told
+    first = simulation.figures[0]
+    assert first.value is not None and first.value > 0.65
+
+
 def test_patients_with_several_rows_stay_on_one_side(frames: Any) -> None:
     visits = {site: pd.concat([data.assign(patient=range(len(data)))] * 3) for site, data in frames.items()}
     once = simulate(study(), {site: data.assign(patient=range(len(data))) for site, data in frames.items()}, patient="patient")
