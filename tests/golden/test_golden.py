@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,17 @@ def test_a_decision_from_before_rosters_is_read() -> None:
     before = {name: value for name, value in json.loads(text).items() if name != "roster"}
     read = wire.Decision.model_validate(before)
     assert read.roster is None and read.model_dump(exclude={"roster"}) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "added"),
+    [("Task", {"phase": "update", "message": ""}), ("Answer", {"message": "", "released": ()}), ("RoundFinished", {"secrecy": None})],
+)
+def test_a_message_from_before_sums_in_secret_is_read(name: str, added: Mapping[str, Any]) -> None:
+    text = next(text for line, text in LINES if line == name)
+    before = {field: value for field, value in json.loads(text).items() if field not in added}
+    read = kinds()[name].model_validate(before)
+    assert {field: getattr(read, field) for field in added} == added
 
 
 TREE: dict[str, Any] = {
