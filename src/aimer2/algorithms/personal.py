@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 
 from aimer2.algorithms.ranges import Range
-from aimer2.core import tree
+from aimer2.algorithms.remembered import moment_of
 from aimer2.core.protocols import Local
 from aimer2.core.tree import Tree
 
@@ -39,10 +39,7 @@ class Personal(Protocol):
 
 def kept(site: Local) -> Tree | None:
     """What the site kept of its own before this round, whichever attempt at the round this is; None at its first."""
-    if "last" not in site.memory:
-        return None
-    again = tree.scalar(site.memory["last"], "round_number") == site.round_number
-    return site.memory.get("before" if again else "after")
+    return site.memory.get(moment_of(site)) if "last" in site.memory else None
 
 
 def keep(site: Local, leaves: Tree) -> None:

@@ -7,7 +7,7 @@ or the site's own tree and the coordinator's sum of all sites' trees would part 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import Literal, final
 
 import numpy as np
 
@@ -29,10 +29,14 @@ def recall(site: Local, model: Tree) -> Remembered:
     """What the site kept, whichever attempt at the round this is. Raises BadUpdate where it belongs to another model."""
     if "last" not in site.memory:
         return Remembered(zeros(model), 0.0)
-    last = site.memory["last"]
-    moment = "before" if tree.scalar(last, "round_number") == site.round_number else "after"
+    moment = moment_of(site)
     tree.check_alike(model, site.memory[moment])
-    return Remembered(site.memory[moment], tree.scalar(last, f"rows_{moment}"))
+    return Remembered(site.memory[moment], tree.scalar(site.memory["last"], f"rows_{moment}"))
+
+
+def moment_of(site: Local) -> Literal["before", "after"]:
+    """Which of both trees a round starts from: what was there before it, where it is asked anew."""
+    return "before" if tree.scalar(site.memory["last"], "round_number") == site.round_number else "after"
 
 
 def remember(site: Local, before: Remembered, leaves: Tree) -> Tree:
