@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aimer2.core.errors import BadData
-from aimer2.learners.batches import batches
+from aimer2.learners.batches import batches, in_parts, validation
 
 
 def taken(rows: int, batch_size: int | None, steps: int, at_least: int = 1) -> list[np.ndarray]:
@@ -50,3 +50,24 @@ def test_all_rows_at_once_are_one_array_and_draw_nothing(batch_size: int | None)
 def test_too_few_rows_are_refused(rows: int, batch_size: int | None, at_least: int) -> None:
     with pytest.raises(BadData, match=f"at least {at_least}"):
         list(itertools.islice(batches(rows, batch_size=batch_size, steps=1, rng=np.random.default_rng(0), at_least=at_least), 1))
+
+
+@given(rows=st.integers(1, 50), parts=st.integers(2, 60), at_least=st.integers(1, 2))
+def test_parts_hold_every_row_once_and_none_is_too_small(rows: int, parts: int, at_least: int) -> None:
+    found = in_parts(np.arange(rows), parts, at_least=at_least)
+    assert np.concatenate(found).tolist() == list(range(rows))
+    assert len(found) <= parts
+    assert min(map(len, found)) >= min(at_least, rows)
+    assert max(map(len, found)) - min(map(len, found)) <= 1
+
+
+def test_the_validation_part_stays_what_it_was() -> None:
+    """A patient who changed sides between two versions would have been trained on before being looked at."""
+    patients = np.array([0, 1, 2, 3, 5, 8, 13, 2**63, 2**64 - 1, 0x0123456789ABCDEF], np.uint64)
+    assert validation(patients, 0.5).astype(int).tolist() == KNOWN
+    assert not validation(patients, 0.0).any()
+    # a larger share holds all of a smaller one
+    assert not (validation(patients, 0.2) & ~validation(patients, 0.5)).any()
+
+
+KNOWN = [0, 0, 0, 0, 1, 0, 1, 0, 0, 1]

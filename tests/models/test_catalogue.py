@@ -98,3 +98,21 @@ def test_convex_models_start_from_zeros_and_deep_ones_do_not() -> None:
 def test_no_ready_made_model_normalises_by_the_batch_unless_asked() -> None:
     for name in ("mlp", "cnn"):
         assert not list(catalogue.build("torch", name, (1, 8, 8), 2, {}).buffers())
+
+
+@pytest.mark.parametrize(
+    ("kind", "classes", "name", "outputs"),
+    [
+        ("binary", 2, "mlp", 1),
+        ("multilabel", 2, "mlp", 2),
+        ("multilabel", 2, "logistic", 2),
+        ("multilabel", 5, "logistic", 5),
+        ("survival", 1, "linear", 1),
+        ("survival", 2, "linear", 2),
+        ("survival", 7, "mlp", 7),
+    ],
+)
+def test_two_labels_or_intervals_are_two_outputs_and_two_classes_one(kind: str, classes: int, name: str, outputs: int) -> None:
+    model = catalogue.build("torch", name, (5,), classes, {}, kind)
+    with torch.inference_mode():
+        assert model(torch.zeros(3, 5)).shape == (3, outputs)

@@ -23,14 +23,14 @@ class Dataset(Protocol):
         ...
 
     def batch(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Features ``(k, *feature_shape)`` and targets ``(k,)`` of the given rows."""
+        """Features ``(k, *feature_shape)`` and targets ``(k,)``, or ``(k, …)`` where a row's target has several parts, of the given rows."""
         ...
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """A data set in memory: features ``(n, …)``, targets ``(n,)``, and whose row each is; without ``patients`` each row is a patient."""
+    """A data set in memory: features and targets ``(n, …)``, and whose row each is; without ``patients`` each row is a patient."""
 
     features: npt.NDArray[Any]
     targets: npt.NDArray[Any]

@@ -1,8 +1,9 @@
 """A study's own ``model.py``: loaded from the approved bytes, and what goes wrong in it told by its kind alone.
 
 The file defines ``build(features, classes, **options)``: ``features`` is the number of columns, or the shape of an image; ``classes`` is 2 for a
-binary target and 1 for a regression; the options are the study's. For torch it returns an ``nn.Module``, for keras a
-``keras.Model``, for sklearn an `aimer2.learners.sklearn.Estimator`, for numpy an `aimer2.learners.numpy.Model`.
+binary target, 1 for a regression and for Cox regression, and otherwise the number of classes, labels or time intervals; the options are the
+study's. For torch it returns an ``nn.Module``, for keras a ``keras.Model``, for sklearn an `aimer2.learners.sklearn.Estimator`, for numpy an
+`aimer2.learners.numpy.Model`.
 """
 
 from __future__ import annotations
