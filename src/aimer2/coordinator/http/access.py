@@ -13,7 +13,12 @@ from aimer2.identity.tokens import Holder
 
 def holder_of(coordinator: Coordinator, request: Request) -> Holder:
     """Raises NotAuthenticated without a good bearer token."""
-    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    return holder_by(coordinator, request.headers.get("authorization", ""))
+
+
+def holder_by(coordinator: Coordinator, authorization: str) -> Holder:
+    """By the header itself."""
+    kind, _, token = authorization.partition(" ")
     if kind.lower() != "bearer" or not token:
         raise NotAuthenticated("This needs a token: `Authorization: Bearer …`.")
     return coordinator.enrolment.holder(token)
@@ -21,7 +26,11 @@ def holder_of(coordinator: Coordinator, request: Request) -> Holder:
 
 def site_of(coordinator: Coordinator, request: Request) -> str:
     """The site that asks. Raises NotAllowed for a person."""
-    holder = holder_of(coordinator, request)
+    return site_by(coordinator, request.headers.get("authorization", ""))
+
+
+def site_by(coordinator: Coordinator, authorization: str) -> str:
+    holder = holder_by(coordinator, authorization)
     if holder.role != SITE_ROLE:
         raise NotAllowed("Only a site may do this.")
     return holder.subject

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive
 
 from aimer2.core.errors import TooLarge
 from aimer2.core.task import Document
@@ -19,13 +20,25 @@ _D = TypeVar("_D", bound=Document)
 
 async def read_body(request: Request, limit: int) -> bytes:
     """The whole body. Raises TooLarge before more than the limit is held."""
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > limit:
-            await drain(request)
-            raise TooLarge(f"The body of a request has at most {limit} bytes.")
-    return bytes(body)
+    return await read_whole(request.receive, limit)
+
+
+async def read_whole(receive: Receive, limit: int) -> bytes:
+    """The same from the server itself. Raises ClientDisconnect where the other side has gone."""
+    pieces, size = list[bytes](), 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        piece = message.get("body", b"")
+        size += len(piece)
+        if size <= limit:
+            pieces.append(piece)
+        if not message.get("more_body", False) or size > limit + _PATIENCE_BYTES:
+            break
+    if size > limit:
+        raise TooLarge(f"The body of a request has at most {limit} bytes.")
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 async def drain(request: Request) -> None:

@@ -24,9 +24,13 @@ class ExchangeFirst:
         if scope["type"] != "http" or scope["path"] != "/v1/exchange" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        request = Request(scope, receive)
+        authorization = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         try:
-            response = await exchange_for(self._coordinator, request)
+            answer = await exchange_for(self._coordinator, authorization.decode("latin-1"), receive)
         except Exception as error:  # noqa: BLE001 - the edge of a request
-            response = await problem_response(request, error)
-        await response(scope, receive, send)
+            response = await problem_response(Request(scope, receive), error)
+            await response(scope, receive, send)
+            return
+        headers = [(b"content-length", b"%d" % len(answer)), (b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})

@@ -6,11 +6,12 @@ from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
+from starlette.types import Receive
 
 from aimer2.coordinator.coordinator import Coordinator
 from aimer2.coordinator.enrolment import SITE_ROLE
-from aimer2.coordinator.http.access import holder_of, site_of, study_for
-from aimer2.coordinator.http.bodies import described, read_body, read_document
+from aimer2.coordinator.http.access import holder_of, site_by, site_of, study_for
+from aimer2.coordinator.http.bodies import described, read_body, read_document, read_whole
 from aimer2.core.errors import NotFound
 from aimer2.messages.package import Package
 from aimer2.messages.wire import Enrolled, EnrolmentRequest, Exchange, Exchanged, KeyRotation, SignedDecision, Token
@@ -27,16 +28,16 @@ _FORM = {
 _FORM_BODY = {"requestBody": {"required": True, "content": {"application/x-www-form-urlencoded": {"schema": _FORM}}}}
 
 
-async def exchange_for(coordinator: Coordinator, request: Request) -> Response:
+async def exchange_for(coordinator: Coordinator, authorization: str, receive: Receive) -> bytes:
     """The exchange itself, without a framework around it: `ExchangeFirst` comes here straight."""
-    site = site_of(coordinator, request)
-    body = await read_body(request, coordinator.settings.max_request_bytes)
+    site = site_by(coordinator, authorization)
+    body = await read_whole(receive, coordinator.settings.max_request_bytes)
     answer = await coordinator.queue.exchange(site, Exchange.model_validate_json(body))
     metrics = coordinator.metrics
     metrics.exchanges.inc()
     metrics.bytes_received.inc(len(body))
     metrics.bytes_sent.inc(len(answer))
-    return Response(answer, media_type="application/json")
+    return answer
 
 
 def site_routes(coordinator: Coordinator) -> APIRouter:
@@ -49,7 +50,8 @@ def site_routes(coordinator: Coordinator) -> APIRouter:
 
         Replies are stored before this answers. The same replies again change nothing.
         """
-        return await exchange_for(coordinator, request)
+        answer = await exchange_for(coordinator, request.headers.get("authorization", ""), request.receive)
+        return Response(answer, media_type="application/json")
 
     @routes.post("/v1/enrolments", openapi_extra=described(EnrolmentRequest))
     async def enrol(request: Request) -> Enrolled:

@@ -75,8 +75,11 @@ class Database:
         driver.execute(begin)
         try:
             done = transaction(connection, *args, **named)
-            connection.commit()
-            driver.commit()
+            # By SQLAlchemy where it has made statements of this transaction, and so counts itself within one.
+            if connection.in_transaction():
+                connection.commit()
+            else:
+                driver.execute("COMMIT")
         except BaseException:
             connection.rollback()
             driver.rollback()
