@@ -269,7 +269,8 @@ def test_a_site_that_signed_for_another_upload_in_a_round_that_is_lost_is_not_as
 # -- precision
 
 
-def test_reals_have_a_range_from_the_second_round_on_and_the_stated_error_holds() -> None:
+def test_reals_have_a_range_from_the_second_round_on_and_the_stated_error_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aimer2.study.secure_sum._SMALL", 0)
     world = World(5, rounds=6, reals=True)
     events = world.run()
     found = float(np.asarray(read_tree(world.blobs.open(world.loop.model))["w"])[0])  # type: ignore[arg-type]
@@ -282,12 +283,18 @@ def test_reals_have_a_range_from_the_second_round_on_and_the_stated_error_holds(
     assert abs(found - sum(expected)) <= bound
 
 
-def test_values_above_their_range_are_clipped_and_counted() -> None:
-    """In round 2 a value may be twice the sum of all in round 1: d's is above that, and c's is not."""
+def test_a_few_reals_are_summed_with_all_their_bits() -> None:
+    events = World(5, rounds=3, reals=True).run()
+    assert [event.secrecy.error for event in rounds(events) if event.secrecy] == [0, 0, 0]
+
+
+def test_values_above_their_range_are_clipped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In round 2 a value may be four times the sum of all in round 1: d's is above that, and c's is not."""
+    monkeypatch.setattr("aimer2.study.secure_sum._SMALL", 0)
     world = World(4, reals=True)
     world.sites["d"] = Growing(world.sites["d"].digit)
     world.engine.inner = world.inner()
     events = world.run()
     assert [event.secrecy.saturated for event in rounds(events) if event.secrecy] == [0, 1, 0]
     found = float(np.asarray(read_tree(world.blobs.open(world.loop.model))["w"])[0])  # type: ignore[arg-type]
-    assert found == pytest.approx(111.1 + (0.2 + 2 + 20 + 2 * 111.1) + 3 * 111.1, rel=1e-5)
+    assert found == pytest.approx(111.1 + (0.2 + 2 + 20 + 4 * 111.1) + 3 * 111.1, rel=1e-5)

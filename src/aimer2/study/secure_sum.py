@@ -39,8 +39,11 @@ _SHARES = 640
 _SET_UP_SECONDS, _OPENING_SECONDS = 60.0, 10.0
 """How long those phases wait for all, once enough have answered: they cost a site milliseconds."""
 
-_HEADROOM = 2.0
+_HEADROOM = 4.0
 """The next round's range of a leaf, as a multiple of the sum of the sites' largest magnitudes in this one."""
+
+_SMALL = 1024
+"""Elements up to which a leaf has no range: exact at four times the bytes, which is little, and a few numbers can grow by any factor."""
 
 Save = Callable[[], Awaitable[None]]
 
@@ -119,7 +122,7 @@ class SecureSum:
         round_, layout, opened = self._open.round, self._open.layout, self._open.opened
         uploads = [collected.updates[site].sums for site in round_.uploads]
         found = unmask(uploads, layout, round_.context, opened.own, opened.plus, opened.minus)
-        ranges = {name: {leaf: _HEADROOM * value for leaf, value in leaves.items() if value > 0} for name, leaves in found.largest.items()}
+        ranges = _ranges(layout, found, self.kept["ranges"])
         settled = sorted({*self.kept["settled"], *round_.uploads})
         self.kept = {name: value for name, value in self.kept.items() if name != "round"} | {"ranges": ranges, "settled": settled}
         self._open, self._is_continued = None, False
@@ -306,6 +309,17 @@ def _common_layout(messages: Mapping[SiteId, MaskedUpdate], collected: Collected
         if digest != common:
             collected.drop(site, BadUpdate.code, "its update has other names, shapes or ranges than the other sites'")
     return next(layouts[site] for site, digest in digests.items() if digest == common)
+
+
+def _ranges(layout: Layout, found: Unmasked, before: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Of the next round; a range shrinks by half at most."""
+    ranges: dict[str, dict[str, float]] = {}
+    for leaf in layout.leaves:
+        largest = found.largest.get(leaf.sum, {}).get(leaf.name, 0.0)
+        known = max(_HEADROOM * largest, before.get(leaf.sum, {}).get(leaf.name, 0.0) / 2)
+        if leaf.size > _SMALL and known > 0:
+            ranges.setdefault(leaf.sum, {})[leaf.name] = known
+    return ranges
 
 
 def _error(layout: Layout, found: Unmasked, sites: int) -> float:
