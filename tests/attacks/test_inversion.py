@@ -200,6 +200,17 @@ def test_the_measure_is_of_each_feature_in_its_own_deviations() -> None:
     assert judge(np.full((1, 2), 1e9), population[:1], population, rng).errors[0] == np.inf
 
 
+@pytest.mark.parametrize(
+    ("weight", "bias", "transposed"),
+    [("0.weight", "0.bias", False), ("coef_", "intercept_", False), ("coefs_.0", "intercepts_.0", True), ("coefficients", "intercept", True)],
+)
+def test_a_first_layer_is_known_by_any_frameworks_names(weight: str, bias: str, transposed: bool) -> None:
+    moved, record = np.array([0.5, -2.0]), np.array([1.0, 2.0, 3.0])
+    layer = np.outer(moved, record)
+    found = first_layer({weight: layer.T if transposed else layer, bias: moved}, (3,))
+    assert found is not None and np.allclose(ratios(found), [record, record])
+
+
 def test_a_model_without_a_dense_first_layer_has_none() -> None:
     assert first_layer({"0.weight": np.zeros((4, 1, 3, 3)), "0.bias": np.zeros(4)}, (1, 8, 8)) is None
     assert first_layer({"0.weight": np.zeros((4, 30))}, (30,)) is None

@@ -57,19 +57,26 @@ class Outcome:
 
 
 def first_layer(difference: Tree, feature_shape: tuple[int, ...]) -> FirstLayer | None:
-    """What a difference says of a dense layer on the features, as torch or the numpy models name it; None where there is none with a bias."""
+    """What a difference says of a dense layer on the features, as torch, scikit-learn or the numpy models name it; None where there is none with
+    a bias."""
     width = prod(feature_shape)
     for name, leaf in difference.items():
-        stem = name.removesuffix("weight")
-        bias = "intercept" if name == "coefficients" else f"{stem}bias"
-        if bias not in difference:
+        bias = _bias_of(name)
+        if bias == name or bias not in difference:
             continue
         weight, moved = np.asarray(tree.load(leaf), np.float64), np.asarray(tree.load(difference[bias]), np.float64).reshape(-1)
-        if name == "coefficients":
+        if (weight.shape == (width, len(moved)) and not name.endswith("weight")) or weight.shape == (width,):
             weight = weight.reshape(width, -1).T
         if weight.shape == (len(moved), width):
             return FirstLayer(weight, moved)
     return None
+
+
+def _bias_of(name: str) -> str:
+    for weight, bias in (("coefficients", "intercept"), ("coef", "intercept"), ("kernel", "bias"), ("weight", "bias")):
+        if weight in name:
+            return name.replace(weight, bias)
+    return name
 
 
 def ratios(layer: FirstLayer) -> Floats:

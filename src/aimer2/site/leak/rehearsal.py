@@ -27,11 +27,13 @@ from aimer2.privacy.terms import terms
 from aimer2.site.leak.findings import Findings, Told
 from aimer2.site.leak.hospitals import Hospitals
 from aimer2.site.leak.rebuilding import Rebuilding, Scale
-from aimer2.site.leak.tracing import Trace, trace
+from aimer2.site.leak.tracing import Trace, trace, untried
 from aimer2.site.leak.view import view
 from aimer2.statistics.moments import Moments
 from aimer2.study import cohort, preflight
 from aimer2.study.pack import initialise
+
+DIFFERENCE = "difference"
 
 LEAST_SITES = 3
 """Fewer than these give no sum that hides anybody."""
@@ -60,7 +62,13 @@ class Rehearsal:
         rng = stream(self.study.seed, "rehearsal")
         scale, module = self._scale(design, moments), self._module(rows)
         rebuilding = Rebuilding(hospitals, private, initial, self.sites, scale, module, rng, self.clock, self.notes)
-        levels = tuple(rebuilding.level(size, self.records) for size in self._sizes(hospitals, initial))
+        update = hospitals.first_update(initial, np.arange(len(rows)), 0)
+        trains = DIFFERENCE in update.sums
+        if not trains:
+            self.notes.append(f"The method sends no weights but {', '.join(sorted(update.sums))}: these sums were not attacked here.")
+        sizes = self._sizes(hospitals, initial) if trains else []
+        levels = tuple(rebuilding.level(size, self.records) for size in sizes)
+        setting = Trace(hospitals, private, initial, self.sites, rng)
         return Findings(
             sites=self.sites,
             secure=self.study.privacy.secure_aggregation,
@@ -70,8 +78,8 @@ class Rehearsal:
             parameters=sum(leaf.size for leaf in initial.values()),
             levels=levels,
             example=rebuilding.example,
-            words=view(hospitals.first_update(initial, np.arange(len(rows)), 0), self.sites),
-            tracing=trace(Trace(hospitals, private, initial, self.sites, rng), self.clock),
+            words=view(update, self.sites),
+            tracing=trace(setting, self.clock) if trains else untried("the method sends no weights"),
             told=tuple(self._told(design, hospitals.learner)),
             notes=tuple(dict.fromkeys(self.notes)),
             seconds=self.clock.monotonic() - began,

@@ -55,7 +55,7 @@ def trace(setting: Trace, clock: Clock) -> Tracing:
     kind = study.cohort.target.kind
     if kind not in ("binary", "multiclass", "regression") or rows < LEAST_ROWS:
         why = f"a target of the kind '{kind}' is not attacked" if rows >= LEAST_ROWS else f"it takes {LEAST_ROWS} training rows"
-        return Tracing(worlds=0, rounds=0, members=0, results=(), untried=why)
+        return untried(why)
     began = clock.monotonic()
     _world(setting, 1)
     one_round = max(clock.monotonic() - began, 1e-4)
@@ -63,6 +63,10 @@ def trace(setting: Trace, clock: Clock) -> Tracing:
     worlds = [_world(setting, rounds) for _ in range(WORLDS)]
     results = [found for view in worlds[0].certainties for found in _attacks(worlds, view, rows)]
     return Tracing(worlds=WORLDS, rounds=rounds, members=len(worlds[0].mine), results=tuple(results))
+
+
+def untried(why: str) -> Tracing:
+    return Tracing(worlds=0, rounds=0, members=0, results=(), untried=why)
 
 
 def _world(setting: Trace, rounds: int) -> _World:
