@@ -325,3 +325,20 @@ def test_the_agent_is_small(world: World) -> None:
     loaded = Path(f"/proc/{pid}/maps").read_text()
     assert "torch" not in loaded and "pandas" not in loaded and "granian" not in loaded
     world.stop("north")
+
+
+def test_a_personal_model_outlives_its_study_and_predicts(running: World, a_study: Callable[..., Study]) -> None:
+    """Trained and chosen in the confined worker, kept by the agent when it erases all else, used by the command line."""
+    digest = running.submit(a_study(method={"name": "ditto", "rounds": 2}, evaluation={"held_out": 0.3}))
+    running.wait(lambda: running.state(digest) == "finished")
+    running.wait(running.site.report(digest).is_file)
+    assert not running.site.blobs(digest).exists()
+    assert digest[:12] in running.command("site", "model", "list")
+    assert "trained alone" in running.command("site", "model", "show", digest[:8])
+    new = running.folder / "new.csv"
+    new.write_text("age,chol\n8,1\n-8,1\n")
+    told = running.command("site", "model", "predict", digest[:8], str(new))
+    assert told.startswith("row,disease\n1,"), told
+    high, low = (float(line.split(",")[1]) for line in told.splitlines()[1:3])
+    assert high > 0.5 > low
+    assert "model-kept" in running.audited()
