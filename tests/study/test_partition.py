@@ -122,3 +122,10 @@ def test_other_wrong_arguments_are_refused() -> None:
         dirichlet(frame(), SITES, alpha=1, rng=rng)
     with pytest.raises(BadInput, match="fewer than 5"):
         quantity(frame(10), SITES, rng=rng, proportions=[1, 1, 1, 97], minimum=5)
+
+
+def test_targets_of_several_parts_have_no_classes_to_divide_by() -> None:
+    data = (np.zeros((20, 1)), np.zeros((20, 2)))
+    with pytest.raises(BadInput, match="several parts"):
+        dirichlet(data, ["a", "b"], alpha=1.0, rng=np.random.default_rng(0))
+    assert sum(len(targets) for _, targets in iid(data, ["a", "b"], rng=np.random.default_rng(0)).values()) == 20

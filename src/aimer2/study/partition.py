@@ -120,6 +120,8 @@ def _classes(data: pd.DataFrame | Pair, label: str | None) -> npt.NDArray[Any]:
             raise BadData(f"There is no column {label!r}; `label` names the column of classes.")
         codes, _ = pd.factorize(data[label], use_na_sentinel=False)
         return np.asarray(codes)
+    if data[1].ndim > 1:
+        raise BadInput("Rows are divided by one class each; these targets have several parts.", remedy="Divide iid, by quantity or by a column.")
     return data[1]
 
 
