@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import prod
 from typing import Any, ClassVar, Protocol, cast, final
 
 import numpy as np
@@ -277,29 +278,46 @@ def _slots(nodes: npt.NDArray[np.intp], wanted: Integers) -> npt.NDArray[np.intp
 
 
 def _histograms(codes: Array, slots: Array, weights: Sequence[Array | None], count: int, bins: int) -> list[Integers]:
-    """Per weight ``(count, p, bins)``: sums of whole numbers, so exact in float64 up to 2^53; None counts rows.
-
-    Features are taken in pairs where the joint histogram fits the cache: half as many passes over the rows.
-    """
-    features = len(codes)
-    sums = [np.zeros((count, features, bins), np.int64) for _ in weights]
-    width = 2 if count * bins * bins <= _JOINT else 1
+    """Per weight ``(count, p, bins)``: sums of whole numbers, so exact in float64 up to 2^53; None counts rows."""
+    sums = [np.zeros((count, len(codes), bins), np.int64) for _ in weights]
     for output in range(slots.shape[1]):
         for rows in _inside(slots[:, output]):
-            slot = slots[rows, output]
-            weighing = [None if weight is None else weight[rows, output] for weight in weights]
-            for first in range(0, features, width):
-                group = range(first, min(first + width, features))
-                place = slot
-                for feature in group:
-                    place = place * bins + codes[feature, rows]
-                shape = (count, *[bins] * len(group))
-                for total, weight in zip(sums, weighing, strict=True):
-                    joint = np.bincount(place, weight, int(np.prod(shape))).reshape(shape)
-                    for axis, feature in enumerate(group, 1):
-                        marginal = joint if len(group) == 1 else joint.sum(axis=3 - axis)
-                        total[:, feature] += np.rint(marginal).astype(np.int64)
+            slot, weighing = slots[rows, output], [None if weight is None else weight[rows, output] for weight in weights]
+            if slot.size * len(codes) <= _CHUNK:
+                _at_once(sums, codes[:, rows], slot, weighing)
+            else:
+                _in_pairs(sums, codes, rows, slot, weighing)
     return sums
+
+
+def _at_once(sums: Sequence[Integers], codes: Array, slot: Array, weights: Sequence[Array | None]) -> None:
+    """Of few rows: one pass over all their values."""
+    shape = sums[0].shape
+    place = ((slot * shape[1] + np.arange(shape[1])[:, None]) * shape[2] + codes).ravel()
+    for total, weight in zip(sums, weights, strict=True):
+        repeated = None if weight is None else np.broadcast_to(weight, codes.shape).ravel()
+        total[...] += _rounded(np.bincount(place, repeated, total.size)).reshape(shape)
+
+
+def _in_pairs(sums: Sequence[Integers], codes: Array, rows: Any, slot: Array, weights: Sequence[Array | None]) -> None:
+    """Two features at a time where their joint histogram fits the cache: half as many passes over the rows."""
+    count, features, bins = sums[0].shape
+    width = 2 if count * bins * bins <= _JOINT else 1
+    for first in range(0, features, width):
+        group = range(first, min(first + width, features))
+        place = slot
+        for feature in group:
+            place = place * bins + codes[feature, rows]
+        shape = (count, *[bins] * len(group))
+        for total, weight in zip(sums, weights, strict=True):
+            joint = _rounded(np.bincount(place, weight, prod(shape))).reshape(shape)
+            for axis, feature in enumerate(group, 1):
+                total[:, feature] += joint if len(group) == 1 else joint.sum(axis=3 - axis)
+
+
+def _rounded(sums: Array) -> Integers:
+    """What is whole already, as integers."""
+    return np.rint(sums).astype(np.int64)
 
 
 def _inside(slots: Array) -> Iterator[Any]:
