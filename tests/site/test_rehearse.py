@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import stat
+import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -156,7 +157,7 @@ def test_the_page_loads_nothing_and_shows_no_markup_of_a_study(
 
 def test_a_torch_model_is_searched_too(a_study: Callable[..., Study]) -> None:
     study = breast(a_study, model=MLP)
-    found = Rehearsal(study, breast_table(90), {}, SystemClock(), records=4).findings()
+    found = Rehearsal(study, breast_table(90), {}, time.process_time, records=4).findings()
     few = {attempt.view: attempt for attempt in found.levels[1].attempts}
     assert few["alone"].rebuilt >= 1 and few["masked"].rebuilt == 0
     assert found.tracing.worlds and {result.view for result in found.tracing.results} == {"alone", "sum"}
@@ -168,7 +169,7 @@ def test_the_studys_own_noise_is_in_the_columns_with_noise(a_study: Callable[...
     cohort = {"dataset": "breast", "features": features, "target": {"name": "disease"}, "standardise": "range", "minimum_patients": 50}
     terms = {"noise_multiplier": 1.0, "delta": 1e-4, "clip_norm": 1.0, "sampling_rate": 0.2}
     study = breast(a_study, model=MLP, cohort=cohort, training={"local_steps": 3}, privacy={"differential_privacy": terms})
-    found = Rehearsal(study, breast_table(120), {}, SystemClock(), records=4).findings()
+    found = Rehearsal(study, breast_table(120), {}, time.process_time, records=4).findings()
     by_view = {attempt.view: attempt for attempt in found.levels[0].attempts}
     assert by_view["alone"].rebuilt == by_view["alone"].tried
     assert by_view["noisy"].rebuilt == by_view["noisy-sum"].rebuilt == 0
@@ -177,16 +178,16 @@ def test_the_studys_own_noise_is_in_the_columns_with_noise(a_study: Callable[...
 
 def test_what_cannot_be_attacked_is_said(a_study: Callable[..., Study]) -> None:
     study = breast(a_study, model={**MLP, "options": {"hidden": [4], "batch_norm": True}}, method={"name": "fedavg", "rounds": 1})
-    found = Rehearsal(study, breast_table(60), {}, SystemClock(), records=4).findings()
+    found = Rehearsal(study, breast_table(60), {}, time.process_time, records=4).findings()
     assert found.levels[0].records == 2 and any("batch normalisation" in note for note in found.notes)
-    few = Rehearsal(breast(a_study), breast_table(30), {}, SystemClock(), records=4).findings()
+    few = Rehearsal(breast(a_study), breast_table(30), {}, time.process_time, records=4).findings()
     assert few.tracing.worlds == 0 and "30 training rows" in few.tracing.untried
 
 
 def test_data_that_do_not_meet_the_contract_are_refused(a_study: Callable[..., Study]) -> None:
     study = breast(a_study, cohort={"dataset": "breast", "features": [{"name": "weight"}], "target": {"name": "disease"}})
     with pytest.raises(BadData, match="weight"):
-        Rehearsal(study, breast_table(), {}, SystemClock()).findings()
+        Rehearsal(study, breast_table(), {}, time.process_time).findings()
 
 
 def test_unknown_studies_data_sets_and_sizes_are_refused(
@@ -248,7 +249,7 @@ def test_findings_of_another_form_are_not_taken_from_the_worker(
 
 
 def test_findings_are_a_document(a_study: Callable[..., Study]) -> None:
-    found = Rehearsal(breast(a_study), breast_table(60), {}, SystemClock(), records=4).findings()
+    found = Rehearsal(breast(a_study), breast_table(60), {}, time.process_time, records=4).findings()
     assert Findings.model_validate(json.loads(found.model_dump_json())) == found
 
 

@@ -118,7 +118,7 @@ class Findings(Document):
     words: Words | None
     told: tuple[Told, ...] = Field(max_length=4096)
     notes: tuple[str, ...] = Field(max_length=32, description="what was bounded, left out or assumed")
-    seconds: float = Field(ge=0)
+    seconds: float = Field(ge=0, description="of the processor")
 
     @property
     def under_the_terms(self) -> View:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from aimer2.attacks.inversion import CLOSE, Floats, Outcome, first_layer, judge, ratios
 from aimer2.core import tree
-from aimer2.core.clock import Clock
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update, total
 from aimer2.site.leak.findings import Attempt, Cell, Example, Level, View
@@ -28,7 +27,7 @@ MOST_UPDATES = 4
 """Of one size that are attacked where each is searched."""
 
 SECONDS = 15.0
-"""All searches together; later updates are read off the first layer alone."""
+"""Of the processor, for all searches together; later updates are read off the first layer alone."""
 
 STEPS = 100
 
@@ -69,7 +68,7 @@ class Rebuilding:
     scale: Scale
     module: Any
     rng: np.random.Generator
-    clock: Clock
+    spent: Callable[[], float]
     notes: list[str]
     example: Example | None = None
     _searching: float = 0.0
@@ -118,9 +117,9 @@ class Rebuilding:
         if not searched or seen.view == "masked" or (layer is not None and len(seen.parts) == 1 == len(seen.parts[0])):
             return read
         matching = importlib.import_module("aimer2.attacks.torch_matching")  # loaded by name: studies without torch need none
-        began = self.clock.monotonic()
+        began = self.spent()
         found = matching.match(self.module, self.initial, seen.difference, self._training(matching, seen), layer, self.rng, steps=STEPS)
-        self._searching += self.clock.monotonic() - began
+        self._searching += self.spent() - began
         return np.concatenate([read, found])
 
     def _training(self, matching: Any, seen: _Seen) -> Any:

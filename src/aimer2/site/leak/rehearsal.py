@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +13,6 @@ import numpy as np
 from aimer2.attacks import sums
 from aimer2.connectors.table import Table
 from aimer2.core import tree
-from aimer2.core.clock import Clock
 from aimer2.core.dataset import Samples
 from aimer2.core.errors import BadData
 from aimer2.core.protocols import Learner, Local
@@ -42,18 +41,18 @@ LEAST_SITES = 3
 @final
 @dataclass(slots=True)
 class Rehearsal:
-    """``records``: how many of the hospital's records are attacked; ``sites``: how many hospitals are in a sum at least."""
+    """``spent``: processor seconds of this process so far; ``records``: how many of the hospital's records are attacked."""
 
     study: Study
     table: Table
     files: Mapping[str, Path]
-    clock: Clock
+    spent: Callable[[], float]
     records: int = 32
     notes: list[str] = field(default_factory=list)
 
     def findings(self) -> Findings:
         """Raises BadData where the data do not meet the study's contract."""
-        began = self.clock.monotonic()
+        began = self.spent()
         design, moments, rows = self._rows()
         clear = self.study.model_copy(update={"privacy": self.study.privacy.model_copy(update={"differential_privacy": None})})
         hospitals = Hospitals(clear, self._learner(clear, rows), rows)
@@ -61,7 +60,7 @@ class Rehearsal:
         initial = {name: np.array(tree.load(leaf)) for name, leaf in hospitals.learner.parameters().items()}
         rng = stream(self.study.seed, "rehearsal")
         scale, module = self._scale(design, moments), self._module(rows)
-        rebuilding = Rebuilding(hospitals, private, initial, self.sites, scale, module, rng, self.clock, self.notes)
+        rebuilding = Rebuilding(hospitals, private, initial, self.sites, scale, module, rng, self.spent, self.notes)
         update = hospitals.first_update(initial, np.arange(len(rows)), 0)
         trains = DIFFERENCE in update.sums
         if not trains:
@@ -79,10 +78,10 @@ class Rehearsal:
             levels=levels,
             example=rebuilding.example,
             words=view(update, self.sites),
-            tracing=trace(setting, self.clock) if trains else untried("the method sends no weights"),
+            tracing=trace(setting, self.spent) if trains else untried("the method sends no weights"),
             told=tuple(self._told(design, hospitals.learner)),
             notes=tuple(dict.fromkeys(self.notes)),
-            seconds=self.clock.monotonic() - began,
+            seconds=self.spent() - began,
         )
 
     @property

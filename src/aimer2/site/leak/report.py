@@ -79,7 +79,7 @@ def _facts(findings: Findings, subject: Subject) -> str:
         "Hospital": subject.site,
         "Data set": f"{subject.dataset}, snapshot {subject.snapshot[:16]}, {findings.rows} training rows",
         "Model": f"{subject.study.model.name or subject.study.model.code}, {findings.parameters} parameters, {findings.features} features",
-        "Rehearsed": f"{rfc3339(subject.time)} by {subject.by}, AIMER2 {__version__}, {findings.seconds:.0f} s",
+        "Rehearsed": f"{rfc3339(subject.time)} by {subject.by}, AIMER2 {__version__}, {findings.seconds:.0f} processor seconds",
     }
     return "<table>" + "".join(f"<tr><th>{name}</th><td>{escape(value)}</td></tr>" for name, value in rows.items()) + "</table>"
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from aimer2.connectors.table import load_table
-from aimer2.core.clock import SystemClock
 from aimer2.core.study import Study
 from aimer2.site.leak.rehearsal import Rehearsal
 from aimer2.site.line import Line
@@ -27,7 +27,7 @@ def serve(line: Line, opening: Mapping[str, Any]) -> None:
     asked, _ = line.receive()
     try:
         named = {path.name: path for path in files.iterdir() if path.name != "study.json"}
-        findings = Rehearsal(study, table, named, SystemClock(), records=int(asked["records"])).findings()
+        findings = Rehearsal(study, table, named, time.process_time, records=int(asked["records"])).findings()
         line.send({"findings": findings.model_dump(mode="json")})
     except Exception as error:  # noqa: BLE001 - the process's edge
         line.send({"failed": code_of(error)})

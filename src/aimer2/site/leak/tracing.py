@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
@@ -10,14 +10,13 @@ import numpy as np
 
 from aimer2.attacks.membership import Floats, Told, certainty, told_apart, unusual
 from aimer2.attacks.membership import Rows as Which
-from aimer2.core.clock import Clock
 from aimer2.core.tree import Tree
 from aimer2.site.leak.findings import Membership, Tracing, View
 from aimer2.site.leak.hospitals import Hospitals, Rows
 
 WORLDS = 12
 SECONDS = 15.0
-"""What all trainings together may take, about; fewer rounds are trained where they would take longer."""
+"""Of the processor, for all trainings together, about; fewer rounds are trained where they would take longer."""
 
 LEAST_ROWS = 30
 
@@ -49,16 +48,16 @@ class Trace:
     rng: np.random.Generator
 
 
-def trace(setting: Trace, clock: Clock) -> Tracing:
+def trace(setting: Trace, spent: Callable[[], float]) -> Tracing:
     """In each world a third of the rows is this hospital, the other hospitals draw from a third, and a third has no part in it."""
     rows, study = len(setting.hospitals.samples), setting.hospitals.study
     kind = study.cohort.target.kind
     if kind not in ("binary", "multiclass", "regression") or rows < LEAST_ROWS:
         why = f"a target of the kind '{kind}' is not attacked" if rows >= LEAST_ROWS else f"it takes {LEAST_ROWS} training rows"
         return untried(why)
-    began = clock.monotonic()
+    began = spent()
     _world(setting, 1)
-    one_round = max(clock.monotonic() - began, 1e-4)
+    one_round = max(spent() - began, 1e-4)
     rounds = max(1, min(study.method.rounds, int(SECONDS / one_round / WORLDS)))
     worlds = [_world(setting, rounds) for _ in range(WORLDS)]
     results = [found for view in worlds[0].certainties for found in _attacks(worlds, view, rows)]
