@@ -45,7 +45,7 @@ def test_its_sums_pass(name: str) -> None:
         learner = TorchLearner(lambda: nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)), recipe, "cpu")
     state, blobs = method.init(learner.parameters()), MemoryStore()
     received = method.broadcast(state)
-    data = Samples(np.arange(20.0).reshape(10, 2) / 10, np.arange(10) % 2)
+    data = Samples(np.arange(20.0).reshape(10, 2) / 10, np.arange(10) % 2, groups=np.ones((10, 1)))
     sums = method.local(received, Local(data, learner, {}, np.random.default_rng(1), 1, 3, None)).sums
     expectation = expect(a_study(name), "train", {key: blobs.open(store(leaves, blobs)) for key, leaves in received.items()})
     check_names(sums, expectation)

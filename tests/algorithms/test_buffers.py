@@ -26,7 +26,7 @@ def hospital(seed: int, rows: int) -> Samples:
     rng = np.random.default_rng(seed)
     # nearly constant features: running variances fall towards 0 from their 1
     features = 0.05 * rng.normal(size=(rows, 3)) + seed
-    return Samples(features.astype(np.float32), (features[:, 0] > seed).astype(np.int64))
+    return Samples(features.astype(np.float32), (features[:, 0] > seed).astype(np.int64), groups=np.eye(2)[np.arange(rows) % 2])
 
 
 @pytest.mark.parametrize("name", catalogue.names())

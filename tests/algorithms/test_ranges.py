@@ -28,7 +28,7 @@ OUTSIDE = [
     ("qfedavg", "lipschitz", 0.0),
     *(("fednova", parameter, value) for parameter, value in (("momentum", 1.0), ("mu", -1), ("server_learning_rate", 0.0))),
     ("fedadagrad", "tau", 0.0),
-    ("worst_site", "mixture_rate", -0.1),
+    *((method, "mixture_rate", -0.1) for method in ("worst_site", "worst_group")),
     ("ditto", "lambda_", -0.1),
     ("fedrep", "head_steps", -1),
     ("local_fine_tuning", "fine_tuning_steps", -1),

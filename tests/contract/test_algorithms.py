@@ -98,7 +98,12 @@ def framework(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 def rows(seed: int, count: int = 40) -> Samples:
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(count, FEATURES)) + seed / 4
-    return Samples(features, (features[:, 0] + rng.normal(size=count) > 0).astype(np.int64))
+    return Samples(features, (features[:, 0] + rng.normal(size=count) > 0).astype(np.int64), groups=np.eye(2)[np.arange(count) % 2])
+
+
+def joined(*parts: Samples) -> Samples:
+    groups = [part.groups for part in parts if part.groups is not None]
+    return Samples(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("features", "targets")), groups=np.concatenate(groups))
 
 
 def participants(algorithm: Algorithm[Any], *, steps: int = 3, batch_size: int | None = 8) -> dict[SiteId, Participant]:
@@ -281,7 +286,7 @@ def test_two_sites_pooled_are_one(algorithm: Algorithm[Any]) -> None:
         # each site fits its own head first, on purpose
         algorithm = dataclasses.replace(algorithm, head_steps=0)
     first, second = rows(1, 30), rows(2, 50)
-    both = Samples(np.concatenate([first.features, second.features]), np.concatenate([first.targets, second.targets]))
+    both = joined(first, second)
     state = algorithm.init(learner().parameters())
     apart = algorithm.update(state, total([local(algorithm, state, first), local(algorithm, state, second)]))
     together = algorithm.update(state, local(algorithm, state, both))
@@ -297,7 +302,7 @@ def test_two_sites_pooled_are_one(algorithm: Algorithm[Any]) -> None:
 
 def test_an_update_is_weighted_by_rows(algorithm: Algorithm[Any]) -> None:
     data = rows(1, 20)
-    twice = Samples(np.concatenate([data.features] * 2), np.concatenate([data.targets] * 2))
+    twice = joined(data, data)
     state = algorithm.init(learner().parameters())
     single, double = local(algorithm, state, data), local(algorithm, state, twice)
     for sum_name, leaves in total([single, single]).sums.items():

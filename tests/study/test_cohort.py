@@ -62,6 +62,22 @@ def test_the_design_has_the_studys_columns_in_its_order() -> None:
     assert made.dropped == 1
 
 
+def test_groups_keep_to_their_rows_and_are_no_input() -> None:
+    """In the study's order of categories; a row of no known group is in none; rows that are left out take their group along."""
+    grouped = asks(AGE, group=PAIN, missing="drop", standardise="none")
+    made = design(grouped, example())
+    assert made.names == ("age",)
+    assert made.groups is not None
+    assert made.groups.tolist() == [[0, 0, 1], [1, 0, 0], [0, 0, 0]]
+    rows = complete(made, grouped, own_moments(made))
+    assert rows.features.tolist() == [[50], [70]]
+    assert rows.groups is not None
+    assert rows.groups.tolist() == [[0, 0, 1], [0, 0, 0]]
+    assert design(asks(AGE), example()).groups is None
+    with pytest.raises(BadData, match="no column 'scanner'"):
+        design(asks(AGE, group={**PAIN, "name": "scanner"}), example())
+
+
 @pytest.mark.parametrize(
     ("target", "column", "expected"),
     [

@@ -30,11 +30,15 @@ class Dataset(Protocol):
 @final
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """A data set in memory: features and targets ``(n, …)``, and whose row each is; without ``patients`` each row is a patient."""
+    """A data set in memory: features and targets ``(n, …)``, and whose row each is; without ``patients`` each row is a patient.
+
+    ``groups`` ``(n, groups)``: 1 where a row belongs to a group, else 0; in a row whose group is not known all are 0.
+    """
 
     features: npt.NDArray[Any]
     targets: npt.NDArray[Any]
     patients: npt.NDArray[np.uint64] | None = None
+    groups: npt.NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         if len(self.features) != len(self.targets):

@@ -139,6 +139,9 @@ class Cohort(Document):
         description="numbers to mean 0, standard deviation 1: by each site's own, or by all sites' together (sums travel); or from -1 at the "
         "feature's `minimum` to 1 at its `maximum`",
     )
+    group: Feature | None = Field(
+        default=None, exclude_if=_unset, description="a category by which patients fall into groups, such as sex or scanner; no input of the model"
+    )
 
     @property
     def common_moments(self) -> bool:
@@ -151,6 +154,8 @@ class Cohort(Document):
         double = sorted({name for name in names if names.count(name) > 1})
         if double:
             raise ValueError(f"named more than once: {', '.join(double)}")
+        if self.group is not None and self.group.kind != "category":
+            raise ValueError("`group` is a category; give its `categories`")
         return self
 
     @model_validator(mode="after")

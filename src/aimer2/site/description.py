@@ -43,6 +43,8 @@ def _reads(study: Study) -> Iterator[str]:
     for feature in cohort.features:
         kind = feature.unit or ("number" if feature.kind == "number" else "one of " + ", ".join(feature.categories))
         yield f"                 {feature.name} ({kind})"
+    if cohort.group is not None:
+        yield f"                 {cohort.group.name} (one of {', '.join(cohort.group.categories)}; groups that are looked at apart)"
     for column in cohort.target.columns:
         yield f"                 {column.name} (what the model is to tell)"
 

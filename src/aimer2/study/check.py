@@ -78,6 +78,11 @@ def _method(study: Study) -> list[Fault]:
             found.append(Fault("method.name", problem, f"take a method that adds up, or {_NOT_SECURE}"))
         if study.method.aggregator != "weighted_mean":
             found.append(Fault("method.aggregator", f"{name} asks one site a round, so there is nothing to compare", "leave it out"))
+    group, grouping = study.cohort.group, getattr(method, "by_group", False)
+    if grouping and group is None:
+        found.append(Fault("cohort.group", f"is missing, and {name} is for the worst of several groups of patients", "name a category"))
+    if group is not None and not grouping:
+        found.append(Fault("cohort.group", f"is given, and {name} looks at no groups", "leave it out, or take worst_group"))
     if isinstance(method, Personal) and study.evaluation.held_out == 0:
         found.append(Fault("evaluation.held_out", f"is 0, but {name} measures the sites' own models", "hold out a part, for example 0.2"))
     return found

@@ -29,7 +29,8 @@ class Design:
 
     ``features`` float64 ``(n, p)``, NaN where missing (a missing category: in all its levels); ``numeric`` ``(p,)`` says which columns are
     numbers; ``targets`` int64 classes or float64 values ``(n,)``, int64 labels ``(n, L)``, or float64 times and events (0, 1) ``(n, 2)``;
-    ``dropped`` counts the rows that lack a target, or a part of it.
+    ``groups`` float64 ``(n, groups)`` as of `Samples`, where the study names a group; ``dropped`` counts the rows that lack a target, or a
+    part of it.
     """
 
     names: tuple[str, ...]
@@ -38,12 +39,14 @@ class Design:
     targets: npt.NDArray[Any]
     patient: npt.NDArray[np.uint64]
     dropped: int = 0
+    groups: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def at(self, rows: Rows) -> Design:
-        return Design(self.names, self.numeric, self.features[rows], self.targets[rows], self.patient[rows], self.dropped)
+        groups = None if self.groups is None else self.groups[rows]
+        return Design(self.names, self.numeric, self.features[rows], self.targets[rows], self.patient[rows], self.dropped, groups)
 
 
 @final
@@ -94,6 +97,7 @@ def design(cohort: Cohort, table: Table) -> Design:
         targets=(parts[0] if len(parts) == 1 else np.stack(parts, axis=1))[known],
         patient=table.patient[known],
         dropped=int((~known).sum()),
+        groups=None if cohort.group is None else _groups(cohort.group, table)[known],
     )
 
 
@@ -122,14 +126,13 @@ def complete(whole: Design, cohort: Cohort, moments: Moments) -> Samples:
     The study's rule for missing features: `refuse` raises BadData; `drop` leaves the row out; `mean` puts the mean of ``moments``, `zero` the
     raw number 0 (before standardising), and under both a missing category is 0 in all its levels.
     """
-    features, targets, patient = whole.features.copy(), whole.targets, whole.patient
+    if cohort.missing == "drop":
+        whole = whole.at(np.asarray(~np.isnan(whole.features).any(axis=1)))
+    features = whole.features.copy()
     missing = np.isnan(features)
     if cohort.missing == "refuse":
         check_complete(cohort, whole)
-    elif cohort.missing == "drop":
-        rows = ~missing.any(axis=1)
-        features, targets, patient = features[rows], targets[rows], patient[rows]
-    else:
+    elif cohort.missing != "drop":
         put = np.where(whole.numeric, moments.mean, 0.0) if cohort.missing == "mean" else np.zeros(features.shape[1])
         features = np.where(missing, put, features)
     if cohort.standardise == "range":
@@ -139,7 +142,7 @@ def complete(whole: Design, cohort: Cohort, moments: Moments) -> Samples:
         rounding = moments.count * np.finfo(np.float64).eps * np.abs(moments.mean)
         divisor = np.where(moments.deviation <= rounding, 1.0, moments.deviation)
         features = np.where(whole.numeric, (features - moments.mean) / divisor, features)
-    return Samples(np.ascontiguousarray(features), targets, patient)
+    return Samples(np.ascontiguousarray(features), whole.targets, whole.patient, whole.groups)
 
 
 def _by_range(cohort: Cohort, features: Floats) -> Floats:
@@ -256,6 +259,15 @@ def _block(feature: Feature, column: Column) -> Floats:
     levels: Floats = (codes[:, None] == np.arange(1, len(feature.categories))).astype(np.float64)
     levels[codes == -1] = np.nan
     return levels
+
+
+def _groups(group: Feature, table: Table) -> Floats:
+    """Raises BadData where the column is not there, is no category or has one that the study does not list."""
+    column = find(table, group.name)
+    check_kind(group, column)
+    check_categories(group, column, table.patient)
+    one_hot: Floats = (_codes(group, column)[:, None] == np.arange(len(group.categories))).astype(np.float64)
+    return one_hot
 
 
 def _targets(target: Target, column: Column) -> npt.NDArray[Any]:

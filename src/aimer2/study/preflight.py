@@ -61,7 +61,8 @@ def checks(study: Study, table: Table, environment: Environment) -> tuple[Check,
 
 
 def _columns(cohort: Cohort, table: Table) -> Iterator[Check]:
-    asked: tuple[Feature | Target, ...] = (*cohort.features, *cohort.target.columns)
+    groups = () if cohort.group is None else (cohort.group,)
+    asked: tuple[Feature | Target, ...] = (*cohort.features, *groups, *cohort.target.columns)
     there = [(wanted, table.columns[wanted.name]) for wanted in asked if wanted.name in table.columns]
     fitting = [(wanted, column) for wanted, column in there if _fault(cohorts.check_kind, wanted, column) is None]
     numbers = [(wanted, column) for wanted, column in fitting if isinstance(wanted, Feature) and wanted.kind == "number"]

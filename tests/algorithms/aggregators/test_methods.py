@@ -31,7 +31,7 @@ def path(method: str, aggregator: Aggregator) -> list[Any]:
         learner = TorchLearner(lambda: nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 1)).double(), recipe, "cpu")
     learner.initialise(np.random.default_rng(1))
     rows = np.random.default_rng(2).normal(size=(40, 3))
-    data = Samples(rows, (rows[:, 0] > 0.2).astype(np.int64))
+    data = Samples(rows, (rows[:, 0] > 0.2).astype(np.int64), groups=np.ones((40, 1)))
     memories: list[dict[str, Any]] = [{} for _ in range(SITES)]
     state, found = algorithm.init(learner.parameters()), []
     for number in range(1, ROUNDS + 1):
