@@ -143,11 +143,11 @@ class Round:
     dropped: dict[SiteId, str] = field(default_factory=dict)
     _updates: dict[SiteId, str] = field(default_factory=dict)
     _agreements: dict[SiteId, str] = field(default_factory=dict)
+    context: bytes = field(init=False)
 
-    @property
-    def context(self) -> bytes:
+    def __post_init__(self) -> None:
         cohort = letters_digest("cohort", {site: dealt.bundle for site, dealt in self.epoch._dealt.items()})
-        return round_context(self.epoch.roster, self.epoch.terms, cohort, self.terms)
+        self.context = round_context(self.epoch.roster, self.epoch.terms, cohort, self.terms)
 
     @property
     def uploads(self) -> dict[SiteId, dict[str, Digest]]:
@@ -183,11 +183,11 @@ class Round:
         secrets = {site: self._secret(site, reveals) for site in self.epoch.members}
         context, index = self.context, self.epoch.roster.index
         seeds: dict[bool, list[bytes]] = {True: [], False: []}
-        for gone in self.epoch.members:
-            if gone not in self._updates:
-                for site in self._updates:
-                    seed = pair_seed(secrets[gone], self._mask_key(site), context, index(site), index(gone))
-                    seeds[index(gone) > index(site)].append(seed)
+        lost = [site for site in self.epoch.members if site not in self._updates]
+        masks = {site: self._mask_key(site) for site in self._updates} if lost else {}
+        for gone in lost:
+            for site, mask in masks.items():
+                seeds[index(gone) > index(site)].append(pair_seed(secrets[gone], mask, context, index(site), index(gone)))
         own = tuple(own_seed(secrets[site], context, index(site)) for site in self._updates)
         return Opened(own, tuple(seeds[True]), tuple(seeds[False]))
 
@@ -233,13 +233,13 @@ class Round:
 
     def _secret(self, dealer: SiteId, reveals: Mapping[SiteId, Reveal]) -> bytes:
         """Of a survivor the own mask's secret, of another member the private key, from the first shares that are as their dealer signed."""
-        survives = dealer in self._updates
+        survives, bundle = dealer in self._updates, self._bundle(dealer)
         good: dict[int, bytes] = {}
         for site, reveal in reveals.items():
             share = (reveal.own if survives else reveal.keys).get(dealer)
             if share is None:
                 continue
-            if self._fits(dealer, site, survives, share):
+            if self._fits(bundle, site, survives, share):
                 good[self.epoch.roster.index(site)] = share
             else:
                 self.dropped[site] = f"It revealed a share of '{dealer}' that is not the one that it was dealt."
@@ -249,7 +249,7 @@ class Round:
             secret = combine(dict(list(good.items())[:threshold]))
         except BadInput as error:
             raise self._cheated(dealer, "It dealt and signed what is no share.") from error
-        announced = self._bundle(dealer).secrets[self._place] if survives else self._mask_key(dealer)
+        announced = bundle.secrets[self._place] if survives else self._mask_key(dealer)
         if (secret_commitment(secret) if survives else public(secret)) != announced:
             raise self._cheated(dealer, "The shares that it dealt and signed open another secret than it announced.")
         return secret
@@ -258,11 +258,10 @@ class Round:
         self.dropped[dealer] = how
         return Tampered(f"'{dealer}' has not kept to the protocol: {how}")
 
-    def _fits(self, dealer: SiteId, recipient: SiteId, survives: bool, share: bytes) -> bool:
-        bundle = self._bundle(dealer)
-        where = place(self.epoch.roster, self.epoch.terms, bundle.keys, dealer, recipient)
+    def _fits(self, bundle: Bundle, recipient: SiteId, survives: bool, share: bytes) -> bool:
+        where = place(self.epoch.roster, self.epoch.terms, bundle.keys, bundle.site, recipient)
         index = 2 * self._place + (0 if survives else 1)
-        return share_commitment(where, index, share) == self.epoch._dealt[dealer].parcels[recipient].commitments[index]
+        return share_commitment(where, index, share) == self.epoch._dealt[bundle.site].parcels[recipient].commitments[index]
 
     @property
     def _place(self) -> int:

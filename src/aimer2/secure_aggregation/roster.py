@@ -35,6 +35,7 @@ class Roster:
     study: Digest
     members: Mapping[SiteId, PublicKey]
     _indices: Mapping[SiteId, int] = field(init=False, repr=False, compare=False)
+    _hash: Digest = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.members) < MINIMUM:
@@ -44,6 +45,8 @@ class Roster:
         ordered = sorted(self.members)
         object.__setattr__(self, "members", MappingProxyType({site: self.members[site] for site in ordered}))
         object.__setattr__(self, "_indices", {site: index for index, site in enumerate(ordered, 1)})
+        members = [[index, site, self.members[site].raw] for site, index in self._indices.items()]
+        object.__setattr__(self, "_hash", digest_of("roster", [self.study, members, self.threshold, self.least]))
 
     @property
     def threshold(self) -> int:
@@ -69,5 +72,4 @@ class Roster:
 
     def hash(self) -> Digest:
         """What every message of the set-up and every round is bound to."""
-        members = [[index, site, self.members[site].raw] for site, index in self._indices.items()]
-        return digest_of("roster", [self.study, members, self.threshold, self.least])
+        return self._hash
