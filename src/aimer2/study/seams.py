@@ -17,6 +17,7 @@ from aimer2.core.protocols import Algorithm, Correction, Local, Selector
 from aimer2.core.study import Study
 from aimer2.core.tree import Tree
 from aimer2.learners.catalogue import corrects, frameworks
+from aimer2.study.trees import FRAMEWORK
 
 
 def faults(study: Study) -> list[Fault]:
@@ -28,7 +29,8 @@ def faults(study: Study) -> list[Fault]:
         if odd := [other for other in frameworks(study) if known and other not in known]:
             remedy = f"train with {' or '.join(known)} alone"
             return [Fault("method.name", f"{name} works on models of {', '.join(known)}, not on those of {odd[0]}", remedy)]
-        reason = None if corrects(framework) else why_gradients(method)
+        # which methods grow trees is told with the trees
+        reason = None if corrects(framework) or framework == FRAMEWORK else why_gradients(method)
     except AimerError:
         # no such method, which is told elsewhere; or it looks for parts of the model that this one does not have
         return []
@@ -41,7 +43,7 @@ def faults(study: Study) -> list[Fault]:
 def why_gradients(algorithm: Algorithm[Any]) -> str | None:
     """What the site half does with gradients; None where it leaves them to the learner."""
     received = algorithm.broadcast(algorithm.init(_MODEL))
-    rows = Samples(np.zeros((2, 1)), np.array([0, 1]))
+    rows = Samples(np.zeros((2, 1)), np.array([0, 1]), groups=np.eye(2))
     site = Local(data=rows, learner=_Blind(), memory={}, rng=np.random.default_rng(0), round_number=1, steps=_STEPS, batch_size=_BATCH)
     try:
         algorithm.local(received, site)
