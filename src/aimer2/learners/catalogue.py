@@ -133,7 +133,8 @@ def _without_gradients(study: Study) -> list[Fault]:
     if training.momentum:
         found.append(Fault("training.momentum", f"{name} has none", "leave it out"))
     if training.weight_decay:
-        found.append(Fault("training.weight_decay", f"{name} has none", "use the model's own penalty, for example model.options.penalty = 'l2'"))
+        own = {"sklearn": "use the model's own penalty, for example model.options.penalty = 'l2'"}
+        found.append(Fault("training.weight_decay", f"{name} has none", own.get(name, "leave it out")))
     return found
 
 
