@@ -29,15 +29,13 @@ CLASSES = ("a", "b", "c")
 
 
 def learner(form: Form, kind: str = "binary") -> TreesLearner:
-    target = Target(name="y", kind=kind, categories=CLASSES if kind == "multiclass" else ())  # type: ignore[arg-type]
+    target = Target(name="y", kind=kind, categories=CLASSES if kind == "multiclass" else ())
     return TreesLearner(lambda: form, Recipe(Training(), target, 10, (form.features,)))
 
 
 def sent(method: BoostedTrees, state: Growing, who: TreesLearner, data: Samples) -> Update:
     rng = np.random.default_rng(0)
-    return method.local(
-        method.broadcast(state), Local(data=data, learner=who, memory={}, rng=rng, round_number=1, steps=1, batch_size=None)
-    )
+    return method.local(method.broadcast(state), Local(data=data, learner=who, memory={}, rng=rng, round_number=1, steps=1, batch_size=None))
 
 
 def grow(method: BoostedTrees, form: Form, sites: Sequence[Samples], kind: str = "binary") -> Tree:

@@ -18,7 +18,7 @@ DATA = Samples(np.array([[0.0, 5.0], [2.0, 5.0], [np.nan, 5.0], [9.0, -5.0]]), n
 
 
 def learner(kind: str = "binary", outputs: int = 1) -> TreesLearner:
-    target = Target(name="y", kind=kind, categories=("a", "b", "c") if outputs > 1 else ())  # type: ignore[arg-type]
+    target = Target(name="y", kind=kind, categories=("a", "b", "c") if outputs > 1 else ())
     return TreesLearner(lambda: BoostedTrees(2, outputs, trees=2, max_depth=2, bins=4), Recipe(Training(), target, 5, (2,), ()))
 
 
@@ -42,7 +42,7 @@ def test_a_value_on_the_edge_goes_right() -> None:
     who = learner("regression")
     who.load(stump(who))
     at, below = Samples(np.array([[1.0, 0.0]]), np.zeros(1)), Samples(np.array([[np.nextafter(1.0, 0.0), 0.0]]), np.zeros(1))
-    assert (who.predict(at), who.predict(below)) == ([2.0], [-1.0])
+    assert (who.predict(at)[0], who.predict(below)[0]) == (2.0, -1.0)
 
 
 @pytest.mark.parametrize(("kind", "outputs"), [("binary", 1), ("multiclass", 3), ("regression", 1)])

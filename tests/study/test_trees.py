@@ -86,7 +86,7 @@ def frames() -> dict[str, pd.DataFrame]:
     rng = np.random.default_rng(1)
     age, sex = rng.normal(60, 12, 300), rng.integers(0, 3, 300)
     event = (age + 10 * (sex == 1) + rng.normal(0, 8, 300) > 62).astype(int)
-    whole = pd.DataFrame({"age": age, "sex": pd.Categorical.from_codes(sex.tolist(), ["f", "m", "x"]), "event": event})
+    whole = pd.DataFrame({"age": age, "sex": pd.Categorical([("f", "m", "x")[code] for code in sex]), "event": event})
     part = rng.choice(3, 300, p=(0.6, 0.3, 0.1))
     return {name: whole[part == number] for number, name in enumerate(("north", "south", "west"))}
 

@@ -95,9 +95,7 @@ class BoostedTrees:
     frameworks: ClassVar[tuple[str, ...]] = ("trees",)
 
     def __post_init__(self) -> None:
-        refuse_outside(
-            self, learning_rate=ABOVE_0, reg_lambda=AT_LEAST_0, gamma=AT_LEAST_0, min_child_weight=AT_LEAST_0, min_leaf_rows=AT_LEAST_1
-        )
+        refuse_outside(self, learning_rate=ABOVE_0, reg_lambda=AT_LEAST_0, gamma=AT_LEAST_0, min_child_weight=AT_LEAST_0, min_leaf_rows=AT_LEAST_1)
 
     def init(self, model: Tree) -> Growing:
         """Raises BadModel for a model that is not trees."""

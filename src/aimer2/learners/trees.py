@@ -181,9 +181,7 @@ class TreesLearner:
             return found
         self._recipe.check(data)
         features = np.asarray(data.batch(np.arange(len(data)))[0], np.float64)
-        made = _Rows(
-            data, self._forest.codes(self._parameters, features), np.tile(self._parameters["base"], (len(data), 1)), 0, self._parameters
-        )
+        made = _Rows(data, self._forest.codes(self._parameters, features), np.tile(self._parameters["base"], (len(data), 1)), 0, self._parameters)
         self._kept = [*(rows for rows in self._kept if rows.data is not data), made][-_KEPT:]
         return made
 
