@@ -61,7 +61,7 @@ def stacked(*layers: Any) -> Callable[[], Any]:
 def drawn(kind: str = "binary", shape: tuple[int, ...] = (4,), rows: int = 40, seed: int = 0) -> Samples:
     rng = np.random.default_rng(seed)
     targets = rng.normal(size=rows) if kind == "regression" else rng.integers(0, CLASSES[kind], rows)
-    return Samples(rng.normal(size=(rows, *shape)) + seed, targets)
+    return Samples(rng.normal(size=(rows, *shape)) + seed, targets, groups=np.eye(2)[np.arange(rows) % 2])
 
 
 def fit(learner: Learner, data: Samples, steps: int = 6, **rest: Any) -> float:
