@@ -147,3 +147,24 @@ def test_a_method_that_looks_at_rows_is_refused_at_the_door_and_stopped_at_the_s
 def test_a_site_that_cannot_keep_the_terms_does_nothing() -> None:
     with pytest.raises(AimerError):
         train(private(TERMS | {"delta": None}), made())
+
+
+def test_the_hospital_itself_sees_its_figures_without_noise_and_they_stay_there() -> None:
+    table = from_frame(made(rows=200), split_key=b"0123456789abcdef", patient="patient")
+    study = private(evaluation={"metrics": ["accuracy"]})
+    performer = open_performer(study, table, site="east", files={})
+    task = Task(id="t", study="0" * 64, site="east", stage="final", round_number=1)
+    model = {"weight": np.array([[3.0, 0.0]], np.float32), "bias": np.zeros(1, np.float32)}
+    done = [performer.perform(task, {"model": model}, {}) for _ in range(2)]
+    assert done[0].figures == done[1].figures
+    (accuracy,) = done[0].figures
+    assert accuracy.value is not None and accuracy.value * accuracy.n == pytest.approx(round(accuracy.value * accuracy.n))
+    counts = [np.concatenate([np.ravel(leaf) for leaf in one.sums["metrics"].values()]) for one in done]
+    assert not np.array_equal(*counts), "what leaves has noise"
+    assert done[0].released == ()
+
+
+def test_a_sites_own_figures_are_not_released_beside_the_account() -> None:
+    with pytest.raises(BadStudy) as caught:
+        simulate(private(evaluation={"release_per_site": True}), three(), patient="patient")
+    assert [fault.place for fault in caught.value.faults] == ["evaluation.release_per_site"]

@@ -16,7 +16,7 @@ from rich.table import Table as Printed
 
 from aimer2.cli.demo_hospitals import Case, breast_cancer, heart_disease
 from aimer2.cli.federation import RESEARCHER, Federation
-from aimer2.client.comparison import Line, compare
+from aimer2.client.comparison import Line, Price, compare, price
 from aimer2.connectors.table import load_table
 from aimer2.core.clock import SystemClock
 from aimer2.core.study import Study
@@ -26,6 +26,14 @@ from aimer2.site import snapshots
 from aimer2.site.folder import SiteFolder
 from aimer2.site.reports import read_report
 from aimer2.site.settings import read_settings
+
+EPSILON, DELTA = 3.0, 1e-4
+"""What the demo's study may tell of one patient, and at which chance of failing."""
+
+BUDGET = 4.0
+"""What all studies together may tell of one patient of each hospital's data set."""
+
+PRICES: Sequence[float | None] = (None, 8.0, EPSILON, 1.0)
 
 _SHOWN = {"auc": "AUC", "sensitivity": "sensitivity", "specificity": "specificity"}
 
@@ -61,11 +69,12 @@ def study_of(case: Case) -> Study:
         ethics="None needed: public, anonymous data.",
         principal_investigator="Demo Person",
         expires=day,
-        model={"framework": "torch", "name": "mlp", "options": {"hidden": [16]}},
-        training={"learning_rate": 0.05, "momentum": 0.9, "batch_size": 16, "local_epochs": 1},
+        model={"framework": "torch", "name": "logistic"},
+        training={"learning_rate": 1.0, "local_steps": 5},
         method={"name": "fedavg", "rounds": 20},
+        privacy={"differential_privacy": {"epsilon": EPSILON, "delta": DELTA, "clip_norm": 1.0, "sampling_rate": 0.2}},
         sites={"names": sorted(h.name for h in case.hospitals), "minimum": len(case.hospitals), "quorum": 3, "deadline_seconds": 120},
-        evaluation={"held_out": 0.25, "metrics": ["auc", "sensitivity", "specificity"]},
+        evaluation={"held_out": 0.25, "metrics": list(_SHOWN)},
     )
 
 
@@ -76,6 +85,7 @@ def _run(console: Console, federation: Federation, case: Case) -> None:
         federation.make_coordinator("Demo coordinator")
         federation.run_coordinator()
         federation.make_sites(case.hospitals)
+        federation.set_budgets([hospital.name for hospital in case.hospitals], "registry", BUDGET, DELTA)
         for hospital in case.hospitals:
             federation.run_site(hospital.name)
     study = study_of(case)
@@ -87,6 +97,7 @@ def _run(console: Console, federation: Federation, case: Case) -> None:
     model, record = federation.folder / "model.safetensors", federation.folder / "result.json"
     submitted.save_model(model)
     record.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    console.print(f"\nPrivacy: {result['privacy']['statement']}")
     _compare(console, federation, study, submitted.digest, case)
     console.print(f"Model: {model}\nSigned result: {record}")
     for hospital in case.hospitals[:1]:
@@ -107,6 +118,9 @@ def _compare(console: Console, federation: Federation, study: Study, digest: str
         "each hospital sees its own line, the researcher the pooled figures."
     )
     console.print(_table(compare(study, tables, federated)))
+    with console.status("What does privacy cost? The same study at other ε…"):
+        prices = price(study, tables, PRICES)
+    console.print(_price_list(prices))
 
 
 def _own_figures(folder: SiteFolder, digest: str) -> Sequence[FigureDocument]:
@@ -134,6 +148,15 @@ def _table(lines: Sequence[Line]) -> Printed:
         last = line.site
         cells = [_cell(found.get(name)) for name in _SHOWN]
         printed.add_row(*where, line.arm, *cells, style="bold" if line.arm == "federated" else "")
+    return printed
+
+
+def _price_list(prices: Sequence[Price]) -> Printed:
+    printed = Printed("ε", *_SHOWN.values(), title="What privacy costs: on all held-out patients, no noise in the figures", box=SIMPLE)
+    for one in prices:
+        found: Mapping[str, FigureDocument] = {figure.name: figure for figure in one.figures}
+        told = "without" if one.epsilon is None else f"{one.epsilon:g}"
+        printed.add_row(told, *(_cell(found.get(name)) for name in _SHOWN), style="bold" if one.epsilon == EPSILON else "")
     return printed
 
 

@@ -17,6 +17,20 @@ from aimer2.core.errors import BadInput
 BREAST = {"university": (100, 110), "city": (66, 108), "county": (32, 76), "screening": (14, 63)}
 """Malignant and benign cases of each: different sizes, different case mix. All 569 patients, each once."""
 
+BREAST_RANGES = {
+    "mean_radius": (5, 30),
+    "mean_texture": (5, 40),
+    "mean_perimeter": (40, 200),
+    "mean_area": (100, 2600),
+    "mean_smoothness": (0.05, 0.2),
+    "mean_compactness": (0, 0.4),
+    "mean_concavity": (0, 0.5),
+    "mean_concave_points": (0, 0.25),
+    "mean_symmetry": (0.1, 0.35),
+    "mean_fractal_dimension": (0.04, 0.1),
+}
+"""What such measurements can be, known before anybody looks: of the patients' own smallest and largest values differential privacy may not tell."""
+
 HEART = {
     "cleveland": "processed.cleveland.data",
     "hungarian": "processed.hungarian.data",
@@ -39,7 +53,7 @@ class Case:
 def breast_cancer(folder: Path) -> Case:
     """Deals the patients to four hospitals and writes a file for each."""
     bunch = load_breast_cancer()
-    features = [str(name).replace(" ", "_") for name in bunch.feature_names]
+    names = [str(name).replace(" ", "_") for name in bunch.feature_names]
     malignant = bunch.target == 0
     rng = np.random.default_rng(2026)
     groups = [rng.permutation(np.flatnonzero(malignant)), rng.permutation(np.flatnonzero(~malignant))]
@@ -51,9 +65,9 @@ def breast_cancer(folder: Path) -> Case:
         path = folder / f"{name}.csv"
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["patient", *features, "diagnosis"])
+            writer.writerow(["patient", *names, "diagnosis"])
             writer.writerows([f"P{row:04}", *map(repr, map(float, bunch.data[row])), "malignant" if malignant[row] else "benign"] for row in rows)
-        columns = [f"[columns.{feature}]" for feature in features]
+        columns = [f"[columns.{name}]" for name in names]
         mapping = ['patient = "patient"', *columns, "[columns.diagnosis]", 'kind = "category"', 'categories = ["benign", "malignant"]']
         hospitals.append(Hospital(name, path, "\n".join(mapping), POLICY))
     fields = {
@@ -61,9 +75,10 @@ def breast_cancer(folder: Path) -> Case:
         "question": "Can cell nuclei seen in a fine-needle aspirate tell whether a breast mass is malignant?",
         "cohort": {
             "dataset": "registry",
-            "features": [{"name": feature} for feature in features],
+            "features": [{"name": name, "minimum": low, "maximum": high} for name, (low, high) in BREAST_RANGES.items()],
             "target": {"name": "diagnosis", "categories": ["benign", "malignant"]},
-            "minimum_patients": 20,
+            "minimum_patients": 70,
+            "standardise": "range",
         },
     }
     return Case("Wisconsin breast cancer, dealt to four hospitals of different size and case mix", hospitals, fields)
@@ -75,22 +90,29 @@ def heart_disease(data: Path) -> Case:
     if missing:
         raise BadInput(f"{data} has no {', '.join(missing)}.", remedy="Give the folder with the four processed.*.data files of UCI Heart Disease.")
     hospitals = [Hospital(name, data / file, HEART_MAPPING, POLICY, HEART_COLUMNS) for name, file in HEART.items()]
-    numbers = [("age", "a"), ("trestbps", "mm[Hg]"), ("chol", "mg/dL"), ("thalach", "/min"), ("oldpeak", "mm")]
+    numbers = [
+        ("age", "a", 18, 100),
+        ("trestbps", "mm[Hg]", 60, 240),
+        ("chol", "mg/dL", 80, 650),
+        ("thalach", "/min", 50, 230),
+        ("oldpeak", "mm", -5, 10),
+    ]
     fields = {
         "name": "coronary-disease",
         "question": "Can a first visit's findings tell whether a patient has coronary disease?",
         "cohort": {
             "dataset": "registry",
             "features": [
-                *({"name": name, "unit": unit} for name, unit in numbers),
+                *({"name": name, "unit": unit, "minimum": low, "maximum": high} for name, unit, low, high in numbers),
                 {"name": "sex", "kind": "category", "categories": ["female", "male"]},
                 {"name": "cp", "kind": "category", "categories": ["asymptomatic", "typical", "atypical", "non-anginal"]},
                 {"name": "exang", "kind": "category", "categories": ["no", "yes"]},
                 {"name": "restecg", "kind": "category", "categories": ["normal", "st-t", "hypertrophy"]},
             ],
             "target": {"name": "disease", "categories": ["no", "yes"]},
-            "missing": "mean",
-            "minimum_patients": 20,
+            "missing": "zero",
+            "minimum_patients": 100,
+            "standardise": "range",
         },
     }
     return Case("UCI heart disease, four hospitals", hospitals, fields)
@@ -103,6 +125,8 @@ set_by = "Demo Person, data-protection officer"
 decision = "approve"
 datasets = ["registry"]
 methods = ["fedavg", "fedprox"]
+secure_aggregation = true
+differential_privacy = true
 minimum_patients = 20
 maximum_rounds = 100
 maximum_days = 366

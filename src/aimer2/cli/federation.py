@@ -103,6 +103,12 @@ class Federation:
         for each in decisions:
             each.store.close()
 
+    def set_budgets(self, names: Sequence[str], dataset: str, epsilon: float, delta: float) -> None:
+        """What a hospital's two responsible people do once for a data set: one proposes its privacy budget, the other confirms it."""
+        for person in (("Dr Ines Vogt",), ("Dr Otto Lang", "--confirm")):
+            terms = ["--epsilon", str(epsilon), "--delta", str(delta), "--by", *person]
+            self._together([self._command("site", "budget", "set", dataset, *terms, "--folder", str(self.site(name))) for name in names])
+
     def invite(self, site: str) -> str:
         told = self._run("coordinator", "invite", site)
         text = next(word for word in told.split() if word.startswith("aimer2-invite"))

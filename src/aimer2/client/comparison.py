@@ -1,6 +1,7 @@
-"""What federation was worth: for each site its own model alone, the federated one, and one trained on all data pooled.
+"""What federation was worth, and what privacy costs: for each site its own model alone, the federated one, and one trained on all data pooled;
+and the federated one again at other ε.
 
-Only somebody who may pool all the data can draw this comparison: the demo, and research on public data.
+Only somebody who may pool all the data can draw these comparisons: the demo, and research on public data.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from typing import Literal, final
 
 import numpy as np
 
+from aimer2.client.simulate import simulate
 from aimer2.connectors.table import Table
 from aimer2.core.dataset import Samples
 from aimer2.core.protocols import Learner
 from aimer2.core.random import stream
-from aimer2.core.study import Study
+from aimer2.core.study import Privacy, Study
 from aimer2.core.task import FigureDocument, SiteId
 from aimer2.learners.catalogue import make_learner
 from aimer2.metrics.figures import figures
@@ -41,6 +43,15 @@ class Line:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Price:
+    """The federated model at one ε (None: without differential privacy), on all sites' held-out patients, without noise in the figures."""
+
+    epsilon: float | None
+    figures: tuple[FigureDocument, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class _Trained:
     learner: Learner
     moments: Moments
@@ -49,7 +60,8 @@ class _Trained:
 def compare(
     study: Study, tables: Mapping[SiteId, Table], federated: Mapping[SiteId, Sequence[FigureDocument]], folder: Path = Path()
 ) -> list[Line]:
-    """Three lines per site. Local and pooled models take as many passes over their rows as the federated one; all sites keep their split."""
+    """Three lines per site. Local and pooled models take as many steps as the federated one, without noise; all sites keep their split."""
+    study = _in_the_clear(study, None)
     parts = {site: split(design(study.cohort, table), study.evaluation.held_out) for site, table in sorted(tables.items())}
     pooled = _train(study, _together([train for train, _ in parts.values()]), "pooled", folder)
     lines = []
@@ -58,6 +70,30 @@ def compare(
         measured = {"local only": _measure(study, local, held_out), "federated": tuple(federated[site]), "pooled": _measure(study, pooled, held_out)}
         lines += [Line(site, arm, len(train), len(held_out), found) for arm, found in measured.items()]  # type: ignore[arg-type]
     return lines
+
+
+def price(study: Study, tables: Mapping[SiteId, Table], epsilons: Sequence[float | None], folder: Path = Path()) -> list[Price]:
+    """The study simulated at each ε; its noise comes from the system's secure source, so no two runs are the same."""
+    held_out = _together([split(design(study.cohort, table), study.evaluation.held_out)[1] for _, table in sorted(tables.items())])
+    prices = []
+    for epsilon in epsilons:
+        variant = _in_the_clear(study, epsilon)
+        model = simulate(variant, tables, folder=folder).model
+        moments = own_moments(held_out)
+        rows = complete(held_out, study.cohort, moments)
+        files = {} if study.model.code is None else {study.model.code: folder / study.model.code}
+        learner = make_learner(_in_the_clear(study, None), feature_shape=rows.feature_shape, files=files)
+        learner.load(model)
+        prices.append(Price(epsilon, _measure(study, _Trained(learner, moments), held_out)))
+    return prices
+
+
+def _in_the_clear(study: Study, epsilon: float | None) -> Study:
+    """The study for somebody who has all the data anyway."""
+    asked = study.privacy.differential_privacy
+    noise = None if asked is None or epsilon is None else asked.model_copy(update={"epsilon": epsilon})
+    terms = Privacy(secure_aggregation=False, why_not_secure="All data are in one process.", differential_privacy=noise)
+    return study.model_copy(update={"privacy": terms})
 
 
 def _train(study: Study, train: Design, name: str, folder: Path) -> _Trained:

@@ -153,6 +153,9 @@ def _evaluation(study: Study) -> list[Fault]:
     kind, evaluation = study.cohort.target.kind, study.evaluation
     if evaluation.held_out == 0:
         return []
+    if evaluation.release_per_site:
+        problem = "would tell each site's figures without noise, beside the account"
+        return [Fault("evaluation.release_per_site", problem, "leave it out: the pooled figures are told, and each hospital knows its own")]
     if kind not in NOISY_METRICS:
         problem = f"the figures of a {kind} are no counts, and no noise can be added to them in this version"
         return [Fault("evaluation.held_out", problem, "set it to 0, and measure the model on data of your own")]

@@ -49,7 +49,7 @@ def released(study: Study, stage: Stage, measured: Sequence[Figure | FigureDocum
     Disclosure control: of fewer patients than the minimum cell none is told; the others to two significant digits, their patients to the
     nearest 5, so that no count of a few patients can be worked out of a proportion.
     """
-    if stage != "final" or not study.evaluation.release_per_site:
+    if stage != "final" or not study.evaluation.release_per_site or study.privacy.differential_privacy is not None:
         return ()
     return tuple(
         FigureDocument(name=one.name, value=_short(one.value), low=_short(one.low), high=_short(one.high), n=told, note=one.note)

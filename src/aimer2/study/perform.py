@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, final
+
+import numpy as np
 
 from aimer2.algorithms import catalogue
 from aimer2.algorithms.parts import whole_model
@@ -20,7 +22,7 @@ from aimer2.core.study import Study
 from aimer2.core.task import Check, FigureDocument, SiteId, Task
 from aimer2.core.tree import Tree
 from aimer2.learners.catalogue import make_learner
-from aimer2.metrics.figures import Figure, figures
+from aimer2.metrics.figures import Figure, figures, measure
 from aimer2.statistics.moments import Moments
 from aimer2.study import cohort, preflight
 from aimer2.study.evaluation import released
@@ -62,6 +64,7 @@ class Participant:
     seed: int = 1
     measures_rounds: bool = True
     """Whether each round's received model is measured, or only the last model: under differential privacy every measurement has its price."""
+    _divided: tuple[Dataset, Dataset] | None = field(default=None, init=False, repr=False)
 
     def perform(self, task: Task, received: Mapping[str, Tree], memory: MutableMapping[str, Tree]) -> Performed:
         """First measures the received model on the held-out rows, then trains; the last task only measures."""
@@ -82,7 +85,9 @@ class Participant:
 
     def _personal(self, method: Personal, task: Task, received: Mapping[str, Tree], memory: MutableMapping[str, Tree]) -> Performed:
         """Some patients are not trained on; at the end they choose which model the site keeps."""
-        trained, judges = divide(self.data, method.validation)
+        if self._divided is None:
+            self._divided = divide(self.data, method.validation)
+        trained, judges = self._divided
         site = self._local(task, trained, memory)
         memory.setdefault(START, whole_model(self.algorithm, received))
         if task.stage != "final" or self.held_out is None:
@@ -129,15 +134,25 @@ class Performer:
             return Performed({}, checks=self._checks())
         if task.stage == "moments":
             return self._moments(task, received, memory)
-        performed = self._trained_by(received).perform(task, received, memory)
+        participant = self._trained_by(received)
+        performed = participant.perform(task, received, memory)
         metrics = performed.sums.get("metrics")
         if metrics is None:
             return performed
+        if self._study.privacy.differential_privacy is not None:
+            metrics = self._without_noise(participant)
         shown = figures(self._study.cohort.target.kind, metrics, self._study.metrics, self._study.parts)
         if performed.compared is not None:
             shown += told(self._study, performed.compared)
             memory[PREPARATION] = self._prepared_with(received.get("moments"))
         return Performed(performed.sums, figures=tuple(shown), released=released(self._study, task.stage, shown))
+
+    def _without_noise(self, participant: Participant) -> Tree:
+        """What the hospital itself may know of the model that was just measured; it stays there."""
+        held_out = participant.held_out
+        assert held_out is not None
+        scores = participant.learner.predict(held_out)
+        return measure(self._study.cohort.target.kind, scores, np.asarray(held_out.targets), 0.0, self._study.metrics)
 
     def _checks(self) -> tuple[Check, ...]:
         return preflight.checks(self._study, self._table, self._environment)
