@@ -16,6 +16,12 @@ from aimer2.study.check import check
 
 TREES: dict[str, Any] = {"framework": "trees", "name": "boosted", "options": {"trees": 3, "max_depth": 2}}
 GROWN: dict[str, Any] = {"name": "boosted_trees", "rounds": 7}
+COHORT: dict[str, Any] = {
+    "dataset": "drawn",
+    "standardise": "none",
+    "features": [{"name": "age"}, {"name": "sex", "kind": "category", "categories": ["f", "m", "x"]}],
+    "target": {"name": "event"},
+}
 OPEN = {"secure_aggregation": False, "why_not_secure": "a test"}
 
 
@@ -27,12 +33,7 @@ def study(**changes: Any) -> Study:
         "ethics": "none needed: drawn numbers",
         "principal_investigator": "Test",
         "expires": "2090-01-01",
-        "cohort": {
-            "dataset": "drawn",
-            "standardise": "none",
-            "features": [{"name": "age"}, {"name": "sex", "kind": "category", "categories": ["f", "m", "x"]}],
-            "target": {"name": "event"},
-        },
+        "cohort": COHORT,
         "model": TREES,
         "method": GROWN,
     }
@@ -44,6 +45,7 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
     ({"method": {"name": "fedprox", "rounds": 7}}, "method.name", "is no tree"),
     ({"method": GROWN | {"aggregator": "median"}, "privacy": OPEN, "sites": {"minimum": 3}}, "method.aggregator", "histograms are added"),
     ({"method": GROWN | {"parameters": {"reg_lambda": -1.0}}}, "method.parameters.reg_lambda", "at least 0"),
+    ({"cohort": COHORT | {"missing": "keep"}, "model": {"framework": "torch", "name": "mlp"}, "method": {}}, "cohort.missing", "cannot compute"),
     ({"model": {"framework": "torch", "name": "mlp"}}, "method.name", "works on models of trees"),
     ({"model": TREES | {"options": {"trees": 3, "max_depth": 2, "bins": 256}}}, "model.options.bins", "255"),
     ({"model": TREES | {"options": {"depth": 2}}, "method": GROWN | {"rounds": 151}}, "model.options.depth", "no such option"),
@@ -100,9 +102,15 @@ def test_added_in_secret_it_is_the_same_model_and_a_good_one() -> None:
     np.testing.assert_allclose(secret.model["edges"][1:, 0], 0.5, atol=0.01)
 
 
-def test_standardised_numbers_and_means_for_what_is_missing() -> None:
+@pytest.mark.parametrize(("standardise", "missing"), [("federated", "mean"), ("federated", "keep"), ("none", "keep")])
+def test_gaps_and_standardised_numbers(standardise: str, missing: str) -> None:
     sites = frames()
-    sites["north"].loc[sites["north"].index[:20], "age"] = np.nan
-    cohort = study().cohort.model_dump() | {"standardise": "federated", "missing": "mean"}
-    figures = {figure.name: figure.value for figure in simulate(study(cohort=cohort, privacy=OPEN), sites).figures}
+    whole = sites["north"]
+    whole.loc[whole.index[whole["event"] == 1][:60], "age"] = np.nan
+    simulation = simulate(study(cohort=COHORT | {"standardise": standardise, "missing": missing}, privacy=OPEN), sites)
+    figures = {figure.name: figure.value for figure in simulation.figures}
     assert (figures["auc"] or 0) > 0.75
+    model, root = simulation.model, simulation.model["feature"][0, 0, 0]
+    learnt = bool(model["missing_left"][0, 0, 0])
+    # those without an age had the event, as the old have: kept, they go right with them
+    assert (root, learnt) == (0, False) or missing == "mean"

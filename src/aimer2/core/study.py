@@ -130,9 +130,10 @@ class Cohort(Document):
     features: tuple[Feature, ...] = Field(min_length=1)
     target: Target
     minimum_patients: int = Field(default=10, ge=1, description="a site with fewer is refused")
-    missing: Literal["refuse", "drop", "mean", "zero"] = Field(
+    missing: Literal["refuse", "drop", "mean", "zero", "keep"] = Field(
         default="refuse",
-        description="a missing feature: refuse the site, drop the row, put the mean (a category: its own level 'missing' of all zeros), put zero",
+        description="a missing feature: refuse the site, drop the row, put the mean (a category: its own level 'missing' of all zeros), put zero, "
+        "keep the gap, which trees alone can be grown on",
     )
     standardise: Literal["none", "site", "federated", "range"] = Field(
         default="federated",

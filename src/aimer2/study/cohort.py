@@ -121,10 +121,11 @@ def own_moments(whole: Design) -> Moments:
 
 
 def complete(whole: Design, cohort: Cohort, moments: Moments) -> Samples:
-    """Samples without a missing cell, numbers standardised: ``(x - mean) / deviation``, a constant column only shifted; or by the study's range.
+    """Samples without a missing cell, unless the study keeps them; numbers standardised: ``(x - mean) / deviation``, a constant column only
+    shifted; or by the study's range.
 
     The study's rule for missing features: `refuse` raises BadData; `drop` leaves the row out; `mean` puts the mean of ``moments``, `zero` the
-    raw number 0 (before standardising), and under both a missing category is 0 in all its levels.
+    raw number 0 (before standardising), and under both a missing category is 0 in all its levels; `keep` leaves the gaps, NaN.
     """
     if cohort.missing == "drop":
         whole = whole.at(np.asarray(~np.isnan(whole.features).any(axis=1)))
@@ -132,7 +133,7 @@ def complete(whole: Design, cohort: Cohort, moments: Moments) -> Samples:
     missing = np.isnan(features)
     if cohort.missing == "refuse":
         check_complete(cohort, whole)
-    elif cohort.missing != "drop":
+    elif cohort.missing in ("mean", "zero"):
         put = np.where(whole.numeric, moments.mean, 0.0) if cohort.missing == "mean" else np.zeros(features.shape[1])
         features = np.where(missing, put, features)
     if cohort.standardise == "range":

@@ -101,7 +101,8 @@ def _rows(study: Study, table: Table) -> Iterator[Check]:
 def _missing(cohort: Cohort, whole: cohorts.Design, incomplete: cohorts.Rows, table: Table) -> Check:
     if cohort.missing == "refuse" and incomplete.any():
         return _check("missing", "", [_fault(cohorts.check_complete, cohort, whole)])
-    what = {"refuse": "No feature is missing", "drop": "Rows left out for a missing feature:"}.get(cohort.missing, "Missing features filled in:")
+    told = {"refuse": "No feature is missing", "drop": "Rows left out for a missing feature:", "keep": "With a missing feature:"}
+    what = told.get(cohort.missing, "Missing features filled in:")
     patients = "" if cohort.missing == "refuse" else f" {cohorts.about(whole.patient[incomplete])}"
     lacking = cohorts.about(table.patient[cohorts.without_target(cohort.target, table)])
     return Check(name="missing", passed=True, finding=f"{what}{patients}; without a target: {lacking}.")

@@ -22,10 +22,17 @@ _OWN: Mapping[str, str] = {
 
 
 def faults(study: Study) -> list[Fault]:
-    """Of the model's trees and the method's rounds together; none where the study grows none."""
+    """Of the model's trees and the method's rounds together; of a study that grows none, only what is for trees alone."""
     if study.model.framework != FRAMEWORK:
-        return []
+        return _gaps(study)
     return [*_method(study), *_training(study), *_code(study)]
+
+
+def _gaps(study: Study) -> list[Fault]:
+    if study.cohort.missing != "keep":
+        return []
+    problem = f"'keep' leaves gaps, and {study.model.framework} cannot compute with them"
+    return [Fault("cohort.missing", problem, "use 'mean', 'drop', 'zero' or 'refuse', or set model.framework = 'trees'")]
 
 
 def _method(study: Study) -> list[Fault]:
