@@ -11,10 +11,18 @@ BENCHMARKS = {
     "round_small": ("benchmarks.rounds:small", "3 sites × 1,000 floats over TLS, real processes: a round"),
     "round_large": ("benchmarks.rounds:large", "3 sites × 100 MB over TLS, real processes: a round, the coordinator's memory; and with 10 sites"),
     "round_many": ("benchmarks.rounds:many", "10 sites × 4 MB over TLS, real processes: a round"),
+    "secure_small": ("benchmarks.secure_round:small", "5 sites × 1,000 floats, real processes: a round in secret against one in the clear"),
+    "secure_many": ("benchmarks.secure_round:many", "5 sites × 4 MB, real processes: a round in secret against one in the clear"),
+    "secure_large": (
+        "benchmarks.secure_round:large",
+        "10 sites × 100 MB without processes: masks, stores and sums against the clear; computed for links",
+    ),
     "study_torch": ("benchmarks.study_torch:run", "submit to finished: 3 sites, 10 rounds, PyTorch MLP on real data, with process starts"),
     "simulator": ("benchmarks.simulator:run", "100 virtual sites in one process, 1,000 floats: a round"),
     "idle": ("benchmarks.idle:run", "200 sites waiting: processor, memory, time to wake them all"),
     "poisoning": ("benchmarks.poisoning:run", "one false hospital of seven under each aggregator: accuracy"),
+    "private_step": ("benchmarks.private_step:run", "a step of DP-SGD against a plain one, batch of 128, one thread"),
+    "personal": ("benchmarks.personal:run", "hospitals that differ: the common model, the kept one, the one trained alone; accuracy"),
     "help": ("benchmarks.help:run", "`aimer2 --help`"),
 }
 

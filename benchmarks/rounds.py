@@ -52,7 +52,7 @@ def _rounds(benchmark: str, *, sites: int, size: int, rounds: int) -> Iterator[R
 
 def measure(federation: Federation, sites: int, size: int, rounds: int) -> tuple[list[float], float]:
     """Seconds of each round but the first, and the coordinator's peak memory in MiB."""
-    hospitals = [_hospital(federation.folder, number) for number in range(sites)]
+    hospitals = [hospital(federation.folder, number) for number in range(sites)]
     federation.make_coordinator()
     federation.run_coordinator()
     federation.make_sites(hospitals)
@@ -101,7 +101,7 @@ def peak_memory(pid: int) -> float:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
 
 
-def _hospital(folder: Path, number: int) -> Hospital:
+def hospital(folder: Path, number: int) -> Hospital:
     path = folder / f"rows-{number}.csv"
     path.write_text("x,y\n" + "".join(f"{number + 1},{row % 2}\n" for row in range(20)))
     return Hospital(f"site-{number:02}", path, "[columns.x]\n[columns.y]\n", POLICY)
