@@ -19,13 +19,13 @@ from aimer2.audit.kinds import Kind
 from aimer2.blobs.folder import FolderStore
 from aimer2.connectors.table import Column, Table, pseudonyms, save_table
 from aimer2.core.clock import SystemClock
-from aimer2.core.errors import BadData, BadInput, BadUpdate, NotFound
+from aimer2.core.errors import BadData, BadInput, BadUpdate, NotApproved, NotFound
 from aimer2.core.study import Study
 from aimer2.identity.keys import SigningKey
 from aimer2.messages.package import digest as digest_of
 from aimer2.site.decisions import Decisions
 from aimer2.site.leak import rebuilding, tracing
-from aimer2.site.leak.confined import Rehearsed, rehearse
+from aimer2.site.leak.confined import Asked, Rehearsed, rehearse
 from aimer2.site.leak.findings import Findings
 from aimer2.site.leak.rehearsal import Rehearsal
 from aimer2.site.leak.report import Subject, page
@@ -90,7 +90,7 @@ def offer(site: Decisions, blobs: FolderStore, tmp_path: Path) -> Offer:
 
 
 def rehearsed(site: Decisions, settings: Settings, digest: str, **given: Any) -> Rehearsed:
-    return rehearse(site, settings, digest[:12], **({"by": "Dr Ines Vogt", "dataset": None, "records": 8, "report": None} | given))
+    return rehearse(site, settings, digest[:12], Asked(**({"by": "Dr Ines Vogt", "records": 8} | given)))
 
 
 def test_before_any_approval_an_officer_sees_what_would_leak(
@@ -232,7 +232,9 @@ def test_the_studys_code_runs_confined(site: Decisions, settings: Settings, offe
     site.key.save(site.folder.key)
     code = CODE.format(key=str(site.folder.key), also="pass")
     digest = offer(breast(a_study, model={"framework": "numpy", "code": "model.py"}), code)
-    rehearsed(site, settings, digest)
+    with pytest.raises(NotApproved, match="code of its own"):
+        rehearsed(site, settings, digest)
+    rehearsed(site, settings, digest, with_code=True)
     log = (site.folder.path / "rehearsals" / digest / "worker.log").read_text()
     assert "out False read False started False" in log and "True" not in log.split("out")[1]
 
@@ -245,7 +247,7 @@ def test_findings_of_another_form_are_not_taken_from_the_worker(
     forged = CODE.format(key="/dev/null", also=f"{honest}; {lie}")
     digest = offer(breast(a_study, model={"framework": "numpy", "code": "model.py"}), forged)
     with pytest.raises(BadUpdate, match="agreed form"):
-        rehearsed(site, settings, digest)
+        rehearsed(site, settings, digest, with_code=True)
 
 
 def test_findings_are_a_document(a_study: Callable[..., Study]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -12,7 +13,7 @@ from rich.text import Text
 
 from aimer2.cli.site_options import SHOWN, in_folder, open_decisions
 from aimer2.site.folder import existing
-from aimer2.site.leak.confined import LEAST_RECORDS, MOST_RECORDS
+from aimer2.site.leak.confined import LEAST_RECORDS, MOST_RECORDS, Asked
 from aimer2.site.leak.confined import rehearse as attack
 from aimer2.site.leak.findings import Findings
 from aimer2.site.leak.words import LIMITS, of_attempt, of_level, short, summary
@@ -24,15 +25,16 @@ from aimer2.site.settings import read_settings
 @click.option("--dataset", help="Which data set, where it bears another name here.")
 @click.option("--html", "report", type=click.Path(path_type=Path, dir_okay=False), help="Write the page here.  [default: in the site's folder]")
 @click.option("--records", type=click.IntRange(LEAST_RECORDS, MOST_RECORDS), default=32, show_default=True, help="So many records are attacked.")
+@click.option("--with-code", is_flag=True, help="Code that the study brings may run, confined, though nobody has approved it yet.")
 @click.option("--by", help="Your name, for the audit log.  [default: the name of your account]")
 @in_folder
-def rehearse(study: str, dataset: str | None, report: Path | None, records: int, by: str | None, folder: Path | None) -> None:
+def rehearse(study: str, folder: Path | None, by: str | None, **given: Any) -> None:
     """Attack your own data under a study's terms, and see what the coordinator could learn. Nothing leaves this site."""
     place = existing(folder)
     decisions, settings = open_decisions(place), read_settings(place.settings)
     console = Console()
     with console.status("Attacking your own data, in a confined process…"):
-        done = attack(decisions, settings, study, by=by or _account(), dataset=dataset, records=records, report=report)
+        done = attack(decisions, settings, study, Asked(by=by or _account(), **given))
     console.print(Text(f"{done.subject.study.name}  {done.subject.digest[:SHOWN]}", "bold"))
     for line in summary(done.findings):
         console.print(Text(f"• {line}"))

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from aimer2.audit.entries import Json
 from aimer2.audit.kinds import Kind
-from aimer2.core.errors import BadInput, BadUpdate, NotFound, OutOfResources
+from aimer2.core.errors import BadInput, BadUpdate, NotApproved, NotFound, OutOfResources
 from aimer2.site import snapshots
 from aimer2.site.decisions import Decisions
 from aimer2.site.leak.findings import Findings
@@ -37,29 +37,49 @@ class Rehearsed:
     report: Path
 
 
-def rehearse(decisions: Decisions, settings: Settings, prefix: str, *, by: str, dataset: str | None, records: int, report: Path | None) -> Rehearsed:
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """How a person wants it: on which data set (None: the study's), where the page goes (None: into the site's folder), and whether code that
+    the study brings may run, which nobody has approved yet."""
+
+    by: str
+    dataset: str | None = None
+    records: int = 32
+    report: Path | None = None
+    with_code: bool = False
+
+    def __post_init__(self) -> None:
+        if not LEAST_RECORDS <= self.records <= MOST_RECORDS:
+            raise BadInput(f"From {LEAST_RECORDS} to {MOST_RECORDS} records can be attacked.")
+
+
+def rehearse(decisions: Decisions, settings: Settings, prefix: str, asked: Asked) -> Rehearsed:
     """Attacks this hospital's own snapshot under the study's terms, here and in confinement; nothing leaves. Recorded in the audit log.
 
-    Raises NotFound where the study was not fetched or the data set is not known, NotAvailable where the machine does not confine, and what the
-    worker reports.
+    Raises NotFound where the study was not fetched or the data set is not known, NotApproved where it brings code and that was not allowed,
+    NotAvailable where the machine does not confine, and what the worker reports.
     """
-    if not LEAST_RECORDS <= records <= MOST_RECORDS:
-        raise BadInput(f"From {LEAST_RECORDS} to {MOST_RECORDS} records can be attacked.")
     known = decisions.find(prefix)
     if known.package is None:
         raise NotFound("The study has not been fetched yet.", remedy="Let the agent run: `aimer2 site run`.")
-    name = dataset or known.package.study.cohort.dataset
+    if known.package.files and not asked.with_code:
+        raise NotApproved(
+            "The study brings code of its own, which would run here, confined, on patients' data.",
+            remedy=f"Read it: `aimer2 site show {known.digest[:12]}`. If it may run in a rehearsal, add --with-code.",
+        )
+    name = asked.dataset or known.package.study.cohort.dataset
     if name not in snapshots.names(decisions.folder):
         raise NotFound(f"There is no data set '{name}' here.", remedy="Add it with `aimer2 site dataset add`, or name one with --dataset.")
     snapshot = snapshots.current(decisions.folder, name, settings.retention, decisions.clock.now())
     place = decisions.folder.path / "rehearsals" / known.digest
-    findings = asyncio.run(_ask(_opening(decisions, settings, known, snapshot, place), records))
-    subject = Subject(known.package.study, known.digest, decisions.site, name, snapshot.sha256, by, decisions.clock.now())
-    path = report or place / "report.html"
+    findings = asyncio.run(_ask(_opening(decisions, settings, known, snapshot, place), asked.records))
+    subject = Subject(known.package.study, known.digest, decisions.site, name, snapshot.sha256, asked.by, decisions.clock.now())
+    path = asked.report or place / "report.html"
     _write(path, page(findings, subject))
     view = findings.under_the_terms
-    details: dict[str, Json] = {"dataset": name, "snapshot": snapshot.sha256, "records": records, "view": view, "report": str(path.absolute())}
-    decisions.audit.append(Kind.STUDY_REHEARSED, actor=by, study=known.digest, details=details)
+    details: dict[str, Json] = {"dataset": name, "snapshot": snapshot.sha256, "records": asked.records, "view": view, "report": str(path.absolute())}
+    decisions.audit.append(Kind.STUDY_REHEARSED, actor=asked.by, study=known.digest, details=details)
     return Rehearsed(findings, subject, path)
 
 
