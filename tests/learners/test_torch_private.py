@@ -106,9 +106,13 @@ def test_a_correction_comes_after_the_noise_as_in_plain_training() -> None:
 
 
 @pytest.mark.parametrize("model", BUILDS)
-@pytest.mark.parametrize("patients", [None, [0] * 5 + list(range(1, 16))])
-def test_clipped_gradients_are_those_of_each_patient_alone(model: str, patients: list[int] | None) -> None:
-    """The oracle: a plain gradient per patient, of the mean over the patient's rows, shortened by hand."""
+@pytest.mark.parametrize(("patients", "spared"), [(None, 1 << 14), (None, 1), ([0] * 5 + list(range(1, 16)), 1)])
+def test_clipped_gradients_are_those_of_each_patient_alone(
+    model: str, patients: list[int] | None, spared: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oracle: a plain gradient per patient, of the mean over the patient's rows, shortened by hand. ``spared`` 1: ghost clipping of every
+    linear layer."""
+    monkeypatch.setattr("aimer2.learners.torch_private.SPARED", spared)
     data, clip_norm = drawn(BUILDS[model][1], patients=patients), 0.3
     whose = np.arange(20) if patients is None else np.array(patients)
     expected = np.zeros(1)
@@ -135,11 +139,16 @@ def test_a_patient_with_any_number_of_rows_moves_the_sum_by_at_most_the_clip_nor
     assert np.linalg.norm(moved) <= clip_norm * (1 + 1e-5) + 1e-6
 
 
-def test_a_patient_whose_gradient_is_not_finite_changes_nothing_and_stops_nobody() -> None:
-    clear, broken = drawn(), drawn()
-    broken.features[4] = np.finfo(np.float32).max
-    without = Samples(np.delete(clear.features, 4, axis=0), np.delete(clear.targets, 4))
-    np.testing.assert_allclose(summed("single layer", broken, 1.0), summed("single layer", without, 1.0), atol=1e-5)
+@pytest.mark.parametrize("spared", [1, 1 << 14])
+def test_a_patient_whose_gradient_is_not_finite_changes_nothing_and_stops_nobody(spared: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aimer2.learners.torch_private.SPARED", spared)
+    for model, value in (("single layer", np.finfo(np.float32).max), ("single layer", np.nan), ("mlp", np.nan)):
+        clear, broken = drawn(), drawn()
+        broken.features[4] = value
+        without = Samples(np.delete(clear.features, 4, axis=0), np.delete(clear.targets, 4))
+        np.testing.assert_allclose(summed(model, broken, 1.0), summed(model, without, 1.0), atol=1e-5)
+        alone = Samples(broken.features[4:5], broken.targets[4:5])
+        assert not summed(model, alone, 1.0).any()
 
 
 def test_parts_of_a_large_draw_add_up_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,8 @@ patient's rows, shortened to C (``clip_norm``); to the sum of them comes Gaussia
 divided by q times the public size of a site, not by a number that the data decide. Only this leaves the step: a method's correction, momentum and
 the optimiser come after the noise. Who was drawn and the noise come from the system's secure source, never from the study's seed.
 
-Gradients per patient are Opacus' (Yousefpour et al. 2021): where each patient has one row, by ghost clipping (Li, Tramèr, Liang, Hashimoto 2022),
-two backward passes and no gradient of a single patient in memory; otherwise row by row, added up per patient. Large draws are computed in parts.
+Gradients per patient are Opacus' (Yousefpour et al. 2021): row by row, added up per patient; where each patient has one row, of large linear layers
+by ghost clipping (Li, Tramèr, Liang, Hashimoto 2022), two backward passes and no single patient's gradient. Large draws are computed in parts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,9 @@ ROW_VALUES = 1 << 22
 GRADIENT_VALUES = 1 << 26
 """Numbers of single rows' gradients in memory at a time, where they must be there."""
 
+SPARED = 1 << 14
+"""Numbers of a linear layer from which on no single row's gradient of it is computed."""
+
 _MARGIN = 1 - 1e-4
 """Norms and sums of them are rounded to single precision; nothing may be longer than the clip norm."""
 
@@ -61,10 +64,12 @@ class PrivateTorchLearner(TorchLearner):
         super().initialise(rng)
         self._hooks = None
         self._module.train()
-        if self._buffers or self._counters or ModuleValidator.validate(self._module):
+        validators = ModuleValidator.VALIDATORS
+        odd = sorted({type(part).__name__ for part in self._module.modules() if type(part) in validators and validators[type(part)](part)})
+        if odd or self._buffers or self._counters:
             raise BadModel(
-                "The model keeps or uses something of the whole batch, such as batch normalisation: a patient's gradient would tell of others.",
-                remedy="Use group or layer normalisation, and no buffers that training changes.",
+                f"With {', '.join(odd) or 'buffers that training changes'} a single patient's gradient depends on other patients, or cannot be told.",
+                remedy="Use group or layer normalisation for that of batches, and layers that Opacus supports.",
             )
 
     def fit(
@@ -128,60 +133,59 @@ class PrivateTorchLearner(TorchLearner):
         """Over the drawn patients: the sum of their gradients, none longer than the clip norm."""
         summed = {name: torch.zeros_like(parameter) for name, parameter in trained.items()}
         most = ROW_VALUES // math.prod(self._recipe.feature_shape)
-        if not records.single:
-            most = min(most, GRADIENT_VALUES // sum(parameter.numel() for parameter in trained.values()))
+        single_gradients = sum(parameter.numel() for parameter in trained.values() if not (records.single and _is_spared(parameter)))
+        most = min(most, GRADIENT_VALUES // max(single_gradients, 1))
         parts = list(records.parts(drawn, max(most, 1)))
         for (_, owner), (features, targets) in zip(parts, self._feed(records.rows, iter([rows for rows, _ in parts])), strict=True):
-            part = self._ghost(features, targets, trained) if records.single else self._by_row(features, targets, owner, trained)
+            single = records.single
+            part = self._by_single_row(features, targets, trained) if single else self._by_patient(features, targets, owner, trained)
+            self._clear(list(trained.values()))
             for name, gradient in part.items():
                 summed[name] += gradient
         return summed
 
-    def _ghost(self, features: Tensor, targets: Tensor, trained: dict[str, nn.Parameter]) -> dict[str, Tensor]:
-        """Each row a patient: norms by a first backward pass, the sum of the shortened gradients by a second."""
-        hooks = self._attached(GradSampleHooksFastGradientClipping)
-        gradients = list(trained.values())
-        hooks.enable_hooks()
-        # Towards the features alone: the hooks see each layer's gradient on its way there, and no weight's is computed for nothing.
-        features = features.detach().requires_grad_()
-        losses = self._losses(features, targets)
-        torch.autograd.backward(losses.sum(), retain_graph=True, inputs=[features])
-        norms = torch.stack([parameter._norm_sample for parameter in gradients]).norm(dim=0)  # type: ignore[attr-defined]
-        hooks.disable_hooks()
-        shortened = torch.autograd.grad((self._factors(norms) * losses).sum(), gradients, allow_unused=True)
-        self._clear(gradients)
-        return {name: gradient for name, gradient in zip(trained, shortened, strict=True) if gradient is not None}
+    def _by_single_row(self, features: Tensor, targets: Tensor, trained: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+        """Each row a patient. Of large linear layers one backward pass gives the norms and a second the sum of the shortened gradients."""
+        losses = self._backward(features, targets, _Sparing)
+        norms = {name: p._norm_sample for name, p in trained.items() if p.grad_sample is None}  # type: ignore[attr-defined]
+        own = {name: p.grad_sample for name, p in trained.items() if name not in norms}  # type: ignore[attr-defined]
+        whole = torch.stack([*norms.values(), *_norms(own)]).norm(dim=0)
+        if norms and not torch.isfinite(whole).all():
+            # Times 0 in the second pass it would still be no number.
+            self._clear(list(trained.values()))
+            kept = torch.isfinite(whole)
+            return self._by_single_row(features[kept], targets[kept], trained) if kept.any() else {}
+        factors = self._factors(whole)
+        summed = _weighted(factors, own)
+        if norms:
+            again = torch.autograd.grad((factors * losses).sum(), [trained[name] for name in norms])
+            summed |= dict(zip(norms, again, strict=True))
+        return summed
 
-    def _by_row(self, features: Tensor, targets: Tensor, owner: npt.NDArray[np.int64], trained: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    def _by_patient(self, features: Tensor, targets: Tensor, owner: npt.NDArray[np.int64], trained: dict[str, nn.Parameter]) -> dict[str, Tensor]:
         """``owner``: for each row the number of its patient within the part."""
-        hooks = self._attached(GradSampleHooks)
         whose = torch.from_numpy(owner).to(features.device)
         rows = torch.bincount(whose).to(self._dtype)
+        self._backward(features, targets, GradSampleHooks, 1 / rows[whose])
+        own = {
+            name: torch.zeros((len(rows), *p.shape), dtype=p.dtype, device=p.device).index_add_(0, whose, p.grad_sample)  # type: ignore[attr-defined]
+            for name, p in trained.items()
+        }
+        return _weighted(self._factors(torch.stack(_norms(own)).norm(dim=0)), own)
+
+    def _backward(self, features: Tensor, targets: Tensor, kind: type[GradSampleHooks], weights: Tensor | None = None) -> Tensor:
+        """The rows' losses, after a pass back that has left each row's gradient, or its norm, with the parameters.
+
+        Towards the features alone: the hooks see each layer's gradient on its way there, and no weight's is computed for nothing.
+        """
+        hooks = self._attached(kind)
         hooks.enable_hooks()
         features = features.detach().requires_grad_()
-        torch.autograd.backward((self._losses(features, targets) / rows[whose]).sum(), inputs=[features])
-        own = {
-            name: torch.zeros((len(rows), *parameter.shape), dtype=parameter.dtype, device=parameter.device).index_add_(
-                0,
-                whose,
-                parameter.grad_sample,  # type: ignore[attr-defined]
-            )
-            for name, parameter in trained.items()
-        }
-        norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in own.values()]).norm(dim=0)
+        losses = self._loss(self._logits(self._module(features), len(features)), targets, reduction="none")
+        whole = losses.sum() if weights is None else (losses * weights).sum()
+        torch.autograd.backward(whole, retain_graph=kind is _Sparing, inputs=[features])
         hooks.disable_hooks()
-        factors = self._factors(norms)
-        self._clear(list(trained.values()))
-        return {name: torch.tensordot(factors, torch.nan_to_num(gradient), dims=1) for name, gradient in own.items()}
-
-    def _factors(self, norms: Tensor) -> Tensor:
-        """What each gradient is multiplied with; one that is not finite counts as none: a failure would tell of the patient."""
-        clip_norm = self._terms.clip_norm * _MARGIN
-        factors = torch.where(norms > clip_norm, clip_norm / norms, torch.ones_like(norms))
-        return torch.where(torch.isfinite(norms), factors, torch.zeros_like(norms))
-
-    def _losses(self, features: Tensor, targets: Tensor) -> Tensor:
-        return self._loss(self._logits(self._module(features), len(features)), targets, reduction="none")
+        return losses
 
     def _attached(self, kind: type[GradSampleHooks]) -> GradSampleHooks:
         if type(self._hooks) is not kind:
@@ -190,10 +194,39 @@ class PrivateTorchLearner(TorchLearner):
             self._hooks = kind(self._module, loss_reduction="sum")
         return self._hooks
 
+    def _factors(self, norms: Tensor) -> Tensor:
+        """What each patient's gradient is multiplied with; one that is not finite counts as none: a failure would tell of the patient."""
+        clip_norm = self._terms.clip_norm * _MARGIN
+        factors = torch.where(norms > clip_norm, clip_norm / norms, torch.ones_like(norms))
+        return torch.where(torch.isfinite(norms), factors, torch.zeros_like(norms))
+
     def _clear(self, parameters: list[nn.Parameter]) -> None:
         for parameter in parameters:
             parameter.grad = None
             parameter.grad_sample = parameter._norm_sample = None  # type: ignore[attr-defined]
+
+
+def _is_spared(weight: Tensor) -> bool:
+    """Whether a linear layer with this weight is so large that two passes cost less than each row's gradient of it."""
+    return weight.ndim == 2 and weight.numel() >= SPARED
+
+
+@final
+class _Sparing(GradSampleHooksFastGradientClipping):  # type: ignore[misc]
+    """Opacus' hooks, with ghost clipping for large linear layers only: of all others each row's gradient is kept, so that it need not come twice."""
+
+    def capture_backprops_hook(self, module: nn.Module, *given: Any, **named: Any) -> None:
+        spares = type(module) in self.NORM_SAMPLERS and _is_spared(module.weight)  # type: ignore[arg-type]
+        kind = GradSampleHooksFastGradientClipping if spares else GradSampleHooks
+        kind.capture_backprops_hook(self, module, *given, **named)
+
+
+def _norms(own: dict[str, Tensor]) -> list[Tensor]:
+    return [gradient.flatten(1).norm(dim=1) for gradient in own.values()]
+
+
+def _weighted(factors: Tensor, own: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: torch.tensordot(factors, torch.nan_to_num(gradient), dims=1) for name, gradient in own.items()}
 
 
 @final
