@@ -1,0 +1,248 @@
+"""The agent's part in sums in secret: real worker, real vault; the other hospitals are in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aimer2.blobs.folder import FolderStore
+from aimer2.connectors.table import load_table
+from aimer2.core.clock import SystemClock
+from aimer2.core.study import Study
+from aimer2.core.task import BlobRef, Refusal, Reply, SiteId, Task
+from aimer2.engines.in_process import InProcess
+from aimer2.identity.keys import SigningKey
+from aimer2.messages.package import Package
+from aimer2.messages.tensors import read_tree
+from aimer2.messages.wire import detach
+from aimer2.secure_aggregation.vault import MemoryVault
+from aimer2.site.decisions import Decisions
+from aimer2.site.performing import Performing
+from aimer2.site.settings import Settings
+from aimer2.site.snapshots import SnapshotRecord
+from aimer2.study.checkpoint import Remembered
+from aimer2.study.conduct import conduct
+from aimer2.study.events import Event, RoundFinished, StudyFinished
+from aimer2.study.pack import pack
+from aimer2.study.perform import open_performer
+from aimer2.study.secure_update import SecureUpdate
+
+sys.path.insert(0, str(Path(__file__).parent))
+from test_performing import Bench
+
+OTHERS = ("east", "south", "west")
+
+
+@dataclass
+class Mixed:
+    """North is the agent under test, the others are simulated. ``before`` may change what north is asked; it sees each task first."""
+
+    bench: Bench
+    others: InProcess
+    blobs: FolderStore
+    before: Callable[[Task], Task] = lambda task: task
+    said: list[Reply] = field(default_factory=list)
+
+    async def sites(self) -> Sequence[SiteId]:
+        return ("east", "north", "south", "west")
+
+    async def ask(self, tasks: Mapping[SiteId, Task]) -> AsyncIterator[Reply]:
+        if "north" in tasks:
+            ready = await self.bench.do(self.before(tasks["north"]))
+            for sha256, text in ready.attachments.items():
+                self.blobs.put(detach(sha256, text))
+            self.said.append(ready.reply)
+            yield ready.reply
+        async for reply in self.others.ask({site: task for site, task in tasks.items() if site != "north"}):
+            yield reply
+
+    async def withdraw(self, tasks: Sequence[Task]) -> None:
+        """Nobody is late here."""
+
+
+@dataclass
+class Hospital:
+    """North's agent in a study of four."""
+
+    bench: Bench
+    engine: Mixed
+    package: Package
+    blobs: FolderStore
+    settings: Settings
+    members: Mapping[SiteId, SecureUpdate]
+    performers: Mapping[SiteId, Any]
+
+    def conduct(self) -> list[Event]:
+        async def listen(bench: Bench) -> list[Event]:
+            past = Remembered()
+            async for event in conduct(self.package, bench.digest, self.engine, self.blobs, past, clock=SystemClock()):
+                past.past.append(event)
+            return past.past
+
+        events: list[Event] = self.bench.run(listen)
+        return events
+
+    def restart(self) -> None:
+        """Another agent process in the same folder."""
+        old = self.bench
+        self.bench.performing = Performing(old.site, self.settings, old.performing._connection, old.workers, old._no_network)
+
+
+@pytest.fixture
+def hospital(
+    site: Decisions, settings: Settings, a_study: Callable[..., Study], blobs: FolderStore, tmp_path: Path, snapshot: SnapshotRecord
+) -> Callable[..., Hospital]:
+    def make(*, secure: bool = True, **changes: Any) -> Hospital:
+        privacy = {} if secure else {"privacy": {"secure_aggregation": False, "why_not_secure": "a test"}}
+        sites = {"names": ("north", *OTHERS), "minimum": 4, "quorum": 3}
+        study = a_study(**({"privacy": {}, "sites": sites, "method": {"name": "scaffold", "rounds": 3}} | privacy | changes))
+        keys = {"north": site.key} | {name: SigningKey.generate() for name in OTHERS}
+        package = pack(study, tmp_path, {name: key.public.text for name, key in keys.items()}, blobs)
+        bench = Bench(site, settings, package, blobs)
+        for name in OTHERS:
+            site.address_book.verify(name, keys[name].public.fingerprint, [keys[name].public], by="Dr Grace", how="telephone")
+        site.approve(bench.digest, by="Dr Grace")
+        table = load_table(snapshot.path, verify=True)
+        performers = {name: open_performer(study, table, site=name, files={}) for name in ("north", *OTHERS)}
+        members = {name: SecureUpdate.of(package, bench.digest, name, keys[name], MemoryVault()) for name in keys} if secure else {}
+        others = InProcess({name: performers[name] for name in OTHERS}, blobs, secure=members)
+        return Hospital(bench, Mixed(bench, others, blobs), package, blobs, settings, members, performers)
+
+    return make
+
+
+def rounds(events: Sequence[Event]) -> list[RoundFinished]:
+    return [event for event in events if isinstance(event, RoundFinished) and event.stage == "train"]
+
+
+def bits(hospital: Hospital, events: Sequence[Event]) -> dict[str, bytes]:
+    assert isinstance(events[-1], StudyFinished), events[-1]
+    model = read_tree(hospital.blobs.open(BlobRef(**dict(events[-1].result["model"]))))
+    return {leaf: np.asarray(array).tobytes() for leaf, array in model.items()}
+
+
+def simulated(hospital: Hospital) -> list[Event]:
+    async def listen() -> list[Event]:
+        past, engine = Remembered(), InProcess(hospital.performers, hospital.blobs, secure=hospital.members)
+        async for event in conduct(hospital.package, hospital.bench.digest, engine, hospital.blobs, past, clock=SystemClock()):
+            past.past.append(event)
+        return past.past
+
+    return asyncio.run(listen())
+
+
+def test_the_agent_masks_what_leaves_and_the_sum_has_the_bits_of_the_simulator(hospital: Callable[..., Hospital]) -> None:
+    made = hospital()
+    events = made.conduct()
+    assert [event.took_part for event in rounds(events)] == [("east", "north", "south", "west")] * 3
+    other = hospital()
+    assert bits(made, events) == bits(other, simulated(other))
+
+
+def test_the_agents_store_never_holds_the_update_without_its_masks(hospital: Callable[..., Hospital]) -> None:
+    """Power check: without secure aggregation it does."""
+    found = {}
+    for secure in (True, False):
+        made = hospital(secure=secure, name=f"study-{'secret' if secure else 'clear'}")
+        task = Task(id="t", study=made.bench.digest, site="north", stage="train", round_number=1)
+        model = {leaf: np.asarray(array) for leaf, array in read_tree(made.blobs.open(made.package.initial)).items()}
+        received = {"model": model, "control": {leaf: np.zeros_like(array) for leaf, array in model.items()}}
+        sums = made.performers["north"].perform(task, received, {}).sums
+        update = [np.asarray(array).tobytes() for array in sums["difference"].values()]
+        made.conduct()
+        folder = made.bench.site.folder.study(made.bench.digest)
+        content = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+        found[secure] = [data in content for data in update]
+    assert not any(found[True])
+    assert all(found[False])
+
+
+def test_killed_between_any_two_phases_the_agent_says_the_same_again(hospital: Callable[..., Hospital]) -> None:
+    expected = hospital()
+    made = hospital(name="another")
+
+    def again(task: Task) -> Task:
+        made.restart()
+        return task
+
+    made.engine.before = again
+    assert bits(made, made.conduct()) == bits(expected, simulated(expected))
+
+
+def test_an_agent_that_lost_its_vault_computes_nothing_and_sits_out(hospital: Callable[..., Hospital]) -> None:
+    made = hospital()
+
+    def lose(task: Task) -> Task:
+        if (task.stage, task.round_number, task.phase) == ("train", 2, "update"):
+            for path in made.bench.site.folder.path.glob("vault.sqlite*"):
+                path.unlink()
+            made.restart()
+        return task
+
+    made.engine.before = lose
+    events = made.conduct()
+    assert isinstance(events[-1], StudyFinished)
+    assert [event.took_part for event in rounds(events)] == [("east", "north", "south", "west"), OTHERS, OTHERS]
+    assert [(absence.code, absence.reason) for event in rounds(events) for absence in event.absent] == [
+        ("not-found", "This site holds no keys for this epoch and sits it out.")
+    ] * 2
+    done = [(done["stage"], done["round"]) for done in made.bench.site.store.rounds(made.bench.digest)]
+    assert ("train", 2) not in done and ("final", 1) in done
+
+
+@pytest.mark.parametrize(
+    ("secure", "asked"),
+    [
+        (True, {}),
+        (True, {"stage": "preflight", "message": "{}"}),
+        (True, {"stage": "preflight", "phase": "keys", "message": "{}"}),
+        (False, {"message": "{}"}),
+        (False, {"phase": "keys"}),
+        (False, {"phase": "reveal", "message": "{}"}),
+    ],
+)
+def test_an_update_under_other_terms_than_were_approved_is_refused(hospital: Callable[..., Hospital], secure: bool, asked: dict[str, str]) -> None:
+    bench = hospital(secure=secure).bench
+    task = bench.task(stage=asked.get("stage", "train")).model_copy(update=asked)
+    ready = bench.run(lambda b: b.do(task))
+    assert isinstance(ready.reply, Refusal)
+    assert (ready.reply.code, ready.reply.reason) == (
+        "not-approved",
+        "The coordinator asks for the update under other terms than the study that was approved here.",
+    )
+    assert bench.workers.warm(bench.digest) is None, "nothing is computed"
+
+
+def test_rubbish_in_a_phase_is_refused_and_keeps_nothing(hospital: Callable[..., Hospital]) -> None:
+    bench = hospital().bench
+    for phase in ("keys", "shares", "update", "agree", "reveal"):
+        ready = bench.run(lambda b, phase=phase: b.do(b.task().model_copy(update={"phase": phase, "message": '{"epoch": 1}'})))
+        assert isinstance(ready.reply, Refusal) and ready.reply.code == "tampered", phase
+    assert bench.workers.warm(bench.digest) is None
+
+
+def test_withdrawn_the_secrets_of_a_study_are_gone(hospital: Callable[..., Hospital]) -> None:
+    made = hospital()
+
+    def withdraw(task: Task) -> Task:
+        if (task.stage, task.round_number, task.phase) == ("train", 1, "agree"):
+            assert made.bench.digest.encode() in vault(made)
+            made.bench.site.withdraw(made.bench.digest, by="Dr Grace")
+            asyncio.get_running_loop().create_task(made.bench.performing.forget(made.bench.digest))
+        return task
+
+    made.engine.before = withdraw
+    events = made.conduct()
+    assert rounds(events)[0].took_part == ("east", "north", "south", "west"), "its update was masked and in: the others open the sum"
+    assert made.bench.digest.encode() not in vault(made)
+
+
+def vault(made: Hospital) -> bytes:
+    return b"".join(path.read_bytes() for path in made.bench.site.folder.path.glob("vault.sqlite*"))
