@@ -22,8 +22,6 @@ settings.load_profile("ci")
 def tensorflow() -> None:
     """Tests that ask for this run where TensorFlow and Keras are."""
     if importlib.util.find_spec("tensorflow") and importlib.util.find_spec("keras"):
-        # first of all, as it sets TensorFlow's threads, which hold from its first computation
-        importlib.import_module("aimer2.learners.keras")
         return
     message = "TensorFlow and Keras are not installed: pip install 'aimer2[keras]'"
     if os.environ.get("CI") == "true":

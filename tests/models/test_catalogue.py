@@ -25,6 +25,8 @@ def test_the_names_a_study_can_use() -> None:
 def test_the_table_agrees_with_the_modules(framework: str, name: str, request: pytest.FixtureRequest) -> None:
     if framework == "keras":
         request.getfixturevalue("tensorflow")
+        # it sets TensorFlow's threads, which hold from the first computation
+        importlib.import_module("aimer2.learners.keras")
     entry = catalogue._MODELS[framework][name]
     builder = getattr(importlib.import_module(f"aimer2.models.{entry.module}"), entry.builder)
     assert list(inspect.signature(builder).parameters) == ["feature_shape", "outputs", "options"]
