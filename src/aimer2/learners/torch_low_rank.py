@@ -6,7 +6,6 @@ import copy
 from collections.abc import Collection
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -27,9 +26,8 @@ def with_factors(module: nn.Module, weights: Collection[str], full: Collection[s
         layer = layers.get(name.rpartition(".")[0])
         if type(layer) is not nn.Linear:
             raise BadModel(f"{name} is not the weight of a plain nn.Linear, so it cannot be adapted; name the linear layers in `layers`.")
-        like = {"dtype": layer.weight.dtype, "device": layer.weight.device}
-        layer.register_parameter("down", nn.Parameter(torch.zeros(rank, layer.in_features, **like)))
-        layer.register_parameter("up", nn.Parameter(torch.zeros(layer.out_features, rank, **like)))
+        layer.register_parameter("down", nn.Parameter(layer.weight.new_zeros(rank, layer.in_features)))
+        layer.register_parameter("up", nn.Parameter(layer.weight.new_zeros(layer.out_features, rank)))
         layer.register_forward_hook(_adding(scale))
     return made
 
