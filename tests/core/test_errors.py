@@ -19,6 +19,7 @@ CODES = {
     "clock-skew": ("ClockSkew", 401),
     "not-allowed": ("NotAllowed", 403),
     "not-approved": ("NotApproved", 403),
+    "not-verified": ("NotVerified", 403),
     "budget-exceeded": ("BudgetExceeded", 403),
     "not-found": ("NotFound", 404),
     "conflict": ("Conflict", 409),

@@ -15,7 +15,7 @@ from aimer2.core.errors import BadUpdate, OutOfResources
 from aimer2.core.study import Study
 from aimer2.core.tree import Tree
 from aimer2.messages.tensors import read_tree, write_tree
-from aimer2.site.check import Admitted, Layout, Wanted, checked, keep, check_names, expect, layout_of
+from aimer2.site.check import Admitted, Layout, Wanted, check_names, checked, expect, keep, layout_of
 from aimer2.site.memory_files import MemoryFile
 
 MODEL = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2)}
