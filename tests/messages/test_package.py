@@ -60,7 +60,10 @@ def package() -> Package:
             },
             sites={"names": ["a", "b", "c"], "minimum": 3, "quorum": 2, "deadline_seconds": 60, "block": 2},
             evaluation={"held_out": 0.3, "metrics": ["auc", "brier"], "release_per_site": True},
-            privacy={"secure_aggregation": True, "differential_privacy": {"epsilon": 3, "delta": 1e-5, "noise_multiplier": 1.1, "clip_norm": 0.5, "sampling_rate": 0.25}},
+            privacy={
+                "secure_aggregation": True,
+                "differential_privacy": {"epsilon": 3, "delta": 1e-5, "noise_multiplier": 1.1, "clip_norm": 0.5, "sampling_rate": 0.25},
+            },
         ),
         method_version=2,
         files={"model.py": BlobRef(sha256="a" * 64, size=100)},
