@@ -13,7 +13,7 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.metrics import roc_auc_score
 
-from aimer2.algorithms import boosted_trees
+from aimer2.algorithms import boosted_trees, catalogue
 from aimer2.algorithms.boosted_trees import CELLS, BoostedTrees, Growing, _bounds, _counted, _cut, _histograms
 from aimer2.core.dataset import Samples
 from aimer2.core.errors import BadModel, BadStudy, BadUpdate
@@ -40,7 +40,7 @@ def sent(method: BoostedTrees, state: Growing, who: TreesLearner, data: Samples)
 
 def grow(method: BoostedTrees, form: Form, sites: Sequence[Samples], kind: str = "binary") -> Tree:
     there = [(learner(form, kind), data) for data in sites]
-    state = method.init(form.initial())
+    state = method.init(there[0][0].parameters())
     while not method.finished(state):
         state = method.update(state, total([sent(method, state, who, data) for who, data in there]))
     return method.model(state)
@@ -208,10 +208,26 @@ def test_sums_of_another_form_are_refused() -> None:
         method.update(start, Update({"histogram": {**update.sums["histogram"], "cells": np.zeros((4, 7), np.int64)}}))
     with pytest.raises(BadUpdate, match="cells"):
         method.update(start, Update({"histogram": {**update.sums["histogram"], "cells": np.full((4, CELLS), -1)}}))
+    with pytest.raises(BadUpdate, match="outcome"):
+        method.update(start, Update({"histogram": {**update.sums["histogram"], "outcome": np.zeros(7)}}))
     begun = method.update(start, update)
     sums = sent(method, begun, learner(form), data).sums["histogram"]
     with pytest.raises(BadUpdate, match="gradient"):
         method.update(begun, Update({"histogram": {**sums, "gradient": sums["gradient"].astype(np.float64)}}))
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
+def test_every_update_has_the_form_that_was_foretold(kind: str) -> None:
+    form, method, data = Form(4, 3 if kind == "multiclass" else 1, trees=2, max_depth=2, bins=8), BoostedTrees(rounds=5), drawn(kind)
+    who = learner(form, kind)
+    state = method.init(who.parameters())
+    while not method.finished(state):
+        update = sent(method, state, who, data)
+        found = {name: {leaf: (array.dtype.name, array.shape) for leaf, array in leaves.items()} for name, leaves in update.sums.items()}
+        assert found == catalogue.layouts("boosted_trees", method.broadcast(state))
+        state = method.update(state, update)
+    with pytest.raises(BadUpdate, match="is not what boosted_trees sends"):
+        catalogue.layouts("boosted_trees", {"model": {}})
 
 
 def test_a_model_that_is_no_trees_is_refused() -> None:

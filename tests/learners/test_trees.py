@@ -111,7 +111,7 @@ def test_data_of_another_form_are_refused() -> None:
     with pytest.raises(BadData, match="shape"):
         learner().evaluate(Samples(np.zeros((2, 3)), np.zeros(2, np.int64)))
     with pytest.raises(BadData, match="class numbers"):
-        learner().outcomes(Samples(np.zeros((2, 2)), np.array([0, 2])))
+        learner().outcome(Samples(np.zeros((2, 2)), np.array([0, 2])))
 
 
 def test_it_takes_no_steps_and_no_gpu() -> None:

@@ -62,7 +62,7 @@ class Grows(Learner, Protocol):
     def codes(self, data: Dataset) -> npt.NDArray[np.uint8]: ...
     def nodes(self, data: Dataset, number: int) -> npt.NDArray[np.intp]: ...
     def derivatives(self, data: Dataset, number: int) -> tuple[Array, Array]: ...
-    def outcomes(self, data: Dataset) -> Tree: ...
+    def outcome(self, data: Dataset) -> Array: ...
 
 
 @final
@@ -112,6 +112,15 @@ class BoostedTrees:
         number = state.number if state.round_number else -1
         return {"model": state.model, "open": {"number": np.array([number], np.int64), "nodes": nodes}}
 
+    @staticmethod
+    def layouts(received: Mapping[str, Tree]) -> Mapping[str, Mapping[str, tuple[str, tuple[int, ...]]]]:
+        """Type and shape of each array of each sum: what a site's agent lets out."""
+        features, edges = received["model"]["edges"].shape
+        outputs, nodes = received["model"]["base"].shape[0], received["open"]["nodes"].shape[0]
+        if not nodes:
+            return {"histogram": {"cells": ("int64", (features, CELLS)), "outcome": ("float64", (outputs + 2,))}}
+        return {"histogram": dict.fromkeys(("gradient", "curvature", "rows"), ("int64", (nodes, features, edges + 2)))}
+
     def local(self, received: Mapping[str, Tree], site: Local) -> Update:
         learner = cast(Grows, site.learner)
         learner.load(received["model"])
@@ -119,7 +128,7 @@ class BoostedTrees:
         if number < 0:
             features = np.asarray(site.data.batch(np.arange(len(site.data)))[0], np.float64).reshape(len(site.data), -1)
             cells = np.stack([_counted(column) for column in features.T])
-            return Update({"histogram": {"cells": cells, **learner.outcomes(site.data)}})
+            return Update({"histogram": {"cells": cells, "outcome": learner.outcome(site.data)}})
         nodes = tree.load(received["open"]["nodes"])
         bins = received["model"]["edges"].shape[1] + 1
         gradient, curvature = learner.derivatives(site.data, number)
@@ -158,7 +167,7 @@ class BoostedTrees:
         """Bins of about as many rows each, none of fewer than a leaf needs; and the margin from which the first tree starts."""
         cells = _checked(sums, "cells", (len(model["edges"]), CELLS))
         bins = model["edges"].shape[1] + 1
-        return {"edges": np.stack([_cut(counts, bins, self.min_leaf_rows) for counts in cells]), **_start(sums, len(model["base"]))}
+        return {"edges": np.stack([_cut(counts, bins, self.min_leaf_rows) for counts in cells]), **_start(sums, model)}
 
     def _split(self, model: dict[str, Array], state: Growing, sums: Mapping[str, Array]) -> None:
         """The best split of each open node, where one gains."""
@@ -357,18 +366,20 @@ def _cut(counts: Integers, bins: int, fewest: int) -> Array:
     return edges
 
 
-def _start(sums: Mapping[str, Array], outputs: int) -> dict[str, Array]:
-    """The margin of the best constant, and the step in which gradients are counted."""
-    if "moments" in sums:
-        rows, total, squares = (float(value) for value in sums["moments"])
-        mean = total / max(rows, 1)
-        deviation = np.sqrt(max(squares / max(rows, 1) - mean**2, 0.0))
-        unit = 2.0 ** np.floor(np.log2(deviation)) * STEP if deviation > 0 else STEP
-        return {"base": np.array([np.rint(mean / unit) * unit]), "unit": np.array([unit])}
-    classes = _checked(sums, "classes", (max(2, outputs),))
-    share = np.maximum(classes, 0.5) / max(int(classes.sum()), 1)
-    logarithms = np.log(share)
-    return {"base": logarithms[1:] - logarithms[:1] if outputs == 1 else logarithms, "unit": np.array([STEP])}
+def _start(sums: Mapping[str, Array], model: Mapping[str, Array]) -> dict[str, Array]:
+    """The margin of the best constant, and the step in which gradients are counted; a regression has none at first."""
+    outputs, outcome = len(model["base"]), sums["outcome"]
+    if outcome.shape != (outputs + 2,) or not outcome[0] >= 0:
+        raise BadUpdate("The sums of the outcome are not what was asked for.")
+    if model["unit"][0] > 0:
+        classes = outcome[: max(2, outputs)]
+        logarithms = np.log(np.maximum(classes, 0.5) / max(classes.sum(), 1.0))
+        return {"base": logarithms[1:] - logarithms[:1] if outputs == 1 else logarithms}
+    rows, total, squares = (float(value) for value in outcome)
+    mean = total / max(rows, 1.0)
+    variance = max(squares / max(rows, 1.0) - mean**2, 0.0)
+    unit = 2.0 ** np.floor(np.log2(variance) / 2) * STEP if variance > 0 else STEP
+    return {"base": np.array([np.rint(mean / unit) * unit]), "unit": np.array([unit])}
 
 
 EXAMPLE = BoostedTrees(rounds=5)

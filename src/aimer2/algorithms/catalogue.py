@@ -6,15 +6,18 @@ import importlib
 import importlib.metadata
 import inspect
 import pkgutil
+import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 from aimer2.algorithms.ranges import METHOD, made
-from aimer2.core.errors import BadStudy, Fault
+from aimer2.core.errors import BadStudy, BadUpdate, Fault
 from aimer2.core.protocols import Algorithm, Learner
 from aimer2.core.study import Scalar
+from aimer2.core.tree import Tree
 
+_SUM = re.compile(r"``([a-z_]+)``")
 _NOT_METHODS = {"catalogue", "aggregators", "adaptive", "parts", "personal", "ranges", "remembered"}
 
 
@@ -71,6 +74,20 @@ def leaves(name: str) -> tuple[str, ...]:
     paragraphs = (inspect.getdoc(_module(name)) or "").split("\n\n")
     text = next((p for p in paragraphs if p.startswith("Leaves the site:")), "Leaves the site: everything the method computes")
     return tuple(part.strip().rstrip(".") for part in " ".join(text.split()).removeprefix("Leaves the site:").split(";"))
+
+
+def sums(name: str) -> frozenset[str]:
+    """The names of the sums that a site sends, as the method's page tells them; none where it does not."""
+    return frozenset(found for line in leaves(name) for found in _SUM.findall(line)[:1])
+
+
+def layouts(name: str, received: Mapping[str, Tree]) -> Mapping[str, Mapping[str, tuple[str, tuple[int, ...]]]]:
+    """Of the sums whose arrays the method foretells: type and shape of each. Raises BadUpdate where what was received is not the method's."""
+    foretold = getattr(_kind(name), "layouts", None)
+    try:
+        return {} if foretold is None else foretold(received)
+    except (LookupError, ValueError, AttributeError):
+        raise BadUpdate(f"What the coordinator sent is not what {name} sends.") from None
 
 
 def _kind(name: str) -> type[Any]:

@@ -67,12 +67,17 @@ class TreesLearner:
             raise NotAvailable("Trees are grown on the CPU only.", remedy="Leave the device out.")
         self._forest = build()
         self._recipe = recipe
-        self._parameters: Mapping[str, Array] = self._forest.initial()
+        self._parameters = self._untrained()
         self._kept: list[_Rows] = []
 
     def initialise(self, rng: np.random.Generator) -> None:
         """There is nothing to draw: no tree."""
-        self._parameters = self._forest.initial()
+        self._parameters = self._untrained()
+
+    def _untrained(self) -> Mapping[str, Array]:
+        """The step of a regression's gradients is not known before its outcome is."""
+        fresh = self._forest.initial()
+        return fresh | {"unit": np.zeros(1)} if self._recipe.target.kind == "regression" else fresh
 
     def parameters(self) -> Tree:
         return {name: leaf.copy() for name, leaf in self._parameters.items()}
@@ -129,13 +134,13 @@ class TreesLearner:
                 probability = np.exp(_log_softmax(margins))
                 return probability - (targets[:, None] == np.arange(margins.shape[1])), probability * (1.0 - probability)
 
-    def outcomes(self, data: Dataset) -> Tree:
-        """What the margin before the first tree follows from: rows per class, or of a regression n, Σy and Σy²."""
+    def outcome(self, data: Dataset) -> Array:
+        """What the margin before the first tree follows from, ``(K + 2,)``: rows per class, then zeros; or of a regression n, Σy and Σy²."""
         self._recipe.check(data)
         targets = np.asarray(data.targets)
         if self._recipe.target.kind == "regression":
-            return {"moments": np.array([len(targets), targets.sum(), np.square(targets, dtype=np.float64).sum()], np.float64)}
-        return {"classes": np.bincount(targets.astype(np.int64), minlength=self._recipe.target.classes).astype(np.int64)}
+            return np.array([len(targets), targets.sum(), np.square(targets, dtype=np.float64).sum()], np.float64)
+        return np.bincount(targets.astype(np.int64), minlength=self._forest.outputs + 2).astype(np.float64)
 
     def predict(self, data: Dataset) -> Array:
         return self._scores(self._now(data))

@@ -2,8 +2,8 @@
 
 A node has its children at 2i + 1 (left) and 2i + 2 (right), the root is 0. T trees per output, K outputs, N = 2^(depth + 1) − 1 nodes, p
 features, B bins: ``edges`` (p, B − 1) between the bins, rising, the largest float where there are fewer; ``base`` (K,) the margin before the first
-tree; ``unit`` (1,) the step in which gradients are counted; and (T, K, N) each ``feature`` (−1: a leaf), ``bin``, ``missing_left`` (1: a missing
-value goes left), ``value`` of a leaf, ``count`` of the training rows. A value's bin is the number of edges at or
+tree; ``unit`` (1,) the step in which gradients are counted (0: not yet known); and (T, K, N) each ``feature`` (−1: a leaf), ``bin``,
+``missing_left`` (1: a missing value goes left), ``value`` of a leaf, ``count`` of the training rows. A value's bin is the number of edges at or
 below it; up to ``bin`` it goes left.
 """
 

@@ -6,7 +6,6 @@ What is stored is written anew from the checked arrays, so nothing but them leav
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, final
@@ -31,7 +30,6 @@ SMALL_SUMS = 1 << 20
 """Bytes that sums other than a model's may have beyond the size of what was received: counts, metrics, moments."""
 
 _MIRRORS = {"difference": "model"}
-_NAME = re.compile(r"``([a-z_]+)``")
 
 
 @final
@@ -49,9 +47,13 @@ class Expectation:
 
 
 def expect(study: Study, stage: Stage, received: Mapping[str, Blob]) -> Expectation:
-    """Sums that mirror something received ("difference" the model, "control" the control) must have its names, shapes and types."""
-    layouts = {name: layout_of(read_tree(blob)) for name, blob in received.items()}
+    """Sums that mirror something received ("difference" the model, "control" the control) must have its names, shapes and types; sums that the
+    method foretells, those. Raises BadUpdate where what was received is not the method's."""
+    trees = {name: read_tree(blob) for name, blob in received.items()}
+    layouts: dict[str, Layout] = {name: layout_of(tree) for name, tree in trees.items()}
     layouts |= {sum_name: layouts[source] for sum_name, source in _MIRRORS.items() if source in layouts}
+    if stage == "train":
+        layouts |= catalogue.layouts(study.method.name, trees)
     room = SMALL_SUMS + sum(blob.ref.size for blob in received.values())
     return Expectation(_names(study, stage), layouts, room)
 
@@ -61,7 +63,7 @@ def _names(study: Study, stage: Stage) -> frozenset[str] | None:
         return frozenset()
     if stage == "moments":
         return frozenset({"count", "sum", "squares"})
-    named = frozenset(name for line in catalogue.leaves(study.method.name) for name in _NAME.findall(line)[:1])
+    named = catalogue.sums(study.method.name)
     at_the_end = sums_at_the_end(named)
     if stage == "final":
         return at_the_end | {"metrics"}
