@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from rich.console import Console
 from aimer2.client.report import report
 from aimer2.client.simulate import Simulation, simulate
 from aimer2.connectors.frame import from_frame
-from aimer2.core.errors import AimerError, BadData, BadInput, BadStudy
+from aimer2.core.errors import AimerError, BadData, BadInput, BadModel, BadStudy
 from aimer2.core.study import Study
 from aimer2.core.task import Task
 from aimer2.study.differential_privacy import POST_PROCESSING
@@ -142,6 +143,25 @@ def test_a_method_that_looks_at_rows_is_refused_at_the_door_and_stopped_at_the_s
         simulate(study, three(), patient="patient")
     with pytest.raises((BadData, BadInput)):
         train(study, made())
+
+
+MODEL = """
+from torch import nn
+
+def build(features, classes):
+    return nn.Sequential(nn.Linear(features, 8), nn.GroupNorm(2, 8), nn.Tanh(), nn.Linear(8, 1))
+"""
+
+
+def test_a_model_of_the_studys_own_is_private_on_the_researchers_word(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(MODEL)
+    study = private(TERMS | {"asserted": True}, model={"name": None, "code": "model.py"})
+    found = simulate(study, three(), patient="patient", folder=tmp_path).result["privacy"]
+    assert found["differential_privacy"]["word"].startswith("asserted by the researcher")
+    assert "researcher asserts" in found["statement"]
+    (tmp_path / "model.py").write_text(MODEL.replace("GroupNorm(2, 8)", "BatchNorm1d(8)"))
+    with pytest.raises(BadModel, match="BatchNorm1d"):
+        simulate(study, three(), patient="patient", folder=tmp_path)
 
 
 def test_a_site_that_cannot_keep_the_terms_does_nothing() -> None:

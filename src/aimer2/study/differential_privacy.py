@@ -154,6 +154,9 @@ def _evaluation(study: Study) -> list[Fault]:
     if evaluation.held_out == 0:
         return []
     if evaluation.release_per_site:
+        problem = "of one site's few held-out patients the noise would leave nothing to tell"
+        return [Fault("evaluation.release_per_site", problem, "leave it out: the pooled figures are told")]
+    if evaluation.release_per_site:
         problem = "would tell each site's figures without noise, beside the account"
         return [Fault("evaluation.release_per_site", problem, "leave it out: the pooled figures are told, and each hospital knows its own")]
     if kind not in NOISY_METRICS:
