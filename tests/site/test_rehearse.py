@@ -147,6 +147,10 @@ def test_the_page_loads_nothing_and_shows_no_markup_of_a_study(
     hostile = done.subject.study.model_copy(update={"name": "<script>alert(1)</script>", "question": "<img src=https://example.org/x>"})
     subject = Subject(hostile, done.subject.digest, "north", '"><b>', "0" * 64, "<i>me</i>", 0.0)
     text = page(done.findings, subject)
+    assert "comes out of the sum as well" not in text
+    assert done.findings.example is not None
+    exact = done.findings.example.model_copy(update={"protected_error": 0.01})
+    assert "comes out of the sum as well" in page(done.findings.model_copy(update={"example": exact}), subject)
     tags = Tags()
     tags.feed(text)
     assert not {"script", "img", "iframe", "link", "object", "i"} & tags.seen

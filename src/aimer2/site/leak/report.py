@@ -8,6 +8,7 @@ from html import escape
 from typing import final
 
 from aimer2 import __version__
+from aimer2.attacks.inversion import CLOSE
 from aimer2.core.clock import rfc3339
 from aimer2.core.study import Study
 from aimer2.site.leak import pictures
@@ -105,6 +106,8 @@ def _example(example: Example) -> Iterator[str]:
         '<p>Ring: the record. <b style="color:#b3261e">Dot</b>: what the coordinator rebuilds without protection. '
         '<b style="color:#1f6f54">Cross</b>: the nearest it gets from the sum. The line goes from the smallest to the largest value here.</p>'
     )
+    if example.protected_error is not None and example.protected_error < CLOSE:
+        yield "<p><b>This patient comes out of the sum as well: secure aggregation alone does not hide this record.</b></p>"
     yield pictures.patient(example.cells)
     rows = "".join(
         f"<tr><td>{escape(cell.feature)}</td><td>{cell.real:.6g}</td><td>{cell.alone:.6g}</td><td>{_or_nothing(cell.protected)}</td></tr>"

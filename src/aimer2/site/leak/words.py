@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from aimer2.attacks.coordinator_view import FOUND
 from aimer2.site.leak.findings import Attempt, Findings, Level, Membership, View
 
 LIMITS = (
@@ -26,7 +27,7 @@ def summary(findings: Findings) -> Iterator[str]:
         yield _rebuilt(findings, level)
     if findings.words is not None:
         words = findings.words
-        looks = "cannot be told from noise" if words.masked_found < 6 else "DIFFERS FROM NOISE; report this"
+        looks = "cannot be told from noise" if words.masked_found < FOUND else "DIFFERS FROM NOISE; report this"
         yield (
             f"With secure aggregation, what the coordinator receives of this hospital {looks}: {words.count} words, at most "
             f"{words.masked_found:.1f} standard deviations from it; in the clear {words.clear_found:.0f}."
