@@ -48,7 +48,7 @@ def path(method: str, aggregator: Aggregator) -> list[Any]:
 
 
 @pytest.mark.parametrize("aggregator", [name for name in catalogue.names() if name != "weighted_mean"])
-@pytest.mark.parametrize("method", methods.names())
+@pytest.mark.parametrize("method", [name for name in methods.names() if "trees" not in methods.frameworks(name)])
 def test_sites_that_agree_move_the_model_as_under_the_weighted_mean(method: str, aggregator: str) -> None:
     expected = path(method, catalogue.make("weighted_mean", 16, {}))
     assert np.abs(expected[-1]).max() > 1e-3
