@@ -171,7 +171,7 @@ async def _simulate(
     secure = {}
     if study.privacy.secure_aggregation:
         secure = {site: SecureUpdate.of(package, digest, site, key, MemoryVault()) for site, key in keys.items()}
-    engine = InProcess(performers, blobs, order=order, secure=secure)
+    engine = InProcess(performers, blobs, order=order, secure=secure, method=study.method)
     await _listen(conduct(package, digest, engine, blobs, past, clock=clock), past, on_event)
     last = past.past[-1]
     assert isinstance(last, StudyFinished)

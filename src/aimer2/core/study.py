@@ -252,6 +252,9 @@ class Method(Document):
     name: str = Field(default="fedavg", pattern=METHOD)
     rounds: int = Field(default=10, ge=1, le=100_000)
     parameters: Mapping[str, Scalar] = Field(default_factory=dict)
+    largest_change: float | None = Field(
+        default=None, gt=0, exclude_if=_unset, description="L2 norm that a site's mean change of the model may have; its agent shortens a longer one"
+    )
     aggregator: str = Field(default="weighted_mean", pattern=METHOD, description="what makes one update of the sites' updates")
     aggregator_parameters: Mapping[str, Scalar] = Field(default_factory=dict)
 

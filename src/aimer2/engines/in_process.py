@@ -9,9 +9,11 @@ from typing import final
 from aimer2.core import tree
 from aimer2.core.errors import AimerError, BadUpdate
 from aimer2.core.protocols import BlobStore
+from aimer2.core.study import Method
 from aimer2.core.task import Answer, BlobRef, Failure, Reply, SiteId, Task
 from aimer2.core.tree import Tree
 from aimer2.messages.tensors import read_tree
+from aimer2.study.bounding import bounded
 from aimer2.study.checkpoint import store
 from aimer2.study.perform import Performs
 from aimer2.study.secure_update import SecureUpdate
@@ -20,7 +22,7 @@ from aimer2.study.secure_update import SecureUpdate
 @final
 class InProcess:
     """Performs each task at once. ``order`` may permute the sites, to show that the order of arrival changes no bit; ``secure``: the sites'
-    halves of secure aggregation, where the study has it."""
+    halves of secure aggregation, where the study has it; ``method``: as the study has it, where it bounds what a site may change."""
 
     def __init__(
         self,
@@ -29,11 +31,13 @@ class InProcess:
         *,
         order: Sequence[SiteId] | None = None,
         secure: Mapping[SiteId, SecureUpdate] | None = None,
+        method: Method | None = None,
     ) -> None:
         self._sites = dict(sites)
         self._blobs = blobs
         self._order = list(order) if order is not None else sorted(sites)
         self._secure = dict(secure or {})
+        self._method = method or Method()
         self._memory: dict[SiteId, dict[str, Tree]] = {site: {} for site in sites}
         self._last: dict[SiteId, Reply] = {}
 
@@ -71,10 +75,11 @@ class InProcess:
         memory = dict(self._memory[task.site])
         received = {name: read_tree(self._blobs.open(ref)) for name, ref in task.inputs.items()}
         performed = self._sites[task.site].perform(task, received, memory)
+        leaving = bounded(self._method, task.stage, performed.sums)
         if secure is None:
-            sums, message = {name: self._send(sent) for name, sent in performed.sums.items()}, ""
+            sums, message = {name: self._send(sent) for name, sent in leaving.items()}, ""
         else:
-            masked = secure.mask(task, performed.sums)
+            masked = secure.mask(task, leaving)
             sums = {name: store(sent, self._blobs) for name, sent in masked.trees.items()}
             message = secure.submit(task, masked, sums)
         self._memory[task.site] = memory

@@ -85,6 +85,8 @@ def what_leaves(study: Study) -> Sequence[str]:
         lines.append("before the first round: of each column how many values and their sum")
         lines.append("and then, about the mean that came of it: the sums of the distances and of the squared distances")
     lines += [f"each round: {line.replace('``', '')}" for line in _method(study.method.name)]
+    if study.method.largest_change is not None:
+        lines.append(f"of that, a mean change of the model longer than {study.method.largest_change:g} is shortened here to this length")
     if study.evaluation.held_out > 0:
         named = f" for {', '.join(study.evaluation.metrics)}" if study.evaluation.metrics else ""
         lines.append(f"each round: counts and sums of the model's evaluation on held-out patients{named}")

@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from aimer2.blobs.folder import FolderStore
 from aimer2.core.errors import BadUpdate
 from aimer2.core.task import Check, Document, FigureDocument, Task
-from aimer2.core.tree import Tree
 from aimer2.messages.package import Package
 from aimer2.site import check
 from aimer2.site.memory_files import close
+from aimer2.study.bounding import bounded
 from aimer2.study.secure_update import SecureUpdate
 
 LONGEST_FINDING = 300
@@ -54,13 +54,13 @@ class Handed(Document):
 
 
 def protect(work: Work, handed: Handed, files: list[int], wanted: list[check.Wanted], store: FolderStore) -> Protected:
-    """Checks, masks and stores sums, then the site's memory; closes the files.
+    """Checks, bounds, masks and stores sums, then the site's memory; closes the files.
 
     What may leave is written once: under secure aggregation the sums themselves never lie on a disk.
     """
     try:
         trees = check.checked(files, wanted)
-        sums: Mapping[str, Tree] = dict(zip(handed.sums, trees, strict=False))
+        sums = bounded(work.package.study.method, work.task.stage, dict(zip(handed.sums, trees, strict=False)))
         masked = None if work.secure is None else work.secure.mask(work.task, sums)
         leaving = sums if masked is None else masked.trees
         stored = check.keep([*leaving.values(), *trees[len(sums) :]], store)

@@ -14,7 +14,7 @@ from aimer2.core.study import Study
 from aimer2.learners.catalogue import faults as learner_faults
 from aimer2.metrics import figures
 from aimer2.secure_aggregation.roster import MINIMUM
-from aimer2.study import differential_privacy, seams, trees
+from aimer2.study import bounding, differential_privacy, seams, trees
 
 _NOT_SECURE = "set `privacy.secure_aggregation` to false and say why in `privacy.why_not_secure`"
 
@@ -37,7 +37,7 @@ def check(study: Study, folder: Path, clock: Clock) -> list[Fault]:
 
 def promises(study: Study) -> list[Fault]:
     """What the coordinator that conducts it must keep, and looks at again: secrecy of updates, method, aggregator, differential privacy."""
-    return [*_secrecy(study), *_method(study), *_aggregator(study), *differential_privacy.faults(study)]
+    return [*_secrecy(study), *_method(study), *_aggregator(study), *bounding.faults(study), *differential_privacy.faults(study)]
 
 
 def refuse_faults(study: Study, folder: Path, clock: Clock) -> None:
