@@ -15,6 +15,7 @@ from aimer2.client.https import Https, NotHttp, Request, Trust
 from aimer2.identity.certificates import fingerprint, make_certificate
 
 BODY = bytes(range(256)) * 1000
+LONG = bytes(range(251)) * 10_000
 FRAMES = {
     "a length": b"HTTP/1.1 200 OK\r\nContent-Length: 256000\r\n\r\n" + BODY,
     "chunks": b"HTTP/1.1 200\r\nTransfer-Encoding: chunked\r\n\r\n3e7f9;note=1\r\n"
@@ -125,6 +126,9 @@ def test_a_body_ends_where_its_head_says(server: Server, https: Https, ask: Call
     "answer",
     [
         b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n123",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 999999999999999999\r\n\r\n123",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9999999999999999999999\r\n\r\n123",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffff\r\n123",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n123\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-2\r\n12\r\n0\r\n\r\n",
@@ -146,6 +150,11 @@ def test_what_is_no_answer_or_is_cut_off_is_not_taken(server: Server, https: Htt
     for ask in (get, piecewise):
         with pytest.raises(NotHttp):
             ask(https)
+
+
+def test_a_long_body_is_whole(server: Server, https: Https) -> None:
+    server.answers = [b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(LONG) + LONG] * 2
+    assert get(https) == LONG and piecewise(https) == LONG and server.connections == 1
 
 
 def test_a_connection_that_was_closed_meanwhile_is_opened_anew(server: Server, https: Https) -> None:

@@ -148,7 +148,7 @@ class Answer:
 
     def read(self) -> bytes:
         """The whole body."""
-        if self._left and not self._chunked:
+        if self._left and self._left <= PIECE and not self._chunked:
             self.done, left = True, self._left
             self._left = 0
             return self._line.take(left)
