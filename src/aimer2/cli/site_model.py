@@ -55,7 +55,7 @@ def show(digest: str, machine: bool, folder: Path | None) -> None:
     click.echo(f"{card.study.name}, {card.digest[:SHOWN]}, finished {rfc3339(card.finished)}\n{card.study.question}\n{card.kept}\n")
     figures = {figure.name: figure for figure in card.figures}
     table = Table("On held-out patients", "common", "personal", "trained alone", "n", box=None)
-    for name in card.study.metrics:
+    for name in (name for name in figures if f"local {name}" in figures):
         found = [figures.get(f"{whose}{name}") for whose in ("", "personal ", "local ")]
         table.add_row(name, *map(_value, found), str(next((one.n for one in found if one), "")))
     Console().print(table)

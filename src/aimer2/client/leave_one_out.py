@@ -114,7 +114,7 @@ def _measured(
     files = {} if study.model.code is None else {study.model.code: folder / study.model.code}
     learner = make_learner(study, feature_shape=rows.feature_shape, files=files)
     learner.load(model)
-    return LeftOut(site, len(rows), documents(figures(study.cohort.target.kind, learner.evaluate(rows), study.metrics)))
+    return LeftOut(site, len(rows), documents(figures(study.cohort.target.kind, learner.evaluate(rows), study.metrics, study.parts)))
 
 
 def _rows(study: Study, others: Mapping[SiteId, Table | Dataset], data: Table) -> Samples:
