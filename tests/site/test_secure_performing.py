@@ -16,7 +16,7 @@ from aimer2.blobs.folder import FolderStore
 from aimer2.connectors.table import load_table
 from aimer2.core.clock import SystemClock
 from aimer2.core.study import Study
-from aimer2.core.task import BlobRef, Refusal, Reply, SiteId, Task
+from aimer2.core.task import BlobRef, Failure, Refusal, Reply, SiteId, Task
 from aimer2.engines.in_process import InProcess
 from aimer2.identity.keys import SigningKey
 from aimer2.messages.package import Package
@@ -29,7 +29,7 @@ from aimer2.site.settings import Settings
 from aimer2.site.snapshots import SnapshotRecord
 from aimer2.study.checkpoint import Remembered
 from aimer2.study.conduct import conduct
-from aimer2.study.events import Event, RoundFinished, StudyFinished
+from aimer2.study.events import Event, RoundFinished, RoundRepeated, StudyFinished
 from aimer2.study.pack import pack
 from aimer2.study.perform import open_performer
 from aimer2.study.secure_update import SecureUpdate
@@ -48,6 +48,8 @@ class Mixed:
     others: InProcess
     blobs: FolderStore
     before: Callable[[Task], Task] = lambda task: task
+    fails: tuple[SiteId, int] | None = None
+    """A site that fails the first attempt of a round's update."""
     said: list[Reply] = field(default_factory=list)
 
     async def sites(self) -> Sequence[SiteId]:
@@ -60,6 +62,10 @@ class Mixed:
                 self.blobs.put(detach(sha256, text))
             self.said.append(ready.reply)
             yield ready.reply
+        for site, task in tasks.items():
+            if (site, task.round_number, task.attempt, task.phase, task.stage) == (*(self.fails or ()), 1, "update", "train"):
+                yield Failure(task=task.id, attempt=task.attempt, site=site, code="out-of-resources", reason="The disk is full.")
+                tasks = {other: asked for other, asked in tasks.items() if other != site}
         async for reply in self.others.ask({site: task for site, task in tasks.items() if site != "north"}):
             yield reply
 
@@ -246,3 +252,29 @@ def test_withdrawn_the_secrets_of_a_study_are_gone(hospital: Callable[..., Hospi
 
 def vault(made: Hospital) -> bytes:
     return b"".join(path.read_bytes() for path in made.bench.site.folder.path.glob("vault.sqlite*"))
+
+
+def differences(made: Hospital) -> list[Any]:
+    return [(entry.details["round"], entry.details["sites"]) for entry in made.bench.site.audit.read() if entry.kind == "cohort-changed"]
+
+
+@pytest.mark.parametrize("policy", ["warn", "refuse"])
+def test_two_sums_that_differ_by_one_site_are_recorded_and_refused_where_the_hospital_says_so(hospital: Callable[..., Hospital], policy: str) -> None:
+    """West is not in round 2. Where north refuses, too few agree, the round is lost, and west is in its second attempt."""
+    made = hospital()
+    made.settings = made.settings.model_copy(update={"small_differences": policy})
+    made.restart()
+    made.engine.fails = ("west", 2)
+    events = made.conduct()
+    assert isinstance(events[-1], StudyFinished)
+    everybody = ("east", "north", "south", "west")
+    lost = [event for event in events if isinstance(event, RoundRepeated)]
+    if policy == "warn":
+        assert [event.took_part for event in rounds(events)] == [everybody, ("east", "north", "south"), everybody]
+        assert differences(made) == [(2, ["west"]), (3, ["west"])]
+        assert not lost
+    else:
+        assert [event.took_part for event in rounds(events)] == [everybody] * 3
+        assert differences(made) == [(2, ["west"])]
+        assert [event.round_number for event in lost] == [2]
+        assert "north: The sum differs from the one before by west alone, and this site opens no two such sums." in lost[0].reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +11,14 @@ from secure_world import PHASES, Power, World, bits, own_answer, repeated, round
 
 from aimer2.core.task import Reply, Task
 from aimer2.study.events import Event
+
+
+@pytest.fixture(autouse=True, scope="module")
+def ranged() -> Iterator[None]:
+    """As large leaves are from their second round on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aimer2.study.secure_sum._SMALL", 0)
+        yield
 
 
 def small() -> World:

@@ -53,6 +53,10 @@ class Kind(StrEnum):
     TASK_REFUSED = "task-refused", "A task was refused by the site's rules."
     TASK_FAILED = "task-failed", "A task could not be computed."
     UPDATE_SENT = "update-sent", "A protected update left the site."
+    COHORT_CHANGED = (
+        "cohort-changed",
+        "Two sums in a row differ by one or two sites, and so by about their updates; the site helped to open both, unless its settings refuse.",
+    )
     REPORT_WRITTEN = "report-written", "The site's own report of the study was written; it stays here."
 
     MODEL_KEPT = "model-kept", "A model of the site's own outlives its study here; it has never left the site."

@@ -163,6 +163,13 @@ class Member:
             raise Conflict("This site has handed in another update for this round, or for another model.")
         return stored
 
+    def changed(self, epoch: EpochTerms, terms: RoundTerms, survivors: str) -> tuple[SiteId, ...]:
+        """By which sites this set differs from that of the round before, if this site helped to open that: the two sums differ by about
+        their updates (So et al. 2023, "Securing Secure Aggregation"). Raises Tampered for what is no set."""
+        before = self.vault.load(self._opened_name(epoch, terms.model_copy(update={"round_number": terms.round_number - 1})))
+        now = parsed(survivors, Letters).signed.keys()
+        return () if before is None else tuple(sorted(now ^ set(cbor2.loads(before))))
+
     def agree(self, epoch: EpochTerms, terms: RoundTerms, survivors: str) -> str:
         """Phase "agree": the site's signature under the one set of updates that it will open the sum of.
 

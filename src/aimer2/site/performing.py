@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar, final
 
 from aimer2.algorithms import catalogue
+from aimer2.audit.entries import Json
+from aimer2.audit.kinds import Kind
 from aimer2.blobs.folder import FolderStore
 from aimer2.blobs.memory import MemoryBlob
 from aimer2.core.errors import (
@@ -43,6 +45,9 @@ from aimer2.site.workers import Opening, Worker, WorkerDied, Workers, of_death
 from aimer2.study.evaluation import released
 from aimer2.study.secure_update import SecureUpdate
 from aimer2.study.spending import spending
+
+FEW = 2
+"""Sites by which two sums in a row differ, so that their difference is about these sites' updates."""
 
 _INLINE_BYTES = 1 << 20
 _HOUR = 3600
@@ -139,8 +144,20 @@ class Performing:
     async def _say(self, task: Task, secure: SecureUpdate | None) -> Ready:
         """A phase without data: signed and kept, no worker is woken. In a thread where there are many keys to deal out."""
         assert secure is not None
+        if task.phase == "agree":
+            self._watch(task, secure)
         message = await asyncio.to_thread(secure.say, task) if task.phase in ("keys", "shares") else secure.say(task)
         return Ready(task.study, Answer(task=task.id, attempt=task.attempt, site=task.site, message=message), {})
+
+    def _watch(self, task: Task, secure: SecureUpdate) -> None:
+        """Two sums that differ by few sites tell of these sites' updates. Raises NotAllowed where the hospital will not have that."""
+        few = secure.changed(task)
+        if not 0 < len(few) <= FEW:
+            return
+        details: dict[str, Json] = {"stage": task.stage, "round": task.round_number, "attempt": task.attempt, "sites": list(few)}
+        self._decisions.audit.append(Kind.COHORT_CHANGED, actor="agent", study=task.study, details=details)
+        if self._settings.small_differences == "refuse":
+            raise NotAllowed(f"The sum differs from the one before by {', '.join(few)} alone, and this site opens no two such sums.")
 
     def _approved(self, task: Task, decision: Decision | None) -> tuple[Package, Decision]:
         """Before anything of the study is read. Raises NotApproved, VersionMismatch."""

@@ -52,6 +52,9 @@ class Settings(Document):
     coordinator: CoordinatorAddress
     worker: WorkerSettings = WorkerSettings()
     retention: Retention = Retention()
+    small_differences: Literal["warn", "refuse"] = Field(
+        default="warn", description="when two sums in secret, one after the other, differ by one or two sites: recorded, or not opened either"
+    )
 
 
 AnyDocument = TypeVar("AnyDocument", bound=Document)

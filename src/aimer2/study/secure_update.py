@@ -81,6 +81,11 @@ class SecureUpdate:
             return self.member.agree(request.epoch, request.round, request.content)
         return self.member.reveal(request.epoch, request.round, request.content)
 
+    def changed(self, task: Task) -> tuple[SiteId, ...]:
+        """Of the phase "agree": by which sites the sum that this site is asked to open differs from the one before. Raises as `say`."""
+        request = parsed(task.message, Request)
+        return () if request.round is None else self.member.changed(request.epoch, request.round, request.content)
+
     def begin(self, task: Task) -> None:
         """Before anything is computed: takes the members' shares in. Raises as `Member` where the site cannot hand in a masked update."""
         request = parsed(task.message, Request)
