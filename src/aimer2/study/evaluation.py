@@ -29,17 +29,12 @@ def pooled(study: Study, sums: Mapping[str, Tree]) -> tuple[FigureDocument, ...]
 
 
 def _figures(study: Study, sums: Tree) -> tuple[FigureDocument, ...]:
-    return documents(read(study, sums, () if study.privacy.differential_privacy is not None else ("loss",)))
-
-
-def read(study: Study, sums: Tree, further: Sequence[str] = ()) -> list[Figure]:
-    """The study's figures of these sums; of noisy counts without an interval, which would be one of sampling alone."""
     metrics = {name: tree.load(leaf) for name, leaf in sums.items()}
     kind, asked = study.cohort.target.kind, study.privacy.differential_privacy
     if asked is None:
-        return figures(kind, metrics, list(dict.fromkeys([*study.metrics, *further])), study.parts)
+        return documents(figures(kind, metrics, list(dict.fromkeys([*study.metrics, "loss"])), study.parts))
     note = f"each site's counts have noise of {asked.evaluation_noise:g} patients or more; no interval holds it"
-    return [replace(figure, low=None, high=None, note=note) for figure in figures(kind, plausible(metrics), study.metrics, study.parts)]
+    return documents([replace(figure, low=None, high=None, note=note) for figure in figures(kind, plausible(metrics), study.metrics, study.parts)])
 
 
 def documents(measured: Sequence[Figure]) -> tuple[FigureDocument, ...]:

@@ -22,10 +22,10 @@ from aimer2.core.study import Study
 from aimer2.core.task import Check, FigureDocument, SiteId, Task
 from aimer2.core.tree import Tree
 from aimer2.learners.catalogue import make_learner
-from aimer2.metrics.figures import Figure, measure
+from aimer2.metrics.figures import Figure, figures, measure
 from aimer2.statistics.moments import Moments
 from aimer2.study import cohort, preflight
-from aimer2.study.evaluation import read, released
+from aimer2.study.evaluation import released
 from aimer2.study.personal import MODEL, PREPARATION, START, Compared, compare, divide, told
 
 
@@ -141,7 +141,7 @@ class Performer:
             return performed
         if self._study.privacy.differential_privacy is not None:
             metrics = self._without_noise(participant)
-        shown = read(self._study, metrics)
+        shown = figures(self._study.cohort.target.kind, metrics, self._study.metrics, self._study.parts)
         if performed.compared is not None:
             shown += told(self._study, performed.compared)
             memory[PREPARATION] = self._prepared_with(received.get("moments"))
