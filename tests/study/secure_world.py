@@ -21,9 +21,10 @@ from aimer2.secure_aggregation.roster import Roster
 from aimer2.secure_aggregation.site import Member
 from aimer2.secure_aggregation.vault import MemoryVault
 from aimer2.study.collect import Patience
-from aimer2.study.conduct import Loop, Part, Plan
+from aimer2.study.conduct import Loop
 from aimer2.study.events import EVENT, Event, RoundFinished, RoundRepeated
 from aimer2.study.perform import Performed
+from aimer2.study.plan import Part, Plan
 from aimer2.study.secure_update import SecureUpdate
 
 STUDY = "5e" * 32

@@ -36,10 +36,11 @@ from aimer2.secure_aggregation.vault import MemoryVault
 from aimer2.study.check import refuse_faults
 from aimer2.study.checkpoint import Remembered
 from aimer2.study.collect import Patience
-from aimer2.study.conduct import Loop, Part, Plan, conduct
+from aimer2.study.conduct import Loop, conduct
 from aimer2.study.events import Event, RoundFinished, StudyFinished, StudyPaused
 from aimer2.study.pack import pack
 from aimer2.study.perform import Participant, Performs, open_performer, shielded
+from aimer2.study.plan import Part, Plan
 from aimer2.study.secure_update import SecureUpdate
 
 SiteData: TypeAlias = pd.DataFrame | Table | Dataset

@@ -9,28 +9,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, ParamSpec, TypeVar, final
 
 import numpy as np
 
-from aimer2.algorithms import catalogue
-from aimer2.algorithms.aggregators import catalogue as aggregators
-from aimer2.algorithms.aggregators.weighted_mean import WeightedMean
 from aimer2.core import tree
 from aimer2.core.clock import Clock
 from aimer2.core.errors import AimerError, BadData, BadUpdate, NotApproved
-from aimer2.core.protocols import Aggregator, Algorithm, BlobStore, Engine
-from aimer2.core.task import BlobRef, FigureDocument, SiteId, Stage, Task
-from aimer2.core.tree import Tree
+from aimer2.core.protocols import BlobStore, Engine
+from aimer2.core.task import BlobRef, FigureDocument, SiteId, Task
 from aimer2.core.update import Update
 from aimer2.messages.package import Package
-from aimer2.secure_aggregation.roster import Roster
-from aimer2.statistics.moments import Moments
 from aimer2.study.checkpoint import Checkpoints, StoredTree, blobs_of, finite, load_state, refs_of, save_state, store
-from aimer2.study.cohort import design_width
 from aimer2.study.collect import Collected, Patience
-from aimer2.study.evaluation import pooled
 from aimer2.study.events import (
     Absence,
     Event,
@@ -43,9 +34,9 @@ from aimer2.study.events import (
     StudyPaused,
     StudyStarted,
 )
+from aimer2.study.plan import Part, Plan, plan_of
 from aimer2.study.result import build_result
 from aimer2.study.secure_sum import SecureSum
-from aimer2.study.secure_update import roster_of
 from aimer2.study.summing import Asked, InTheClear, RoundLost, Summing
 
 SMALL = 1 << 16
@@ -56,36 +47,6 @@ ATTEMPTS = 3
 
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One stage: an algorithm and what it starts from."""
-
-    stage: Stage
-    algorithm: Algorithm[Any]
-    rounds: int
-    initial: Tree
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """All that the loop needs to know."""
-
-    digest: str
-    roster: tuple[SiteId, ...]
-    """All sites of the study, those that cannot be asked too."""
-    parts: tuple[Part, ...]
-    patience: Patience
-    aggregator: Aggregator = field(default_factory=WeightedMean)
-    figures: Callable[[Mapping[str, Tree]], tuple[FigureDocument, ...]] = lambda _: ()
-    """Pooled sums to figures."""
-    secure: Roster | None = None
-    """Whose updates are added in secret; None: in the clear."""
-    keep: frozenset[str] = frozenset()
-    """Blobs that outlive their round."""
 
 
 @final
@@ -131,30 +92,6 @@ class Position:
 
     def document(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
-
-
-def plan_of(package: Package, digest: str, blobs: BlobStore) -> Plan:
-    """The stages of a study: the data contract, the common standardisation where it is federated, the method, the last evaluation."""
-    study = package.study
-    initial = StoredTree(package.initial, blobs)
-    method = catalogue.make(study.method.name, study.method.rounds, study.method.parameters)
-    empty = {name: np.zeros(design_width(study.cohort)) for name in ("count", "mean", "deviation")}
-    parts = [Part("preflight", Moments(), 1, {})]
-    if study.cohort.common_moments:
-        parts.append(Part("moments", Moments(), 2, empty))
-    parts.append(Part("train", method, study.method.rounds, initial))
-    if study.evaluation.held_out > 0:
-        parts.append(Part("final", method, 1, initial))
-    return Plan(
-        digest=digest,
-        roster=tuple(sorted(package.roster)),
-        parts=tuple(parts),
-        patience=Patience(study.sites.needed, study.sites.deadline_seconds),
-        aggregator=aggregators.make(study.method.aggregator, study.sites.block, study.method.aggregator_parameters),
-        figures=partial(pooled, study),
-        secure=roster_of(package, digest) if study.privacy.secure_aggregation else None,
-        keep=frozenset({package.initial.sha256}),
-    )
 
 
 async def conduct(

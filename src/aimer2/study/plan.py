@@ -1,0 +1,79 @@
+"""What the loop conducts: the stages of a study, each an algorithm with its rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, final
+
+import numpy as np
+
+from aimer2.algorithms import catalogue
+from aimer2.algorithms.aggregators import catalogue as aggregators
+from aimer2.algorithms.aggregators.weighted_mean import WeightedMean
+from aimer2.core.protocols import Aggregator, Algorithm, BlobStore
+from aimer2.core.task import FigureDocument, SiteId, Stage
+from aimer2.core.tree import Tree
+from aimer2.messages.package import Package
+from aimer2.secure_aggregation.roster import Roster
+from aimer2.statistics.moments import Moments
+from aimer2.study.checkpoint import StoredTree
+from aimer2.study.cohort import design_width
+from aimer2.study.collect import Patience
+from aimer2.study.evaluation import pooled
+from aimer2.study.secure_update import roster_of
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One stage: an algorithm and what it starts from."""
+
+    stage: Stage
+    algorithm: Algorithm[Any]
+    rounds: int
+    initial: Tree
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """All that the loop needs to know."""
+
+    digest: str
+    roster: tuple[SiteId, ...]
+    """All sites of the study, those that cannot be asked too."""
+    parts: tuple[Part, ...]
+    patience: Patience
+    aggregator: Aggregator = field(default_factory=WeightedMean)
+    figures: Callable[[Mapping[str, Tree]], tuple[FigureDocument, ...]] = lambda _: ()
+    """Pooled sums to figures."""
+    secure: Roster | None = None
+    """Whose updates are added in secret; None: in the clear."""
+    keep: frozenset[str] = frozenset()
+    """Blobs that outlive their round."""
+
+
+def plan_of(package: Package, digest: str, blobs: BlobStore) -> Plan:
+    """The stages of a study: the data contract, the common standardisation where it is federated, the method, the last evaluation."""
+    study = package.study
+    initial = StoredTree(package.initial, blobs)
+    method = catalogue.make(study.method.name, study.method.rounds, study.method.parameters)
+    empty = {name: np.zeros(design_width(study.cohort)) for name in ("count", "mean", "deviation")}
+    parts = [Part("preflight", Moments(), 1, {})]
+    if study.cohort.common_moments:
+        parts.append(Part("moments", Moments(), 2, empty))
+    parts.append(Part("train", method, study.method.rounds, initial))
+    if study.evaluation.held_out > 0:
+        parts.append(Part("final", method, 1, initial))
+    return Plan(
+        digest=digest,
+        roster=tuple(sorted(package.roster)),
+        parts=tuple(parts),
+        patience=Patience(study.sites.needed, study.sites.deadline_seconds),
+        aggregator=aggregators.make(study.method.aggregator, study.sites.block, study.method.aggregator_parameters),
+        figures=partial(pooled, study),
+        secure=roster_of(package, digest) if study.privacy.secure_aggregation else None,
+        keep=frozenset({package.initial.sha256}),
+    )
