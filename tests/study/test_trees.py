@@ -12,6 +12,7 @@ import pytest
 from aimer2.client.simulate import simulate
 from aimer2.core.clock import SystemClock
 from aimer2.core.study import Study
+from aimer2.study import trees
 from aimer2.study.check import check
 
 TREES: dict[str, Any] = {"framework": "trees", "name": "boosted", "options": {"trees": 3, "max_depth": 2}}
@@ -55,6 +56,7 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
     ({"training": {"weight_decay": 0.5}}, "training.weight_decay", "has none"),
     ({"training": {"optimiser": "adam"}}, "training.optimiser", "no 'adam'"),
     ({"training": {"class_weights": [1.0, 2.0]}}, "training.class_weights", "has none"),
+    ({"method": GROWN | {"largest_change": 1.0}}, "method.largest_change", "another one than the mean change"),
     ({"privacy": {"secure_aggregation": False}}, "privacy.why_not_secure", "sees each hospital's update"),
 ]
 
@@ -76,6 +78,11 @@ def test_code_brings_no_trees(tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text("def build(features, classes): ...")
     changed = study(model={"framework": "trees", "code": "model.py"}, method=GROWN | {"rounds": 151})
     assert [fault.place for fault in check(changed, tmp_path, SystemClock())] == ["model.code"]
+
+
+def test_trees_start_from_no_file(tmp_path: Path) -> None:
+    given = study(model=TREES | {"weights": "trees.safetensors"})
+    assert "lays new bins" in next(fault.problem for fault in trees.faults(given) if fault.place == "model.weights")
 
 
 def test_a_right_study_has_none() -> None:

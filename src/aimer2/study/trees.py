@@ -73,6 +73,9 @@ def _training(study: Study) -> list[Fault]:
 
 
 def _code(study: Study) -> list[Fault]:
-    if study.model.code is None:
-        return []
-    return [Fault("model.code", "trees are ready-made", "set model.name = 'boosted' and leave `code` out")]
+    found = []
+    if study.model.code is not None:
+        found.append(Fault("model.code", "trees are ready-made", "set model.name = 'boosted' and leave `code` out"))
+    if study.model.weights is not None:
+        found.append(Fault("model.weights", "trees are grown from none: the first round lays new bins", "leave it out"))
+    return found
