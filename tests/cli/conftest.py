@@ -39,6 +39,8 @@ training.local_steps = 2
 method = {{ name = "fedavg", rounds = {rounds} }}
 sites.minimum = 1
 evaluation.metrics = ["auc"]
+privacy.secure_aggregation = false
+privacy.why_not_secure = "test of a single site"
 """
 
 
