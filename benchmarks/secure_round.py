@@ -154,6 +154,7 @@ def _round(told: Connection, folder: Path, way: str, sites: int, size: int) -> N
     layout = Layout.of(update, {"difference": {"w": 40.0}} if way == "ranged" else {}, sites)
     seconds, uploads = [], []
     for site in range(sites):
+        update["difference"]["w"][0] = site  # no two sites send the same bytes
         began = time.process_time()
         trees: Mapping[str, tree.Tree] = update
         if way != "plain":
