@@ -33,6 +33,8 @@ model = { framework = "numpy", name = "logistic" }
 training = { learning_rate = 0.5, local_epochs = 1 }
 method.rounds = 5
 evaluation.metrics = ["auc"]
+privacy.secure_aggregation = false
+privacy.why_not_secure = "two sites in a test"
 """
 
 
