@@ -91,13 +91,13 @@ class Epoch:
         message = Letters(signed=self._keys).model_dump_json()
         return dict.fromkeys(self._keys, message)
 
-    def share_messages(self) -> dict[SiteId, str]:
-        """Each member gets every bundle and, of the parcels, its own."""
+    def share_messages(self, members: Collection[SiteId] | None = None) -> dict[SiteId, str]:
+        """Each member, or each of these, gets every bundle and, of the parcels, its own."""
         return {
             site: Deals(
                 dealt={dealer: Dealt(bundle=dealt.bundle, parcels={site: dealt.parcels[site]}) for dealer, dealt in self._dealt.items()}
             ).model_dump_json()
-            for site in self._dealt
+            for site in (self._dealt if members is None else members)
         }
 
     def start(self, terms: RoundTerms) -> Round:

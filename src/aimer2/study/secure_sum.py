@@ -185,13 +185,8 @@ class SecureSum:
     async def _updates(self, asked: Asked, collected: Collected) -> AsyncIterator[Event]:
         assert self._epoch is not None
         members = [site for site in self._epoch.members if site in asked.tasks]
-        shares = {} if set(members) <= set(self.kept["settled"]) else self._epoch.share_messages()
-        requests = {
-            site: Request(
-                epoch=self._epoch.terms, content="" if site in self.kept["settled"] else shares[site], ranges=self.kept["ranges"]
-            )
-            for site in members
-        }
+        shares = self._epoch.share_messages([site for site in members if site not in self.kept["settled"]])
+        requests = {site: Request(epoch=self._epoch.terms, content=shares.get(site, ""), ranges=self.kept["ranges"]) for site in members}
         tasks = {site: asked.tasks[site].model_copy(update={"message": request.model_dump_json()}) for site, request in requests.items()}
         async for event in collect(self._engine, tasks, collected, asked.patience, self._blobs, self._clock):
             yield event
@@ -254,9 +249,7 @@ class SecureSum:
         round_ = self._open.round
         return {site: Request(epoch=round_.epoch.terms, round=round_.terms, content=text) for site, text in messages.items()}
 
-    async def _phase(
-        self, phase: Phase, asked: Asked, requests: Mapping[SiteId, Request], patience: Patience, heard: _Heard
-    ) -> AsyncIterator[Event]:
+    async def _phase(self, phase: Phase, asked: Asked, requests: Mapping[SiteId, Request], patience: Patience, heard: _Heard) -> AsyncIterator[Event]:
         """One phase without data. That a site has answered is no event: it has not trained, it has only spoken."""
         tasks = {site: _spoken(asked.tasks[site], phase, request) for site, request in requests.items() if site in asked.tasks}
         collected = Collected(tuple(tasks))
