@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from aimer2.core.dataset import Samples
 from aimer2.core.errors import BadStudy
 from aimer2.core.protocols import Algorithm, Local
 from aimer2.core.study import Target, Training
-from aimer2.core.task import SiteId
+from aimer2.core.task import Reply, SiteId, Task
 from aimer2.core.tree import LazyArray, Tree
 from aimer2.core.update import Update, total
 from aimer2.engines.in_process import InProcess
@@ -235,6 +235,32 @@ def test_sites_killed_too_end_with_the_same_bits(algorithm: Algorithm[Any]) -> N
         run.engine = InProcess(run.sites, run.blobs)
         run.engine._memory = remembered
         assert run.go()[1] == expected, count
+
+
+class Deaf(InProcess):  # type: ignore[misc]
+    """Does not hear one site in round 2; ``asks``: the site has computed all the same."""
+
+    asks = True
+
+    async def ask(self, tasks: Mapping[SiteId, Task]) -> AsyncIterator[Reply]:
+        lost = "c" in tasks and tasks["c"].round_number == 2 and len(tasks) > 1
+        async for reply in super().ask(tasks if self.asks or not lost else {site: task for site, task in tasks.items() if site != "c"}):
+            if not lost or reply.site != "c":
+                yield reply
+
+
+def test_an_answer_that_did_not_count_leaves_no_trace(algorithm: Algorithm[Any]) -> None:
+    """The coordinator's half never had it, so the site's half takes back what it remembers of it."""
+    ends = []
+    for asks in (True, False):
+        run = Run(algorithm)
+        run.engine = Deaf(run.sites, run.blobs)
+        run.engine.asks = asks
+        events, final = run.go()
+        ends.append(final)
+        third = [event for event in events if isinstance(event, RoundFinished)][1]
+        assert "c" not in third.took_part or len(third.took_part) == 1
+    assert ends[0] == ends[1]
 
 
 def test_a_state_left_in_files_is_the_state_in_memory(algorithm: Algorithm[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """What a site keeps of a method across rounds: one tree, and how many rows its share counted.
 
-A round that is asked anew (the coordinator paused, or died before it had kept the sum) must start from what was there when it was asked first,
-or the site's own tree and the coordinator's sum of all sites' trees would part for ever. So both are kept, before and after the last round.
+A round whose sum does not hold the site's answer (it came late, or the round is asked anew) must leave no trace, or the site's own tree and the
+coordinator's sum of all sites' trees would part for ever. So both are kept, before and after the last round that the site answered, and the
+coordinator says which answer was the last that counted.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Remembered:
 
 
 def recall(site: Local, model: Tree) -> Remembered:
-    """What the site kept, whichever attempt at the round this is. Raises BadUpdate where it belongs to another model."""
+    """What the site kept of the answers that counted. Raises BadUpdate where it belongs to another model."""
     if "last" not in site.memory:
         return Remembered(zeros(model), 0.0)
     moment = moment_of(site)
@@ -35,8 +36,9 @@ def recall(site: Local, model: Tree) -> Remembered:
 
 
 def moment_of(site: Local) -> Literal["before", "after"]:
-    """Which of both trees a round starts from: what was there before it, where it is asked anew."""
-    return "before" if tree.scalar(site.memory["last"], "round_number") == site.round_number else "after"
+    """Which of both trees a round starts from: what was there before the last answer, where that did not count."""
+    counted = site.round_number - 1 if site.counted is None else site.counted
+    return "before" if tree.scalar(site.memory["last"], "round_number") > counted else "after"
 
 
 def remember(site: Local, before: Remembered, leaves: Tree) -> Tree:

@@ -86,6 +86,8 @@ class Local:
     round_number: int
     steps: int
     batch_size: int | None
+    counted: int | None = None
+    """The last round whose sum holds this site's answer; None: the one before this."""
 
 
 class Algorithm(Protocol[State]):

@@ -53,6 +53,9 @@ class Task(Document):
     attempt: int = Field(ge=1, default=1)
     phase: Phase = "update"
     inputs: Mapping[str, BlobRef] = Field(default_factory=dict, description="what the algorithm broadcasts: one blob per named tree")
+    counted: int = Field(
+        default=0, ge=0, description="the last training round whose sum holds this site's answer: what it remembers of later ones it takes back"
+    )
     message: str = Field(default="", description="of a sum in secret: what the phase is about, a document of the protocol")
 
 

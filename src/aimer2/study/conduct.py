@@ -76,6 +76,8 @@ class Position:
     excluded: Mapping[SiteId, str] = field(default_factory=dict)
     last: Mapping[str, Any] | None = None
     """The event of the last finished round: it happened with the checkpoint, so it can be told again if nobody heard it."""
+    counted: Mapping[SiteId, int] = field(default_factory=dict)
+    """Of each site the last training round whose sum holds its answer."""
     summing: Mapping[str, Any] = field(default_factory=dict)
     """What the way to a sum keeps: of a sum in secret, whose keys and whose updates it is made of."""
     lost: int = 0
@@ -258,6 +260,7 @@ class Loop:
                 round_number=number,
                 attempt=self.position.attempt,
                 inputs=inputs,
+                counted=self.position.counted.get(site, 0),
             )
             for site in selected
         }
@@ -284,8 +287,15 @@ class Loop:
             secrecy=advance.secrecy,
             model=advance.model,
         )
-        last = event.model_dump(mode="json")
-        self.position = replace(previous, round_number=number, state=advance.state, last=last, summing=self._summing.kept, lost=0)
+        self.position = replace(
+            previous,
+            round_number=number,
+            state=advance.state,
+            last=event.model_dump(mode="json"),
+            counted={**previous.counted, **dict.fromkeys(event.took_part, number)} if part.stage == "train" else previous.counted,
+            summing=self._summing.kept,
+            lost=0,
+        )
         await self._checkpoints.save(self.position.document())
         self._forget(previous, collected)
         return event

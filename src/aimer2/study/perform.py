@@ -111,6 +111,7 @@ class Participant:
             round_number=task.round_number,
             steps=self.steps,
             batch_size=self.batch_size,
+            counted=task.counted,
         )
 
 
