@@ -51,7 +51,7 @@ def test_a_decision_from_before_rosters_is_read() -> None:
 
 @pytest.mark.parametrize(
     ("name", "added"),
-    [("Task", {"phase": "update", "message": ""}), ("Answer", {"message": "", "released": ()}), ("RoundFinished", {"secrecy": None})],
+    [("Task", {"phase": "update", "message": "", "counted": 0}), ("Answer", {"message": "", "released": ()}), ("RoundFinished", {"secrecy": None})],
 )
 def test_a_message_from_before_sums_in_secret_is_read(name: str, added: Mapping[str, Any]) -> None:
     text = next(text for line, text in LINES if line == name)

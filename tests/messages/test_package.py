@@ -15,7 +15,7 @@ from aimer2.core.task import BlobRef
 from aimer2.messages.package import Package, digest
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "package-1.json"
-DIGEST = "411e790cd4612921d8f0dff88fe6a8ec52d3ee0f80ddda7cff948699ca4997b1"
+DIGEST = "e5fba65791253919b9f6ad6081543fa4c8f330ee36c96104ef70cc07ec2a59df"
 
 
 def package() -> Package:
