@@ -126,6 +126,14 @@ def test_an_approval_that_has_expired_refuses(bench: Bench) -> None:
     assert isinstance(ready.reply, Refusal) and "expired" in ready.reply.reason
 
 
+@pytest.mark.parametrize(("stage", "round_number"), [("train", 4), ("final", 2), ("preflight", 2)])
+def test_more_rounds_than_the_approved_study_has_are_refused(bench: Bench, stage: str, round_number: int) -> None:
+    bench.site.approve(bench.digest, by="Dr Grace")
+    ready = bench.run(lambda b: b.do(b.task(round_number, stage=stage)))
+    assert isinstance(ready.reply, Refusal) and ready.reply.code == "not-approved"
+    assert bench.workers.warm(bench.digest) is None
+
+
 def test_the_same_task_again_gives_the_stored_bytes_and_is_not_computed_again(bench: Bench) -> None:
     bench.site.approve(bench.digest, by="Dr Grace")
 

@@ -50,6 +50,7 @@ class Kind(StrEnum):
     STUDY_REFUSED = "study-refused", "A named person refused the study."
     STUDY_WITHDRAWN = "study-withdrawn", "The site withdrew from the study; from now on nothing of it runs here."
     TASK_FINISHED = "task-finished", "A task was computed."
+    PHASE_ANSWERED = "phase-answered", "A phase of a sum in secret was answered; nothing was computed on patients' data."
     TASK_REFUSED = "task-refused", "A task was refused by the site's rules."
     TASK_FAILED = "task-failed", "A task could not be computed."
     UPDATE_SENT = "update-sent", "A protected update left the site."

@@ -124,7 +124,8 @@ class Agent:
             _LOG.error("a task ended by %s", type(error).__name__)
             failure = Failure(task=task.id, attempt=task.attempt, site=task.site, code=AimerError.code, reason="The site's agent has a fault.")
             ready = Ready(task.study, failure, {})
-        self._record(_KIND_OF[ready.reply.kind], task.study, _details(task, ready, time.perf_counter() - started))
+        spoken = task.phase != "update" and isinstance(ready.reply, Answer)
+        self._record(Kind.PHASE_ANSWERED if spoken else _KIND_OF[ready.reply.kind], task.study, _details(task, ready, time.perf_counter() - started))
         return ready
 
     def delivered(self, ready: Sequence[Ready]) -> None:

@@ -28,7 +28,8 @@ from aimer2.core.errors import (
     VersionMismatch,
 )
 from aimer2.core.protocols import Blob
-from aimer2.core.task import Answer, BlobRef, Failure, Refusal, Reply, Task
+from aimer2.core.study import Study
+from aimer2.core.task import Answer, BlobRef, Failure, Refusal, Reply, Stage, Task
 from aimer2.messages.package import Package
 from aimer2.messages.wire import ATTACHED_BYTES, Decision, attach, detach, task_key
 from aimer2.site import check, snapshots
@@ -165,6 +166,8 @@ class Performing:
         why = "This study is not known here." if package is None else stands(decision, package, self._decisions.clock.now())
         if why is not None or package is None or decision is None:
             raise NotApproved(why or "")
+        if task.round_number > _rounds(package.study, task.stage):
+            raise NotApproved("The approved study has not so many rounds.")
         method = package.study.method.name
         if method not in catalogue.names() or catalogue.version(method) != package.method_version:
             raise VersionMismatch(f"This site does not have version {package.method_version} of the method '{method}'.")
@@ -358,6 +361,11 @@ def lay_out(folder: Path, package: Package, blobs: FolderStore) -> None:
         draft = folder / f"{name}.draft"
         draft.write_bytes(text)
         os.replace(draft, files / name)
+
+
+def _rounds(study: Study, stage: Stage) -> int:
+    """How many the approved study has."""
+    return {"preflight": 1, "moments": 2, "train": study.method.rounds, "final": 1}[stage]
 
 
 def _class_sentence(error: AimerError) -> str:
