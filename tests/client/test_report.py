@@ -52,7 +52,7 @@ def test_the_report_says_who_took_part_what_was_found_and_under_which_terms(resu
     assert "0 of 3" in lines["ulm"]
     assert "fedprox version 1, 3 rounds, mu = 0.25" in text
     assert "Dr [bold]Ada[/bold] Test" in text
-    assert "no formal privacy guarantee" in " ".join(text.split())
+    assert "No formal privacy guarantee" in " ".join(text.split())
     assert "Final model at bern, released by the site" in text
     assert result["study"] in text and result["model"]["sha256"] in text and result["lineage"]["initial"] in text
 

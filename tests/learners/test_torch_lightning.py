@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import numpy as np
@@ -132,27 +131,3 @@ def test_module_and_study_must_agree_on_who_says_how_it_trains() -> None:
         learner(Duck)
     with pytest.raises(BadModel, match="no `training_step`"):
         learner(lambda: nn.Linear(3, 1), **OWN)
-
-
-@pytest.mark.skipif(importlib.util.find_spec("lightning") is None, reason="lightning is not installed")
-def test_a_module_of_lightning_itself() -> None:
-    lightning = importlib.import_module("lightning")
-
-    class Real(lightning.LightningModule):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            torch.manual_seed(4)
-            self.layer = nn.Linear(3, 1)
-
-        forward = Duck.forward
-        configure_optimizers = Duck.configure_optimizers
-
-        def training_step(self, batch: Any, batch_idx: int) -> Any:
-            features, targets = batch
-            loss = nn.functional.binary_cross_entropy_with_logits(self(features).squeeze(1), targets)
-            self.log("loss", loss)
-            return loss
-
-    real, duck = learner(Real, **OWN), learner(Duck, **OWN)
-    assert fit(real) == fit(duck)
-    np.testing.assert_array_equal(real.parameters()["layer.weight"], duck.parameters()["layer.weight"])

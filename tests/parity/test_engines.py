@@ -14,7 +14,7 @@ import pytest
 
 from aimer2.algorithms.aggregators.weighted_mean import WeightedMean
 from aimer2.blobs.folder import FolderStore
-from aimer2.client.simulate import simulate
+from aimer2.client.simulate import made_up_key, simulate
 from aimer2.connectors.frame import from_frame
 from aimer2.connectors.table import load_table, save_table
 from aimer2.core import tree
@@ -112,7 +112,7 @@ def test_files_read_slice_by_slice_give_the_bits_of_memory(frames: Any, model: A
     asked = study(model=model)
     asked = asked.model_copy(update={"sites": asked.sites.model_copy(update={"names": SITES})})
     blobs = FolderStore(tmp_path)
-    package = pack(asked, tmp_path, dict.fromkeys(SITES, ""), blobs)
+    package = pack(asked, tmp_path, {site: made_up_key(site).public.text for site in SITES}, blobs)
     performers = {
         site: open_performer(asked, from_frame(data, split_key=hashlib.sha256(site.encode()).digest()), site=site, files={})
         for site, data in frames.items()

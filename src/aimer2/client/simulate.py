@@ -165,7 +165,7 @@ async def _simulate(
     refuse_faults(study, folder, clock)
     blobs, past = MemoryStore(), Remembered()
     files = {} if study.model.code is None else {study.model.code: folder / study.model.code}
-    keys = {site: _made_up_key(site) for site in sites}
+    keys = {site: made_up_key(site) for site in sites}
     package = pack(study, folder, {site: key.public.text for site, key in keys.items()}, blobs, feature_shape=_feature_shape(sites))
     digest = digest_of(package)
     performers = {site: _performer(study, site, data, files, patient) for site, data in sites.items()}
@@ -179,7 +179,7 @@ async def _simulate(
     return Simulation(_arrays(blobs, BlobRef(**last.result["model"])), last.result, tuple(past.past))
 
 
-def _made_up_key(site: SiteId) -> SigningKey:
+def made_up_key(site: SiteId) -> SigningKey:
     """The same in every run, so that a simulated study has one digest. It protects nobody: all sites are this process."""
     return SigningKey(Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"simulated site " + site.encode()).digest()))
 
