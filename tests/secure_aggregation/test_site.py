@@ -108,11 +108,27 @@ def test_of_a_closed_epoch_only_a_mark_is_left() -> None:
     federation.set_up()
     vault, member = federation.vaults["site-0"], federation.members["site-0"]
     member.close(federation.terms)
-    assert set(vault.documents) == {f"{STUDY}/closed/train-1-1", f"{STUDY}/current"}  # and which sums were opened, had there been one
+    assert set(vault.documents) == {f"{STUDY}/marks/closed/train-1-1", f"{STUDY}/current"}  # and which sums were opened, had there been one
     with pytest.raises(Conflict, match="closed"):
         member.advertise(federation.terms)
-    member.forget()
-    assert not vault.documents
+
+
+def test_a_forgotten_study_leaves_what_it_opened_and_no_secret() -> None:
+    """Else a coordinator that says the study is over, and begins it again, has a second sum of the same round opened, with one site less."""
+    federation = Federation(4)
+    epoch = federation.set_up()
+    vault, member = federation.vaults["site-0"], federation.members["site-0"]
+    known = member._round(federation.terms, federation.round_terms())
+    federation.play(epoch)
+    for forgotten in federation.members.values():
+        forgotten.forget()
+    assert not [name for name, document in vault.documents.items() for secret in (known.own, known.private) if secret in document]
+    with pytest.raises(Conflict, match="closed"):
+        member.advertise(federation.terms)
+    federation.terms = federation.terms.model_copy(update={"attempt": 2})
+    current, messages = federation.update_phase(federation.set_up(), federation.sites[:3])
+    with pytest.raises(Conflict, match="earlier attempt"):
+        member.agree(federation.terms, current.terms, messages["site-0"])
 
 
 def test_the_key_that_parcels_are_sealed_to_goes_once_they_are_open() -> None:

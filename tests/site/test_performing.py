@@ -126,7 +126,7 @@ def test_an_approval_that_has_expired_refuses(bench: Bench) -> None:
     assert isinstance(ready.reply, Refusal) and "expired" in ready.reply.reason
 
 
-@pytest.mark.parametrize(("stage", "round_number"), [("train", 4), ("final", 2), ("preflight", 2)])
+@pytest.mark.parametrize(("stage", "round_number"), [("train", 4), ("train", 0), ("final", 2), ("preflight", 2), ("moments", 1)])
 def test_more_rounds_than_the_approved_study_has_are_refused(bench: Bench, stage: str, round_number: int) -> None:
     bench.site.approve(bench.digest, by="Dr Grace")
     ready = bench.run(lambda b: b.do(b.task(round_number, stage=stage)))

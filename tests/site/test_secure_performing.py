@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -247,7 +248,9 @@ def test_withdrawn_the_secrets_of_a_study_are_gone(hospital: Callable[..., Hospi
     made.engine.before = withdraw
     events = made.conduct()
     assert rounds(events)[0].took_part == ("east", "north", "south", "west"), "its update was masked and in: the others open the sum"
-    assert made.bench.digest.encode() not in vault(made)
+    left = [row[0] for row in sqlite3.connect(made.bench.site.folder.vault).execute("SELECT name FROM secrets")]
+    assert all("/marks/" in name or name.endswith("/current") for name in left), "what was opened and closed, and no secret"
+    assert b"secrets" not in b"".join(row[0] for row in sqlite3.connect(made.bench.site.folder.vault).execute("SELECT document FROM secrets"))
 
 
 def vault(made: Hospital) -> bytes:

@@ -244,6 +244,9 @@ class Round:
             else:
                 self.dropped[site] = f"It revealed a share of '{dealer}' that is not the one that it was dealt."
         threshold = self.epoch.roster.threshold
+        without = sum(dealer not in (reveal.own if survives else reveal.keys) for reveal in reveals.values())
+        if len(good) < threshold <= len(reveals) and without > 1:  # one alone may hold its share back
+            raise self._cheated(dealer, "The shares that it dealt were of no use to several sites.")
         _enough(good, threshold, f"revealed a good share of '{dealer}'")
         try:
             secret = combine(dict(list(good.items())[:threshold]))

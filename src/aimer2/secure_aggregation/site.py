@@ -38,6 +38,9 @@ from aimer2.secure_aggregation.roster import Roster
 from aimer2.secure_aggregation.secret_sharing import draw_secret
 from aimer2.secure_aggregation.vault import Vault
 
+MARKS = "marks"
+"""Of a study's names in the vault those that hold no secret and outlive it."""
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -148,8 +151,10 @@ class Member:
                 seeds[index > mine].append(pair_seed(known.private, other, known.context, mine, index))
         return Prepared(known.context, own_seed(known.own, known.context, mine), tuple(seeds[True]), tuple(seeds[False]))
 
-    def submit(self, epoch: EpochTerms, terms: RoundTerms, uploads: Mapping[str, Digest]) -> str:
+    def submit(self, epoch: EpochTerms, terms: RoundTerms, uploads: Mapping[str, Digest], keep: Mapping[str, bytes] | None = None) -> str:
         """Phase "update": the site's word that it uploads these masked sums (SHA-256 by name). Before the first byte leaves.
+
+        ``keep``: what else is to be remembered of it, in the same step.
 
         It erases the secrets and shares of the rounds before: nobody can open one afterwards, not with this site's whole disk either.
 
@@ -158,15 +163,16 @@ class Member:
         update = Update(**self._header(epoch, terms, self._round(epoch, terms)), uploads=uploads)
         stored = self._said(epoch, terms, Update)
         if stored is None:
-            return self._say(update, *self._closed(epoch, terms.round_number))
+            state, gone = self._closed(epoch, terms.round_number)
+            return self._say(update, {**state, **(keep or {})}, gone)
         if opened(stored, Update, self.key.public) != update:
             raise Conflict("This site has handed in another update for this round, or for another model.")
         return stored
 
     def changed(self, epoch: EpochTerms, terms: RoundTerms, survivors: str) -> tuple[SiteId, ...]:
-        """By which sites this set differs from that of the round before, if this site helped to open that: the two sums differ by about
+        """By which sites this set differs from the last one that this site helped to open, of whatever round: the two sums differ by about
         their updates (So et al. 2023, "Securing Secure Aggregation"). Raises Tampered for what is no set."""
-        before = self.vault.load(self._opened_name(epoch, terms.model_copy(update={"round_number": terms.round_number - 1})))
+        before = self.vault.load(self._last_name)
         now = parsed(survivors, Letters).signed.keys()
         return () if before is None else tuple(sorted(now ^ set(cbor2.loads(before))))
 
@@ -222,27 +228,24 @@ class Member:
         self._check_opened(epoch, terms, mine.survivors.keys())
         own = {site: pair[0] for site, pair in known.shares.items() if site in mine.survivors}
         keys = {site: pair[1] for site, pair in known.shares.items() if site not in mine.survivors}
-        opening = {self._opened_name(epoch, terms): cbor2.dumps(sorted(mine.survivors))}
+        survivors = cbor2.dumps(sorted(mine.survivors))
+        opening = {self._opened_name(epoch, terms): survivors, self._last_name: survivors}
         return self._say(Reveal(**self._header(epoch, terms, known), own=own, keys=keys), opening)
 
     def close(self, epoch: EpochTerms) -> None:
         """Erases all secrets of the epoch; it can never be begun again."""
-        self.vault.change(*self._ending(epoch.name))
+        self.vault.change(*_ending(self.roster.study, epoch.name))
 
     def forget(self) -> None:
-        """Erases everything of this study."""
-        self.vault.change({}, [f"{self.roster.study}/"])
+        """Erases all secrets of this study; see `forget`."""
+        forget(self.vault, self.roster.study)
 
     def _begin(self, epoch: EpochTerms, state: Mapping[str, Any]) -> None:
         """Of a study one epoch is open at a time: what the one before had left to open, nobody will ask for in good faith."""
-        current = f"{self.roster.study}/current"
+        current = _current(self.roster.study)
         former = self.vault.load(current)
-        ending, gone = self._ending(former.decode()) if former is not None and former.decode() != epoch.name else ({}, [])
+        ending, gone = _ending(self.roster.study, former.decode()) if former is not None and former.decode() != epoch.name else ({}, [])
         self.vault.change({**ending, current: epoch.name.encode(), self._state(epoch): _dumped(state)}, gone)
-
-    def _ending(self, name: str) -> tuple[dict[str, bytes], list[str]]:
-        """What to keep and what to erase so that an epoch is over."""
-        return {self._mark(name): b"closed"}, [f"{self.roster.study}/{name}/"]
 
     def _closed(self, epoch: EpochTerms, before: int) -> tuple[dict[str, bytes], list[str]]:
         """What to keep and what to erase so that earlier rounds are over."""
@@ -327,7 +330,7 @@ class Member:
         return state
 
     def _load(self, epoch: EpochTerms) -> dict[str, Any] | None:
-        if self.vault.load(self._mark(epoch.name)) is not None:
+        if self.vault.load(_mark(self.roster.study, epoch.name)) is not None:
             raise Conflict("This epoch is closed at this site.")
         stored = self.vault.load(self._state(epoch))
         if stored is None:
@@ -347,10 +350,31 @@ class Member:
         return f"{self.roster.study}/{epoch.name}"
 
     def _opened_name(self, epoch: EpochTerms, terms: RoundTerms) -> str:
-        return f"{self.roster.study}/opened/{epoch.stage}-{terms.round_number}"
+        return f"{self.roster.study}/{MARKS}/opened/{epoch.stage}-{terms.round_number}"
 
-    def _mark(self, epoch_name: str) -> str:
-        return f"{self.roster.study}/closed/{epoch_name}"
+    @property
+    def _last_name(self) -> str:
+        return f"{self.roster.study}/{MARKS}/last-opened"
+
+
+def forget(vault: Vault, study: Digest) -> None:
+    """The study is over here: its secrets go. What it has opened, and that its epochs are closed, stays: no secret, and asked again it counts."""
+    former = vault.load(_current(study))
+    if former is not None:
+        vault.change(*_ending(study, former.decode()))
+
+
+def _current(study: Digest) -> str:
+    return f"{study}/current"
+
+
+def _mark(study: Digest, epoch_name: str) -> str:
+    return f"{study}/{MARKS}/closed/{epoch_name}"
+
+
+def _ending(study: Digest, epoch_name: str) -> tuple[dict[str, bytes], list[str]]:
+    """What to keep and what to erase so that an epoch is over."""
+    return {_mark(study, epoch_name): b"closed"}, [f"{study}/{epoch_name}/"]
 
 
 def _dumped(state: Mapping[str, Any]) -> bytes:

@@ -17,6 +17,7 @@ from aimer2.identity.keys import PublicKey, SigningKey
 from aimer2.messages.package import Package
 from aimer2.messages.wire import Decision
 from aimer2.secure_aggregation.roster import Roster
+from aimer2.secure_aggregation.site import forget
 from aimer2.site import snapshots
 from aimer2.site.address_book import AddressBook, how_to_verify
 from aimer2.site.folder import SiteFolder
@@ -72,7 +73,7 @@ class Decisions:
         self.store.erase(digest)
         if self.folder.vault.exists():
             with closing(FileVault(self.folder.vault)) as vault:
-                vault.change({}, [f"{digest}/"])
+                forget(vault, digest)
                 vault.settle()
         for part in ("blobs", "scratch"):
             shutil.rmtree(self.folder.study(digest) / part, ignore_errors=True)

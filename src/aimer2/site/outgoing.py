@@ -9,7 +9,7 @@ from typing import Any, final
 from pydantic import ValidationError
 
 from aimer2.blobs.folder import FolderStore
-from aimer2.core.errors import BadUpdate
+from aimer2.core.errors import AimerError, BadUpdate
 from aimer2.core.task import Check, Document, FigureDocument, Task
 from aimer2.messages.package import Package
 from aimer2.site import check
@@ -17,8 +17,8 @@ from aimer2.site.memory_files import close
 from aimer2.study.bounding import bounded
 from aimer2.study.secure_update import SecureUpdate
 
-LONGEST_FINDING = 300
-"""Characters of a preflight's sentence."""
+MOST_CHECKS, LONGEST_NAME, LONGEST_FINDING = 300, 120, 300
+"""Of a preflight: lines, and characters of a line's name and sentence."""
 
 
 @final
@@ -59,6 +59,8 @@ def protect(work: Work, handed: Handed, files: list[int], wanted: list[check.Wan
     What may leave is written once: under secure aggregation the sums themselves never lie on a disk.
     """
     try:
+        if handed.checks and work.task.stage != "preflight":
+            raise BadUpdate("The worker says more than its sums.")
         trees = check.checked(files, wanted)
         sums = bounded(work.package.study.method, work.task.stage, dict(zip(handed.sums, trees, strict=False)))
         masked = None if work.secure is None else work.secure.mask(work.task, sums)
@@ -69,7 +71,11 @@ def protect(work: Work, handed: Handed, files: list[int], wanted: list[check.Wan
     made = dict(zip(leaving, stored, strict=False))
     message = ""
     if masked is not None and work.secure is not None:
-        message = work.secure.submit(work.task, masked, {name: one.ref for name, one in made.items()})
+        try:
+            message = work.secure.submit(work.task, masked, {name: one.ref for name, one in made.items()})
+        except AimerError:
+            store.delete(*(one.ref for one in made.values()))
+            raise
     return Protected(made, dict(zip(handed.memory, stored[len(leaving) :], strict=True)), message)
 
 
@@ -86,4 +92,4 @@ def handed_over(reply: dict[str, Any], files: list[int]) -> Handed:
 
 
 def short(checks: tuple[Check, ...]) -> tuple[Check, ...]:
-    return tuple(one.model_copy(update={"finding": one.finding[:LONGEST_FINDING]}) for one in checks)
+    return tuple(one.model_copy(update={"name": one.name[:LONGEST_NAME], "finding": one.finding[:LONGEST_FINDING]}) for one in checks[:MOST_CHECKS])

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from aimer2.algorithms import catalogue
 from aimer2.audit.entries import Json
@@ -18,6 +18,7 @@ from aimer2.blobs.folder import FolderStore
 from aimer2.blobs.memory import MemoryBlob
 from aimer2.core.errors import (
     AimerError,
+    BudgetExceeded,
     Conflict,
     NotAllowed,
     NotApproved,
@@ -47,6 +48,9 @@ from aimer2.study.evaluation import released
 from aimer2.study.secure_update import SecureUpdate
 from aimer2.study.spending import spending
 
+if TYPE_CHECKING:
+    from aimer2.privacy.accounting import Spent
+
 FEW = 2
 """Sites by which two sums in a row differ, so that their difference is about these sites' updates."""
 
@@ -55,6 +59,7 @@ _HOUR = 3600
 _REFUSALS = (NotApproved, VersionMismatch, NotFound, Conflict, NotAllowed, Tampered)
 
 Result = TypeVar("Result")
+Made = TypeVar("Made")
 Persist = Callable[[Callable[[], Result]], Awaitable[Result]]
 
 
@@ -147,7 +152,7 @@ class Performing:
         assert secure is not None
         if task.phase == "agree":
             self._watch(task, secure)
-        message = await asyncio.to_thread(secure.say, task) if task.phase in ("keys", "shares") else secure.say(task)
+        message = await _whole(secure.say, task) if task.phase in ("keys", "shares") else secure.say(task)
         return Ready(task.study, Answer(task=task.id, attempt=task.attempt, site=task.site, message=message), {})
 
     def _watch(self, task: Task, secure: SecureUpdate) -> None:
@@ -166,8 +171,10 @@ class Performing:
         why = "This study is not known here." if package is None else stands(decision, package, self._decisions.clock.now())
         if why is not None or package is None or decision is None:
             raise NotApproved(why or "")
-        if task.round_number > _rounds(package.study, task.stage):
-            raise NotApproved("The approved study has not so many rounds.")
+        if not 1 <= task.round_number <= _rounds(package.study, task.stage):
+            raise NotApproved("The approved study has no such round.")
+        if self._decisions.store.fact(f"reported {task.study}") is not None:
+            raise NotApproved("The study has ended at this site.")
         method = package.study.method.name
         if method not in catalogue.names() or catalogue.version(method) != package.method_version:
             raise VersionMismatch(f"This site does not have version {package.method_version} of the method '{method}'.")
@@ -207,11 +214,15 @@ class Performing:
     async def _compute(self, work: Work, opening: Opening, memory: Mapping[str, BlobRef], attachments: Mapping[str, str]) -> Ready:
         task, secure = work.task, work.secure
         if secure is not None:
-            await asyncio.to_thread(secure.begin, task)
+            await _whole(secure.begin, task)
+        if task.stage == "preflight":
+            # A process that has run the study's code has no word on what the data are.
+            await self._workers.end(task.study)
         received = {name: await self._input(task.study, ref, attachments) for name, ref in task.inputs.items()}
         ledger = await self._reserve(work)
         handed, files, cpu_seconds = await self._ask(task, opening, received, memory)
         protected = await self._protect(work, received, handed, files)
+        telling = released(work.package.study, task.stage, handed.figures) if self._decisions.store.releases(task) else ()
         answer = Answer(
             task=task.id,
             attempt=task.attempt,
@@ -219,7 +230,7 @@ class Performing:
             sums={name: one.ref for name, one in protected.sums.items()},
             checks=short(handed.checks),
             message=protected.message,
-            released=released(work.package.study, task.stage, handed.figures),
+            released=telling,
         )
         changed = {name: one.ref for name, one in protected.memory.items()}
         kept = {name: ref for name, ref in memory.items() if name in handed.kept} | changed
@@ -237,11 +248,13 @@ class Performing:
         """
         if work.package.study.privacy.differential_privacy is None:
             return None
+        if work.task.stage == "preflight":
+            return None
         spent = await asyncio.to_thread(spending, work.package.study, work.task.stage)
         if spent is None:
-            return None
+            raise NotApproved("The approved study tells nothing in this stage that its privacy does not pay for.")
         ledger = await asyncio.to_thread(self._ledgers.of, work.dataset)
-        await asyncio.to_thread(ledger.reserve, work.task.study, work.task.id, work.task.attempt, spent)
+        await asyncio.to_thread(_charge, ledger, work, spent)
         return ledger
 
     async def _settle(self, package: Package, decision: Decision, answer: Answer) -> None:
@@ -322,7 +335,7 @@ class Performing:
             raise
         given = (work, handed, files, wanted, self.blobs(work.task.study))
         # The thread closes them itself: it may outlive a cancelled task, and a number that was closed may soon mean another file.
-        return await asyncio.to_thread(protect, *given) if large else protect(*given)
+        return await _whole(protect, *given) if large else protect(*given)
 
     def _wanted(self, task: Task, package: Package, received: Mapping[str, Blob], handed: Handed) -> list[check.Wanted]:
         expectation = check.expect(package.study, task.stage, received)
@@ -342,9 +355,11 @@ class Performing:
         """The study is over here, or withdrawn: its worker ends at once, and nothing of its data, updates and memory is kept."""
         self._stopped.add(study)
         await self._workers.end(study)
-        self._blobs.pop(study, None)
-        self._members.pop(study, None)
-        self._decisions.erase(study)
+        # A thread may still be at work on a task that was called off: what it writes must not come after this.
+        async with self._locks[study]:
+            self._blobs.pop(study, None)
+            self._members.pop(study, None)
+            self._decisions.erase(study)
 
     def resume(self, study: str) -> None:
         """Approved, perhaps anew."""
@@ -363,9 +378,29 @@ def lay_out(folder: Path, package: Package, blobs: FolderStore) -> None:
         os.replace(draft, files / name)
 
 
+async def _whole(function: Callable[..., Made], *given: Any) -> Made:
+    """In a thread, waited for to its end also where the task is called off: it must not write when others think that it is done."""
+    running = asyncio.ensure_future(asyncio.to_thread(function, *given))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait({running})
+        raise
+
+
+def _charge(ledger: Ledger, work: Work, spent: Spent) -> None:
+    """A study that is asked for again and again takes no more than twice what was approved. Raises BudgetExceeded."""
+    task, charges = work.task, ledger.balance().charges
+    own = [key for key in charges if key[0] == task.study]
+    if (task.study, task.id, task.attempt) not in charges and len(own) >= 2 * (work.package.study.method.rounds + 1):
+        raise BudgetExceeded("This study has taken as much of the privacy budget as two runs of it would.")
+    ledger.reserve(task.study, task.id, task.attempt, spent)
+
+
 def _rounds(study: Study, stage: Stage) -> int:
     """How many the approved study has."""
-    return {"preflight": 1, "moments": 2, "train": study.method.rounds, "final": 1}[stage]
+    moments, final = 2 if study.cohort.common_moments else 0, 1 if study.evaluation.held_out > 0 else 0
+    return {"preflight": 1, "moments": moments, "train": study.method.rounds, "final": final}[stage]
 
 
 def _class_sentence(error: AimerError) -> str:

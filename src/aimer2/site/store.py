@@ -155,7 +155,9 @@ class Store:
 
     def decide(self, decision: Decision, statement: str) -> None:
         row = (decision.study, decision.model_dump_json(), statement)
+        self._database.execute("PRAGMA synchronous = FULL")  # a power cut must not undo a withdrawal
         self._database.execute("INSERT INTO decisions (study, document, statement) VALUES (?, ?, ?)", row)
+        self._database.execute("PRAGMA synchronous = NORMAL")
 
     def decision(self, study: str) -> Decision | None:
         """The last word."""
@@ -196,6 +198,11 @@ class Store:
         with self._writing() as database:
             database.execute(_COMMIT, row)
             database.execute(_SPEND, {"study": done.task.study, "cpu_seconds": done.cpu_seconds})
+
+    def releases(self, task: Task) -> bool:
+        """Whether the site's own figures may go with this task: they are told once in a study, with its first last task."""
+        row = self._database.execute("SELECT 1 FROM answers WHERE study = ? AND stage = 'final' LIMIT 1", (task.study,)).fetchone()
+        return row is None
 
     def standing(self, task: Task) -> Standing:
         """What is known before a task is begun."""

@@ -43,6 +43,10 @@ def documents(measured: Sequence[Figure]) -> tuple[FigureDocument, ...]:
     )
 
 
+_MOST, _LONGEST = 400, 200
+"""Figures that a site releases at most, and characters of a name."""
+
+
 def released(study: Study, stage: Stage, measured: Sequence[Figure | FigureDocument]) -> tuple[FigureDocument, ...]:
     """A site's own figures as it hands them to the study: once, of the last model, and only where the approved study says so.
 
@@ -51,9 +55,10 @@ def released(study: Study, stage: Stage, measured: Sequence[Figure | FigureDocum
     """
     if stage != "final" or not study.evaluation.release_per_site or study.privacy.differential_privacy is not None:
         return ()
+    named = {one.name: one for one in measured if len(one.name) <= _LONGEST and any(metric in one.name for metric in study.metrics)}
     return tuple(
-        FigureDocument(name=one.name, value=_short(one.value), low=_short(one.low), high=_short(one.high), n=told, note=one.note)
-        for one in measured
+        FigureDocument(name=name, value=_short(one.value), low=_short(one.low), high=_short(one.high), n=told)
+        for name, one in list(named.items())[:_MOST]
         if (told := coarse(one.n)) is not None
     )
 

@@ -42,6 +42,9 @@ _SET_UP_SECONDS, _OPENING_SECONDS = 60.0, 10.0
 _HEADROOM = 4.0
 """The next round's range of a leaf, as a multiple of the sum of the sites' largest magnitudes in this one."""
 
+_TINY = 1e-100
+"""A range below this is none: what is always 0 is summed with all its bits."""
+
 _SMALL = 1024
 """Elements up to which a leaf has no range: exact at four times the bytes, which is little, and a few numbers can grow by any factor."""
 
@@ -310,7 +313,7 @@ def _ranges(layout: Layout, found: Unmasked, before: Mapping[str, Mapping[str, f
     for leaf in layout.leaves:
         largest = found.largest.get(leaf.sum, {}).get(leaf.name, 0.0)
         known = max(_HEADROOM * largest, before.get(leaf.sum, {}).get(leaf.name, 0.0) / 2)
-        if leaf.size > _SMALL and known > 0:
+        if leaf.size > _SMALL and known > _TINY:
             ranges.setdefault(leaf.sum, {})[leaf.name] = known
     return ranges
 

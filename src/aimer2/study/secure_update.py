@@ -12,7 +12,7 @@ from typing import Any, final
 
 from pydantic import Field
 
-from aimer2.core.errors import BadInput
+from aimer2.core.errors import BadInput, Conflict, Tampered
 from aimer2.core.task import BlobRef, Document, SiteId, Task
 from aimer2.core.tree import Tree
 from aimer2.identity.keys import PublicKey, SigningKey
@@ -21,7 +21,7 @@ from aimer2.secure_aggregation.layout import Layout
 from aimer2.secure_aggregation.masking import mask
 from aimer2.secure_aggregation.messages import EpochTerms, RoundTerms, parsed
 from aimer2.secure_aggregation.roster import MINIMUM, Roster, threshold
-from aimer2.secure_aggregation.site import Member
+from aimer2.secure_aggregation.site import MARKS, Member
 from aimer2.secure_aggregation.vault import Vault
 
 
@@ -70,7 +70,7 @@ class SecureUpdate:
 
     def say(self, task: Task) -> str:
         """The answer to a phase without data. Raises as `Member`."""
-        request = parsed(task.message, Request)
+        request = request_in(task)
         if task.phase == "keys":
             return self.member.advertise(request.epoch)
         if task.phase == "shares":
@@ -83,19 +83,25 @@ class SecureUpdate:
 
     def changed(self, task: Task) -> tuple[SiteId, ...]:
         """Of the phase "agree": by which sites the sum that this site is asked to open differs from the one before. Raises as `say`."""
-        request = parsed(task.message, Request)
+        request = request_in(task)
         return () if request.round is None else self.member.changed(request.epoch, request.round, request.content)
 
     def begin(self, task: Task) -> None:
-        """Before anything is computed: takes the members' shares in. Raises as `Member` where the site cannot hand in a masked update."""
-        request = parsed(task.message, Request)
+        """Before anything is computed: takes the members' shares in. Raises as `Member` where the site cannot hand in a masked update.
+
+        Raises Conflict where the site is to start from another memory than at first: two sums over one model would differ by its memory.
+        """
+        request = request_in(task)
+        asked = self.member.vault.load(self._asked(task))
+        if asked is not None and asked != str(task.counted).encode():
+            raise Conflict("This site was asked for this round before, and from another memory.")
         if request.content:
             self.member.accept(request.epoch, request.content)
         self.member.check(request.epoch, task.round_number)
 
     def mask(self, task: Task, sums: Mapping[str, Tree]) -> Masked:
         """Raises BadUpdate where a value is out of every range, here or when the trees are read."""
-        request = parsed(task.message, Request)
+        request = request_in(task)
         layout = Layout.of(sums, request.ranges, len(self.member.roster.members))
         inputs = {name: ref.sha256 for name, ref in task.inputs.items()}
         terms = RoundTerms(round_number=task.round_number, inputs=inputs, layout=layout.digest())
@@ -104,9 +110,21 @@ class SecureUpdate:
 
     def submit(self, task: Task, masked: Masked, uploads: Mapping[str, BlobRef]) -> str:
         """The answer's message; before its first byte leaves. Raises Conflict for a second update under the same masks."""
-        request = parsed(task.message, Request)
-        signed = self.member.submit(request.epoch, masked.round, {name: ref.sha256 for name, ref in uploads.items()})
+        digests = {name: ref.sha256 for name, ref in uploads.items()}
+        signed = self.member.submit(request_in(task).epoch, masked.round, digests, {self._asked(task): str(task.counted).encode()})
         return MaskedUpdate(signed=signed, layout=json.dumps(masked.layout.document())).model_dump_json()
+
+    def _asked(self, task: Task) -> str:
+        return f"{self.member.roster.study}/{MARKS}/asked/{task.stage}-{task.round_number}"
+
+
+def request_in(task: Task) -> Request:
+    """Raises Tampered where it is none, or is about another round than the task that carries it."""
+    request = parsed(task.message, Request)
+    about = (request.epoch.stage, request.epoch.attempt) == (task.stage, task.attempt) and task.round_number in request.epoch
+    if not about or (request.round is not None and request.round.round_number != task.round_number):
+        raise Tampered("The task and its message are about different rounds.")
+    return request
 
 
 def roster_of(package: Package, digest: str) -> Roster:
@@ -125,6 +143,6 @@ def layout_in(message: MaskedUpdate) -> Layout:
     """Raises BadInput where it is none."""
     try:
         document: Any = json.loads(message.layout)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise BadInput("This is no layout of a masked upload.") from None
     return Layout.of_document(document)
