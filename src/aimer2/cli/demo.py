@@ -23,6 +23,7 @@ from aimer2.core.study import Study
 from aimer2.core.task import FigureDocument
 from aimer2.identity.keys import SigningKey
 from aimer2.site import snapshots
+from aimer2.site.balance import Budget
 from aimer2.site.folder import SiteFolder
 from aimer2.site.reports import read_report
 from aimer2.site.settings import read_settings
@@ -30,10 +31,10 @@ from aimer2.site.settings import read_settings
 EPSILON, DELTA = 3.0, 1e-4
 """What the demo's study may tell of one patient, and at which chance of failing."""
 
-BUDGET = 4.0
+BUDGET = Budget(4.0, DELTA)
 """What all studies together may tell of one patient of each hospital's data set."""
 
-PRICES: Sequence[float | None] = (None, 8.0, EPSILON, 1.0)
+PRICES: Sequence[float | None] = (None, EPSILON, 1.0)
 
 _SHOWN = {"auc": "AUC", "sensitivity": "sensitivity", "specificity": "specificity"}
 
@@ -71,7 +72,7 @@ def study_of(case: Case) -> Study:
         expires=day,
         model={"framework": "torch", "name": "logistic"},
         training={"learning_rate": 1.0, "local_steps": 5},
-        method={"name": "fedavg", "rounds": 20},
+        method={"name": "fedavg", "rounds": 10},
         privacy={"differential_privacy": {"epsilon": EPSILON, "delta": DELTA, "clip_norm": 1.0, "sampling_rate": 0.2}},
         sites={"names": sorted(h.name for h in case.hospitals), "minimum": len(case.hospitals), "quorum": 3, "deadline_seconds": 120},
         evaluation={"held_out": 0.25, "metrics": list(_SHOWN)},
@@ -85,7 +86,7 @@ def _run(console: Console, federation: Federation, case: Case) -> None:
         federation.make_coordinator("Demo coordinator")
         federation.run_coordinator()
         federation.make_sites(case.hospitals)
-        federation.set_budgets([hospital.name for hospital in case.hospitals], "registry", BUDGET, DELTA)
+        federation.set_budgets([hospital.name for hospital in case.hospitals], "registry", BUDGET)
         for hospital in case.hospitals:
             federation.run_site(hospital.name)
     study = study_of(case)

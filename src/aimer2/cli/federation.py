@@ -22,7 +22,9 @@ from aimer2.client.coordinator import Coordinator
 from aimer2.core.errors import AimerError, Unreachable
 from aimer2.identity.invitations import Invitation
 from aimer2.site.address_book import introduce
+from aimer2.site.balance import Budget
 from aimer2.site.folder import SiteFolder
+from aimer2.site.ledger import Ledgers
 
 RESEARCHER = "demo-researcher"
 _READY_SECONDS = 30
@@ -103,11 +105,14 @@ class Federation:
         for each in decisions:
             each.store.close()
 
-    def set_budgets(self, names: Sequence[str], dataset: str, epsilon: float, delta: float) -> None:
+    def set_budgets(self, names: Sequence[str], dataset: str, budget: Budget) -> None:
         """What a hospital's two responsible people do once for a data set: one proposes its privacy budget, the other confirms it."""
-        for person in (("Dr Ines Vogt",), ("Dr Otto Lang", "--confirm")):
-            terms = ["--epsilon", str(epsilon), "--delta", str(delta), "--by", *person]
-            self._together([self._command("site", "budget", "set", dataset, *terms, "--folder", str(self.site(name))) for name in names])
+        for name in names:
+            site = open_decisions(SiteFolder(self.site(name)))
+            ledger = Ledgers(site.folder, site.key, site.audit, site.clock).own(dataset)
+            ledger.propose(budget, by="Dr Ines Vogt")
+            ledger.confirm(budget, by="Dr Otto Lang")
+            site.store.close()
 
     def invite(self, site: str) -> str:
         told = self._run("coordinator", "invite", site)
