@@ -53,13 +53,14 @@ def _rounds(benchmark: str, *, sites: int, size: int, rounds: int) -> Iterator[R
 def measure(federation: Federation, sites: int, size: int, rounds: int) -> tuple[list[float], float]:
     """Seconds of each round but the first, and the coordinator's peak memory in MiB."""
     hospitals = [hospital(federation.folder, number) for number in range(sites)]
+    names = [each.name for each in hospitals]
     federation.make_coordinator()
     federation.run_coordinator()
     federation.make_sites(hospitals)
-    for hospital in hospitals:
-        federation.run_site(hospital.name)
+    for name in names:
+        federation.run_site(name)
     write_model(federation.folder)
-    submitted = federation.researcher().submit(study_of([hospital.name for hospital in hospitals], size, rounds), federation.folder)
+    submitted = federation.researcher().submit(study_of(names, size, rounds), federation.folder)
     events = list(submitted.events())
     if not isinstance(events[-1], StudyFinished):
         raise RuntimeError(f"the study did not finish: {events[-1]}")
