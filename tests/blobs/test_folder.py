@@ -33,7 +33,8 @@ def files(store: FolderStore) -> list[str]:
 
 def child(code: str, *arguments: object) -> subprocess.Popen[str]:
     program = "import sys\nfrom pathlib import Path\nfrom aimer2.blobs.folder import *\n" + textwrap.dedent(code)
-    return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 @pytest.mark.parametrize("name", ["", "../x", "A" * 64, "a" * 63, "a" * 64 + "\n"])
