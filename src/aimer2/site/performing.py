@@ -42,6 +42,7 @@ from aimer2.site.memory_files import close, open_blob
 from aimer2.site.outgoing import Handed, Protected, Work, handed_over, protect, short
 from aimer2.site.settings import Settings
 from aimer2.site.store import Finished, Standing, Stored
+from aimer2.site.threads import to_the_end
 from aimer2.site.vault import FileVault
 from aimer2.site.workers import Opening, Worker, WorkerDied, Workers, of_death
 from aimer2.study.evaluation import released
@@ -59,7 +60,6 @@ _HOUR = 3600
 _REFUSALS = (NotApproved, VersionMismatch, NotFound, Conflict, NotAllowed, Tampered)
 
 Result = TypeVar("Result")
-Made = TypeVar("Made")
 Persist = Callable[[Callable[[], Result]], Awaitable[Result]]
 
 
@@ -152,7 +152,7 @@ class Performing:
         assert secure is not None
         if task.phase == "agree":
             self._watch(task, secure)
-        message = await _whole(secure.say, task) if task.phase in ("keys", "shares") else secure.say(task)
+        message = await to_the_end(secure.say, task) if task.phase in ("keys", "shares") else secure.say(task)
         return Ready(task.study, Answer(task=task.id, attempt=task.attempt, site=task.site, message=message), {})
 
     def _watch(self, task: Task, secure: SecureUpdate) -> None:
@@ -216,7 +216,7 @@ class Performing:
     async def _compute(self, work: Work, opening: Opening, memory: Mapping[str, BlobRef], attachments: Mapping[str, str]) -> Ready:
         task, secure = work.task, work.secure
         if secure is not None:
-            await _whole(secure.begin, task)
+            await to_the_end(secure.begin, task)
         if task.stage == "preflight":
             # A process that has run the study's code has no word on what the data are.
             await self._workers.end(task.study)
@@ -224,7 +224,9 @@ class Performing:
         ledger = await self._reserve(work)
         handed, files, cpu_seconds = await self._ask(task, opening, received, memory)
         protected = await self._protect(work, received, handed, files)
-        telling = released(work.package.study, task.stage, handed.figures) if self._decisions.store.releases(task) else ()
+        telling = released(work.package.study, task.stage, handed.figures)
+        if telling and not self._decisions.store.releases(task):
+            telling = ()
         answer = Answer(
             task=task.id,
             attempt=task.attempt,
@@ -256,7 +258,7 @@ class Performing:
         if spent is None:
             raise NotApproved("The approved study tells nothing in this stage that its privacy does not pay for.")
         ledger = await asyncio.to_thread(self._ledgers.of, work.dataset)
-        await asyncio.to_thread(_charge, ledger, work, spent)
+        await asyncio.to_thread(_reserve_in, ledger, work, spent)
         return ledger
 
     async def _settle(self, package: Package, decision: Decision, answer: Answer) -> None:
@@ -337,7 +339,7 @@ class Performing:
             raise
         given = (work, handed, files, wanted, self.blobs(work.task.study))
         # The thread closes them itself: it may outlive a cancelled task, and a number that was closed may soon mean another file.
-        return await _whole(protect, *given) if large else protect(*given)
+        return await to_the_end(protect, *given) if large else protect(*given)
 
     def _wanted(self, task: Task, package: Package, received: Mapping[str, Blob], handed: Handed) -> list[check.Wanted]:
         expectation = check.expect(package.study, task.stage, received)
@@ -380,17 +382,7 @@ def lay_out(folder: Path, package: Package, blobs: FolderStore) -> None:
         os.replace(draft, files / name)
 
 
-async def _whole(function: Callable[..., Made], *given: Any) -> Made:
-    """In a thread, waited for to its end also where the task is called off: it must not write when others think that it is done."""
-    running = asyncio.ensure_future(asyncio.to_thread(function, *given))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait({running})
-        raise
-
-
-def _charge(ledger: Ledger, work: Work, spent: Spent) -> None:
+def _reserve_in(ledger: Ledger, work: Work, spent: Spent) -> None:
     """A study that is asked for again and again takes no more than twice what was approved. Raises BudgetExceeded."""
     task, charges = work.task, ledger.balance().charges
     own = [key for key in charges if key[0] == task.study]

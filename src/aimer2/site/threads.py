@@ -1,4 +1,5 @@
-"""Threads for blocking requests, which the end of the process does not wait for: a request may wait for a minute."""
+"""Threads: for blocking requests, which the end of the process does not wait for, as one may wait for a minute; and for what must not be left half
+done."""
 
 from __future__ import annotations
 
@@ -6,8 +7,9 @@ import asyncio
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any, TypeAlias, final
+from typing import Any, TypeAlias, TypeVar, final
 
+Made = TypeVar("Made")
 _Call: TypeAlias = tuple["asyncio.Future[Any]", Callable[..., Any], tuple[Any, ...]]
 
 
@@ -47,6 +49,16 @@ class Threads:
             except RuntimeError:
                 return  # the loop has ended: nobody waits
             del result, outcome, error
+
+
+async def to_the_end(function: Callable[..., Made], *given: Any) -> Made:
+    """In a thread, waited for to its end also where the task is called off: it must not write when others think that it is done."""
+    running = asyncio.ensure_future(asyncio.to_thread(function, *given))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait({running})
+        raise
 
 
 def _settle(future: asyncio.Future[Any], outcome: Any, error: BaseException | None) -> None:
