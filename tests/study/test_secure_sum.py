@@ -143,6 +143,27 @@ def test_a_site_that_was_away_from_the_set_up_joins_at_the_next_one(monkeypatch:
     assert [task.round_number for task in world.engine.asked if task.phase == "keys" and task.site == "d"] == [1, 3]
 
 
+def test_a_site_that_missed_the_set_up_of_a_long_study_gets_another_soon() -> None:
+    world = World(4, rounds=20)
+    world.tell("d", "keys", silent)
+    events = world.run()
+    assert ["".join(event.took_part) for event in rounds(events)] == ["abc"] * 8 + ["abcd"] * 12
+    assert [task.round_number for task in world.engine.asked if task.phase == "keys" and task.site == "a"] == [1, 9]
+
+
+def test_a_site_that_is_gone_since_the_set_up_is_not_waited_for_with_another() -> None:
+    world = World(4, rounds=20)
+    world.tell("d", "keys", silent)
+
+    def leave(event: Event) -> None:
+        if rounds([event]) and event.round_number == 1:  # type: ignore[union-attr]
+            world.engine.names.remove("d")
+
+    events = world.run(on_event=leave)
+    assert ["".join(event.took_part) for event in rounds(events)] == ["abc"] * 20
+    assert [task.round_number for task in world.engine.asked if task.phase == "keys" and task.site == "a"] == [1]
+
+
 def test_a_site_that_comes_while_the_coordinator_is_down_waits_for_the_round_that_is_under_way() -> None:
     """The others have masked that round's updates already, with keys that do not know it."""
     world = World(4)

@@ -33,6 +33,9 @@ from aimer2.study.summing import Asked, RoundLost, Total
 MOST_ROUNDS = 32
 """Rounds that one set-up serves at most."""
 
+MOST_ROUNDS_WITHOUT = 8
+"""Rounds until a site that can be asked, but missed the set-up, gets another one: so long its patients are not in the sums."""
+
 _SHARES = 640
 """Shares that one site deals at most in a set-up: more sites, fewer rounds, so that what it sends stays small."""
 
@@ -144,8 +147,7 @@ class SecureSum:
             self._epoch = Epoch.resume(self._roster, self._document("epoch"))
         epoch = self._epoch
         serves = epoch is not None and (epoch.terms.stage, epoch.terms.attempt) == (first.stage, first.attempt)
-        has_come = not self._is_continued and not asked.tasks.keys() <= set(self.kept.get("asked", ()))
-        if epoch is None or not serves or first.round_number not in epoch.terms or has_come:
+        if epoch is None or not serves or first.round_number not in epoch.terms or self._is_due(epoch, asked, first.round_number):
             rounds = max(1, min(MOST_ROUNDS, asked.rounds_left, _SHARES // (2 * len(self._roster.members))))
             terms = EpochTerms(stage=first.stage, attempt=first.attempt, first_round=first.round_number, rounds=rounds)
             epoch = self._epoch = Epoch(self._roster, terms)
@@ -156,6 +158,14 @@ class SecureSum:
         if not epoch.members:
             async for event in self._decide(epoch, asked, "shares", epoch.key_messages(), epoch.collect_shares):
                 yield event
+
+    def _is_due(self, epoch: Epoch, asked: Asked, round_number: int) -> bool:
+        """Whether a site waits for a set-up: one that has come since, or one that missed it."""
+        if self._is_continued or not epoch.members:
+            return False
+        has_come = not asked.tasks.keys() <= set(self.kept["asked"])
+        has_missed_it = not asked.tasks.keys() <= set(epoch.members)
+        return has_come or (has_missed_it and round_number >= epoch.terms.first_round + MOST_ROUNDS_WITHOUT)
 
     async def _decide(
         self, epoch: Epoch, asked: Asked, phase: Phase, content: Mapping[SiteId, str], take: Callable[[Mapping[SiteId, str]], Any]
