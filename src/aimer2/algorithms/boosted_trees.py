@@ -24,11 +24,11 @@ from typing import Any, ClassVar, Protocol, cast, final
 import numpy as np
 import numpy.typing as npt
 
-from aimer2.algorithms.ranges import ABOVE_0, AT_LEAST_0, AT_LEAST_1, refuse_outside
 from aimer2.core import tree
 from aimer2.core.dataset import Dataset
 from aimer2.core.errors import BadModel, BadUpdate
 from aimer2.core.protocols import Learner, Local
+from aimer2.core.ranges import ABOVE_0, AT_LEAST_0, AT_LEAST_1, refuse_outside
 from aimer2.core.task import SiteId
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update

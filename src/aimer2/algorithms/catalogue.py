@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from aimer2.algorithms.ranges import METHOD, made
 from aimer2.core.errors import BadStudy, BadUpdate, Fault
 from aimer2.core.protocols import Algorithm, Learner
+from aimer2.core.ranges import METHOD, made
 from aimer2.core.study import Scalar
 from aimer2.core.tree import Tree
 
 _SUM = re.compile(r"``([a-z_]+)``")
-_NOT_METHODS = {"catalogue", "aggregators", "adaptive", "parts", "personal", "ranges", "remembered"}
+_NOT_METHODS = {"catalogue", "aggregators", "adaptive", "parts", "personal", "remembered"}
 
 
 @cache

@@ -17,8 +17,8 @@ from typing import ClassVar, final
 
 from aimer2.algorithms.fedavg import Averaged, FedAvg, train
 from aimer2.algorithms.personal import SHARE, fit, keep, kept, last_kept
-from aimer2.algorithms.ranges import AT_LEAST_0, refuse_outside
 from aimer2.core.protocols import Local
+from aimer2.core.ranges import AT_LEAST_0, refuse_outside
 from aimer2.core.task import SiteId
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update

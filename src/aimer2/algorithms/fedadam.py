@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from aimer2.algorithms.adaptive import Adapted, Adaption, train_marked
-from aimer2.algorithms.ranges import ABOVE_0, BELOW_1, refuse_outside
 from aimer2.core.protocols import Local
+from aimer2.core.ranges import ABOVE_0, BELOW_1, refuse_outside
 from aimer2.core.task import SiteId
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update

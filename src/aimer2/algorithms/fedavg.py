@@ -14,10 +14,10 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
-from aimer2.algorithms.ranges import ABOVE_0, refuse_outside
 from aimer2.core import tree
 from aimer2.core.errors import BadUpdate
 from aimer2.core.protocols import Correction, Local
+from aimer2.core.ranges import ABOVE_0, refuse_outside
 from aimer2.core.task import SiteId
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update

@@ -17,9 +17,9 @@ from typing import ClassVar, final
 import numpy as np
 
 from aimer2.algorithms.fedavg import mark_buffers, mean_difference, train, weights_of
-from aimer2.algorithms.ranges import ABOVE_0, BELOW_1, refuse_outside
 from aimer2.core import tree
 from aimer2.core.protocols import Local
+from aimer2.core.ranges import ABOVE_0, BELOW_1, refuse_outside
 from aimer2.core.task import SiteId
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update

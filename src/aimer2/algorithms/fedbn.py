@@ -17,9 +17,9 @@ from typing import ClassVar, final
 
 from aimer2.algorithms.parts import Parted, averaged, difference, joined, layer_of, leaves_called, part, sent, whole
 from aimer2.algorithms.personal import SHARE, fit, keep, kept, last_kept
-from aimer2.algorithms.ranges import refuse_outside
 from aimer2.core.errors import BadStudy, Fault
 from aimer2.core.protocols import Learner, Local
+from aimer2.core.ranges import refuse_outside
 from aimer2.core.task import SiteId
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from aimer2.algorithms.fedavg import mark_buffers, mean_difference, positive, train, weights_of
-from aimer2.algorithms.ranges import ABOVE_0, refuse_outside
 from aimer2.algorithms.remembered import recall, remember, zeros
 from aimer2.core import tree
 from aimer2.core.protocols import Local
+from aimer2.core.ranges import ABOVE_0, refuse_outside
 from aimer2.core.task import SiteId
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update

@@ -21,10 +21,10 @@ from typing import Any, ClassVar, final
 import numpy as np
 
 from aimer2.algorithms.fedavg import Averaged, mean_difference, positive, train
-from aimer2.algorithms.ranges import ABOVE_0, AT_LEAST_0, BELOW_1, refuse_outside
 from aimer2.algorithms.remembered import zeros
 from aimer2.core import tree
 from aimer2.core.protocols import Correction, Local
+from aimer2.core.ranges import ABOVE_0, AT_LEAST_0, BELOW_1, refuse_outside
 from aimer2.core.task import SiteId
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update

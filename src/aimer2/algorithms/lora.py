@@ -23,11 +23,11 @@ import numpy as np
 
 from aimer2.algorithms.parts import Parted, averaged, difference, leaves_called, sent
 from aimer2.algorithms.personal import fit
-from aimer2.algorithms.ranges import ABOVE_0, AT_LEAST_1, refuse_outside
 from aimer2.core import tree
 from aimer2.core.errors import BadStudy, Fault
 from aimer2.core.protocols import Learner, Local
 from aimer2.core.random import stream
+from aimer2.core.ranges import ABOVE_0, AT_LEAST_1, refuse_outside
 from aimer2.core.task import SiteId
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update

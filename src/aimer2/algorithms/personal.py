@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from aimer2.algorithms.ranges import Range
 from aimer2.algorithms.remembered import moment_of
 from aimer2.core.protocols import Local
+from aimer2.core.ranges import Range
 from aimer2.core.tree import Tree
 
 SHARE = Range("above 0 and below 1", lambda value: 0 < value < 1)

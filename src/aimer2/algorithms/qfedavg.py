@@ -20,9 +20,9 @@ from typing import ClassVar, final
 import numpy as np
 
 from aimer2.algorithms.fedavg import Averaged, mark_buffers, positive, train, weights_of
-from aimer2.algorithms.ranges import ABOVE_0, AT_LEAST_0, refuse_outside
 from aimer2.core import tree
 from aimer2.core.protocols import Local
+from aimer2.core.ranges import ABOVE_0, AT_LEAST_0, refuse_outside
 from aimer2.core.task import SiteId
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update

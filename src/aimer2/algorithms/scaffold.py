@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from aimer2.algorithms.fedavg import mean_difference, positive, train
-from aimer2.algorithms.ranges import ABOVE_0, Range, refuse_outside
 from aimer2.algorithms.remembered import recall, remember, zeros
 from aimer2.core import tree
 from aimer2.core.protocols import Learner, Local
+from aimer2.core.ranges import ABOVE_0, Range, refuse_outside
 from aimer2.core.task import SiteId
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update

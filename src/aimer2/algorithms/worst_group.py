@@ -23,11 +23,11 @@ import numpy as np
 import numpy.typing as npt
 
 from aimer2.algorithms.fedavg import positive, train
-from aimer2.algorithms.ranges import AT_LEAST_0, refuse_outside
 from aimer2.core import tree
 from aimer2.core.dataset import Samples
 from aimer2.core.errors import BadData
 from aimer2.core.protocols import Local
+from aimer2.core.ranges import AT_LEAST_0, refuse_outside
 from aimer2.core.task import SiteId
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update

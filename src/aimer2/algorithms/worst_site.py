@@ -23,9 +23,9 @@ import numpy as np
 from aimer2.algorithms.fedavg import positive, train
 from aimer2.algorithms.personal import keep, kept
 from aimer2.algorithms.qfedavg import mean_loss
-from aimer2.algorithms.ranges import AT_LEAST_0, refuse_outside
 from aimer2.core import tree
 from aimer2.core.protocols import Local
+from aimer2.core.ranges import AT_LEAST_0, refuse_outside
 from aimer2.core.task import SiteId
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, Protocol
 
-from aimer2.algorithms.ranges import AGGREGATOR, made
 from aimer2.core.errors import BadStudy, Fault
 from aimer2.core.protocols import Aggregator
+from aimer2.core.ranges import AGGREGATOR, made
 from aimer2.core.study import Scalar
 
 _NOT_AGGREGATORS = {"catalogue", "span", "stack"}

@@ -18,7 +18,7 @@ import numpy as np
 
 from aimer2.algorithms.aggregators.span import Vector, spanned
 from aimer2.algorithms.aggregators.stack import combine
-from aimer2.algorithms.ranges import AGGREGATOR, AT_LEAST_1, refuse_outside
+from aimer2.core.ranges import AGGREGATOR, AT_LEAST_1, refuse_outside
 from aimer2.core.update import Update
 
 

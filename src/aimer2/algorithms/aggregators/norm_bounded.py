@@ -18,7 +18,7 @@ import numpy as np
 
 from aimer2.algorithms.aggregators.span import Vector, clipped
 from aimer2.algorithms.aggregators.stack import Stack, combine
-from aimer2.algorithms.ranges import AGGREGATOR, AT_LEAST_0, refuse_outside
+from aimer2.core.ranges import AGGREGATOR, AT_LEAST_0, refuse_outside
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update
 

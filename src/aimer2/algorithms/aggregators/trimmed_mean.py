@@ -17,8 +17,8 @@ from typing import ClassVar, final
 import numpy as np
 
 from aimer2.algorithms.aggregators.stack import Matrix, combine
-from aimer2.algorithms.ranges import AGGREGATOR, AT_LEAST_1, refuse_outside
 from aimer2.core.errors import BadUpdate
+from aimer2.core.ranges import AGGREGATOR, AT_LEAST_1, refuse_outside
 from aimer2.core.update import Update
 
 

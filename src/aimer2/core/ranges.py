@@ -1,4 +1,4 @@
-"""The numbers that a parameter of a method or an aggregator may be: others are refused when it is made, before any site is asked."""
+"""The numbers that a parameter of a method, an aggregator or a compression may be: others are refused when it is made, before any site is asked."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ BELOW_1 = Range("at least 0 and below 1", lambda value: 0 <= value < 1)
 
 METHOD = "method.parameters"
 AGGREGATOR = "method.aggregator_parameters"
+COMPRESSION = "method.compression.parameters"
 
 
 def refuse_outside(made: Any, place: str = METHOD, /, **ranges: Range) -> None:
