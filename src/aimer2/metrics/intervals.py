@@ -39,7 +39,7 @@ def estimate(value: float, interval: Interval | None, n: float, note: str = "") 
     return Estimate(float(value), low, high, round(n), note)
 
 
-def wilson(successes: float, trials: float) -> Interval | None:
+def wilson(successes: float, trials: float, z: float = Z) -> Interval | None:
     """The interval of a proportion that stays inside [0, 1] also near its ends.
 
     Paper: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927). None where
@@ -48,9 +48,9 @@ def wilson(successes: float, trials: float) -> Interval | None:
     if trials <= 0 or not 0 <= successes <= trials:
         return None
     share = successes / trials
-    centre = share + Z * Z / (2 * trials)
-    half = Z * sqrt(share * (1 - share) / trials + Z * Z / (4 * trials * trials))
-    scale = 1 + Z * Z / trials
+    centre = share + z * z / (2 * trials)
+    half = z * sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
     # At 0 and at all successes the two terms are equal but round differently.
     low = 0.0 if successes == 0 else (centre - half) / scale
     high = 1.0 if successes == trials else (centre + half) / scale

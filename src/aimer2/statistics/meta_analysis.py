@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike
 
 from aimer2.core.errors import BadInput
 from aimer2.statistics import distributions
+from aimer2.statistics.significance import quantile, standardised
 
 Spread: TypeAlias = Literal["fixed", "dersimonian_laird", "paule_mandel", "reml"]
 
@@ -109,14 +110,14 @@ def combined(ask: Ask, method: Spread, *, hartung_knapp: bool = False, level: fl
     freedom = k - 1.0 if hartung_knapp else math.inf
     error = math.sqrt(there.q / (k - 1) / there.w if hartung_knapp else 1 / there.w)
     statistic = there.mean / error if error > 0 else math.copysign(math.inf, there.mean)
-    half = _quantile(level, freedom) * error
+    half = quantile(level, freedom) * error
     typical = (k - 1) * fixed.w / (fixed.w**2 - fixed.w2)
     tau_squared = there.tau_squared
     if method in ("fixed", "dersimonian_laird"):
         i_squared = max(0.0, 1 - (k - 1) / fixed.q) if fixed.q > 0 else 0.0
     else:
         i_squared = tau_squared / (tau_squared + typical)
-    reach = distributions.student_quantile(0.5 + level / 2, k - 2) * math.sqrt(tau_squared + error**2) if k > 2 and method != "fixed" else None
+    reach = quantile(level, k - 2) * math.sqrt(tau_squared + error**2) if k > 2 and method != "fixed" else None
     return Combined(
         method=method,
         hospitals=k,
@@ -125,13 +126,13 @@ def combined(ask: Ask, method: Spread, *, hartung_knapp: bool = False, level: fl
         interval=(there.mean - half, there.mean + half),
         statistic=statistic,
         freedom=freedom,
-        p=_two_sided(statistic, freedom),
+        p=standardised(statistic, freedom).p,
         q=fixed.q,
         q_p=float(distributions.chi_squared_above(fixed.q, k - 1)),
         tau_squared=tau_squared,
         tau_squared_interval=None if method == "fixed" else profile(ask, fixed.mean, k, level),
         i_squared=i_squared,
-        prediction=None if reach is None else (float(there.mean - reach), float(there.mean + reach)),
+        prediction=None if reach is None else (there.mean - reach, there.mean + reach),
         level=level,
     )
 
@@ -179,13 +180,3 @@ def _reml(ask: Ask, centre: float, start: float) -> float:
             return following
         tau_squared = following
     raise BadInput("The restricted likelihood of the variance between hospitals has no maximum that was found; use paule_mandel.")
-
-
-def _quantile(level: float, freedom: float) -> float:
-    if math.isinf(freedom):
-        return float(distributions.normal_quantile(0.5 + level / 2))
-    return float(distributions.student_quantile(0.5 + level / 2, freedom))
-
-
-def _two_sided(statistic: float, freedom: float) -> float:
-    return float(distributions.normal_two_sided(statistic) if math.isinf(freedom) else distributions.student_two_sided(statistic, freedom))
