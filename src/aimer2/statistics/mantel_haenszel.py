@@ -104,11 +104,11 @@ def homogeneity(sums: Floats) -> Homogeneity:
 
 def _counts(tables: ArrayLike) -> Floats:
     counts = np.asarray(tables, np.float64).reshape(-1, 2, 2)
-    return counts[counts.sum(axis=(1, 2)) > 0]
+    return np.asarray(counts[counts.sum(axis=(1, 2)) > 0])
 
 
 def _informative(counts: Floats) -> NDArray[np.bool_]:
-    return (counts.sum(axis=2) > 0).all(axis=1) & (counts.sum(axis=1) > 0).all(axis=1)
+    return np.asarray((counts.sum(axis=2) > 0).all(axis=1) & (counts.sum(axis=1) > 0).all(axis=1))
 
 
 def _expected(exposed: Floats, events: Floats, n: Floats, odds_ratio: float) -> Floats:

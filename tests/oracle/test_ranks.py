@@ -1,0 +1,97 @@
+"""Rank tests and the comparison of two areas under the curve from histograms, against scipy and DeLong's definition on pooled patients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.datasets import load_breast_cancer, load_wine
+
+from aimer2.core.errors import BadInput
+from aimer2.metrics.binned_scores import EDGES, auc, delong_variance, histogram
+from aimer2.statistics.auc_comparison import compare, placements, products
+from aimer2.statistics.rank_tests import kruskal_wallis, mann_whitney, undecided
+
+CANCER: Any = load_breast_cancer()
+
+
+def binned(values: Any, groups: Any, edges: Any) -> Any:
+    bins = np.searchsorted(edges, values, side="right")
+    return np.array([np.bincount(bins[groups == group], minlength=len(edges) + 1) for group in np.unique(groups)])
+
+
+@pytest.mark.parametrize("bins", [5, 40, 2000])
+@pytest.mark.parametrize("continuity", [True, False])
+def test_mann_whitney_is_that_of_the_binned_values(bins: int, continuity: bool) -> None:
+    values, groups = CANCER.data[:, 9], CANCER.target
+    edges = np.linspace(values.min(), values.max(), bins)
+    found = mann_whitney(binned(values, groups, edges), continuity=continuity)
+    rounded = np.searchsorted(edges, values, side="right")
+    oracle = stats.mannwhitneyu(rounded[groups == 0], rounded[groups == 1], use_continuity=continuity, method="asymptotic")
+    assert (found.u, found.test.p) == (pytest.approx(oracle.statistic), pytest.approx(oracle.pvalue, rel=1e-9))
+    exact = stats.mannwhitneyu(values[groups == 0], values[groups == 1]).statistic / (212 * 357)
+    assert found.possible[0] <= exact <= found.possible[1]
+    assert found.possible[1] - found.possible[0] == pytest.approx(undecided(binned(values, groups, edges)))
+    if bins == 2000:
+        assert found.superiority == pytest.approx(exact, abs=1e-3)
+
+
+def test_the_bound_of_binning_is_reached() -> None:
+    """0, 1, 5 against 2, 6, 7, 8 and 2, 3, 9 against 1, 6, 7, 8 have these counts about the edge 4: above in one pair of twelve, and in six."""
+    assert mann_whitney([[2, 1], [1, 3]]).possible == (pytest.approx(1 / 12), pytest.approx(6 / 12))
+
+
+def test_kruskal_wallis() -> None:
+    rows: Any = load_wine()
+    edges = np.unique(rows.data[:, 3])
+    table = binned(rows.data[:, 3], rows.target, edges)
+    oracle = stats.kruskal(*(rows.data[rows.target == group, 3] for group in range(3)))
+    found = kruskal_wallis(np.vstack([table, np.zeros(table.shape[1])]))
+    assert (found.statistic, found.p, found.freedom) == (pytest.approx(oracle.statistic, rel=1e-10), pytest.approx(oracle.pvalue, rel=1e-9), (2,))
+
+
+def test_ranks_of_nothing() -> None:
+    for table in ([[0, 9], [0, 4]], [[5, 4], [0, 0]]):
+        with pytest.raises(BadInput):
+            mann_whitney(table)
+        with pytest.raises(BadInput):
+            kruskal_wallis(table)
+
+
+def by_definition(scores: Any, positive: Any) -> tuple[Any, Any]:
+    """Areas and their covariance from all pairs of patients, DeLong equations 4 to 8."""
+    won = [(s[positive][:, None] > s[~positive]) + 0.5 * (s[positive][:, None] == s[~positive]) for s in scores.T]
+    areas = [one.mean() for one in won]
+    ten, one = np.array([w.mean(axis=1) for w in won]), np.array([w.mean(axis=0) for w in won])
+    return areas, np.cov(ten) / positive.sum() + np.cov(one) / (~positive).sum()
+
+
+def test_two_models_over_three_hospitals() -> None:
+    """The first of them has patients without the disease only."""
+    positive = CANCER.target == 0
+    scores = np.column_stack([stats.rankdata(CANCER.data[:, column]) / 600 for column in (4, 9)])
+    hospital = np.where(positive, 1 + np.arange(569) % 2, np.arange(569) % 3)
+    each = [(scores[hospital == one], positive[hospital == one]) for one in range(3)]
+    histograms = sum(np.stack([histogram(s[:, model], y) for model in range(2)]) for s, y in each)
+    placed = placements(histograms)
+    found = compare(np.sum([products(s, y, placed) for s, y in each], axis=0), level=0.9)
+    areas, covariance = by_definition(np.searchsorted(EDGES, scores, side="right"), positive)
+    error = np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+    np.testing.assert_allclose(found.areas, areas, rtol=1e-12)
+    np.testing.assert_allclose(found.areas, [auc(one).value for one in histograms], rtol=1e-12)
+    assert found.difference.error == pytest.approx(error, rel=1e-10)
+    assert found.correlation == pytest.approx(covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1]), rel=1e-9)
+    assert delong_variance(histograms[0]) == pytest.approx(covariance[0, 0], rel=1e-9)
+    assert found.difference.high - found.difference.estimate == pytest.approx(stats.norm.ppf(0.95) * error)
+    assert found.test.p == pytest.approx(2 * stats.norm.sf(abs(areas[0] - areas[1]) / error), rel=1e-9)
+
+
+def test_a_model_against_itself() -> None:
+    positive = CANCER.target == 0
+    scores = np.column_stack([stats.rankdata(CANCER.data[:, 4]) / 600] * 2)
+    placed = placements(np.stack([histogram(scores[:, 0], positive)] * 2))
+    assert compare(products(scores, positive, placed)).test == (0.0, 1.0, ())
+    with pytest.raises(BadInput, match="with the event and without"):
+        placements(np.stack([histogram(scores[:, 0], np.zeros(569, bool))] * 2))

@@ -1,0 +1,159 @@
+"""Log-rank tests and what follows from counts at risk, against statsmodels on the six regions of TCGA-BRCA pooled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from statsmodels.duration.survfunc import CumIncidenceRight, survdiff
+
+from aimer2.core.errors import BadInput
+from aimer2.statistics.log_rank import Excess, Weights, compare, excess
+from aimer2.statistics.survival_curves import aalen_johansen, compare_means, nelson_aalen, restricted_mean
+
+
+@pytest.fixture(scope="module")
+def brca(data_dir: Path) -> pd.DataFrame:
+    folder = data_dir / "tcga-brca-6regions"
+    rows = pd.read_csv(folder / "brca.csv").merge(pd.read_csv(folder / "train_test_split.csv"), on="pid")
+    group = np.digitize(rows["age_at_index"], np.quantile(rows["age_at_index"], [1 / 3, 2 / 3]))
+    return pd.DataFrame({"time": rows["T"], "event": rows["E"], "group": group, "site": rows["fold2"]})
+
+
+def counts(rows: pd.DataFrame, times: Any, groups: int, kinds: int = 1) -> tuple[Any, Any]:
+    """At risk ``(G, T)``, and events ``(G, T)`` of any kind or of each kind of one group."""
+    time, event, group = (rows[name].to_numpy() for name in ("time", "event", "group"))
+    there, then = time[:, None] >= times, time[:, None] == times
+    at_risk = np.array([there[group == g].sum(axis=0) for g in range(groups)], float)
+    events = [then[(group == g) & (event == kind)].sum(axis=0) for kind in range(1, kinds + 1) for g in range(groups)]
+    return at_risk, np.array(events, float)
+
+
+WEIGHTS = [
+    (None, {}, Weights()),
+    ("gb", {}, Weights("gehan")),
+    ("tw", {}, Weights("tarone_ware")),
+    ("fh", {"fh_p": 1.5}, Weights("fleming_harrington", p=1.5)),
+]
+
+
+@pytest.mark.parametrize(("theirs", "options", "weights"), WEIGHTS)
+@pytest.mark.parametrize("stratified", [False, True])
+def test_log_rank_of_three_age_groups(brca: pd.DataFrame, theirs: Any, options: Any, weights: Weights, stratified: bool) -> None:
+    """Stratified, sites send their excess; else their counts at every time are added first."""
+    times = np.unique(brca.time)
+    each = [counts(rows, times, 3) for _, rows in brca.groupby("site")]
+    if stratified:
+        parts = [excess(*one, weights) for one in each]
+        found = compare(Excess(*(sum(part) for part in zip(*parts, strict=True))))
+    else:
+        found = compare(excess(sum(one[0] for one in each), sum(one[1] for one in each), weights))
+    statistic, p = survdiff(brca.time, brca.event, brca.group, weight_type=theirs, strata=brca.site if stratified else None, **options)
+    assert (found.statistic, found.p) == (pytest.approx(statistic, rel=1e-9), pytest.approx(p, rel=1e-8))
+    assert found.freedom == (2,)
+
+
+def test_late_weights() -> None:
+    """Fleming and Harrington's q: with q = 1 a time counts 1 − S(t−), so the first counts nothing."""
+    at_risk, events = np.array([[4.0, 3, 2], [4, 3, 1]]), np.array([[1.0, 0, 1], [0, 2, 0]])
+    np.testing.assert_allclose(Weights("fleming_harrington", q=1.0).at(at_risk.sum(axis=0), events.sum(axis=0)), [0, 1 / 8, 1 - 7 / 8 * 4 / 6])
+
+
+def test_a_group_at_one_site_only(brca: pd.DataFrame) -> None:
+    """Stratified it cannot be compared with the others, and costs a degree of freedom; alone there is nothing to compare."""
+    rows = brca.assign(group=np.where(brca.site == brca.site.iloc[0], 2, brca.group % 2))
+    times = np.unique(rows.time)
+    parts = [excess(*counts(part, times, 3)) for _, part in rows.groupby("site")]
+    assert compare(Excess(*(sum(part) for part in zip(*parts, strict=True)))).freedom == (1,)
+    lonely = next(part for part in parts if part.observed[2] > 0)
+    with pytest.raises(BadInput, match="two groups"):
+        compare(lonely)
+
+
+def test_cumulative_incidence(brca: pd.DataFrame) -> None:
+    kind = np.where(brca.event == 1, 1 + (np.arange(len(brca)) % 3 == 0), 0)
+    rows = brca.assign(event=kind, group=0)
+    oracle: Any = CumIncidenceRight(rows.time.to_numpy(), kind)
+    at_risk, events = counts(rows, oracle.times, 1, kinds=2)
+    curves = aalen_johansen(oracle.times, at_risk[0], events)
+    for number, curve in enumerate(curves):
+        np.testing.assert_allclose(curve.values, oracle.cinc[number], rtol=1e-10, atol=1e-15)
+        np.testing.assert_allclose(curve.errors, oracle.cinc_se[number], rtol=1e-6, atol=1e-9)
+        assert ((curve.low <= curve.values) & (curve.values <= curve.high) & (curve.high <= 1)).all()
+
+
+def test_cumulative_incidence_without_censoring_is_a_proportion() -> None:
+    """Its variance is the binomial one, and with one kind of event it is one minus Kaplan and Meier's curve."""
+    times, at_risk = np.arange(1.0, 6.0), np.array([10.0, 8, 6, 4, 2])
+    first, second = aalen_johansen(times, at_risk, np.array([[1.0, 1, 1, 1, 1], [1, 1, 1, 1, 1]]))
+    np.testing.assert_allclose(first.values, np.arange(1, 6) / 10)
+    np.testing.assert_allclose(first.errors, np.sqrt(first.values * (1 - first.values) / 10))
+    middle, z = 0.3, stats.norm.ppf(0.975)
+    spread = z * np.sqrt(0.3 * 0.7 / 10) / (middle * np.log(middle))
+    np.testing.assert_allclose([first.low[2], first.high[2]], [middle ** np.exp(-spread), middle ** np.exp(spread)])
+    np.testing.assert_array_equal(first.values, second.values)
+
+
+def test_nelson_aalen_of_the_leukaemia_trial() -> None:
+    """The 6-MP arm of Freireich et al. 1963, as Klein and Moeschberger (2003) print it in table 4.2."""
+    times, at_risk = np.array([6.0, 7, 10, 13, 16, 22, 23]), np.array([21.0, 17, 15, 12, 11, 7, 6])
+    curve = nelson_aalen(times, at_risk, np.array([3.0, 1, 1, 1, 1, 1, 1]))
+    np.testing.assert_allclose(curve.values, [0.1429, 0.2017, 0.2683, 0.3517, 0.4426, 0.5854, 0.7521], atol=1e-4)
+    np.testing.assert_allclose(curve.low * curve.high, curve.values**2)
+    np.testing.assert_allclose(curve.errors**2, [0.0068, 0.0103, 0.0147, 0.0217, 0.0299, 0.0503, 0.0781], atol=6e-5)
+
+
+def test_restricted_mean_by_its_definition(brca: pd.DataFrame) -> None:
+    """The area under the curve, and as its variance the double integral of Greenwood's covariance S(s) S(t) Σ d/(n(n − d)) up to min(s, t)."""
+    rows = brca.assign(group=0)
+    times = np.unique(rows.time)
+    at_risk, events = counts(rows, times, 1)
+    horizon = 1500.0
+    found = restricted_mean(times, at_risk[0], events[0], horizon)
+    inside = times < horizon
+    n, d = at_risk[0][inside], events[0][inside]
+    survival = np.concatenate(([1.0], np.cumprod(1 - d / n)))
+    sums = np.concatenate(([0.0], np.cumsum(d / (n * (n - d)))))
+    widths = np.diff(np.concatenate(([0.0], times[inside], [horizon])))
+    weighted = survival * widths
+    covariance = np.minimum.outer(sums, sums)
+    assert found.lived.estimate == pytest.approx(weighted.sum(), rel=1e-12)
+    assert found.lived.error == pytest.approx(np.sqrt(weighted @ covariance @ weighted), rel=1e-10)
+    assert found.lost.estimate == pytest.approx(horizon - found.lived.estimate)
+
+
+def test_restricted_mean_without_censoring_is_the_mean_of_the_shortened_times() -> None:
+    lives, horizon = np.array([1.0, 2, 4, 4, 7, 9, 12, 20]), 10.0
+    times = np.unique(lives)
+    at_risk, events = np.array([(lives >= t).sum() for t in times], float), np.array([(lives == t).sum() for t in times], float)
+    found = restricted_mean(times, at_risk, events, horizon)
+    shortened = np.minimum(lives, horizon)
+    assert found.lived.estimate == pytest.approx(shortened.mean())
+    assert found.lived.error == pytest.approx(shortened.std() / np.sqrt(len(lives)))
+    beyond = restricted_mean(times, at_risk, events, 30.0)
+    assert beyond.lived.estimate == pytest.approx(lives.mean())
+    shorter = restricted_mean(times, at_risk, events, 5.0)
+    with pytest.raises(BadInput, match="one horizon"):
+        compare_means(found, shorter)
+    with pytest.raises(BadInput, match="Nobody is under observation"):
+        restricted_mean(times, at_risk, np.where(times == 20, 0.0, events), 30.0)
+
+
+def test_restricted_means_compared() -> None:
+    """survRM2's vignette (Uno et al., primary biliary cirrhosis to 10 years): 7.146 (0.283) against 7.283 (0.295) years; difference −0.137, −0.939
+    to 0.665, p 0.738; ratio of lived 0.981, 0.878 to 1.096; of lost 1.050, 0.787 to 1.402."""
+    times = np.array([1.0])
+    one, other = (restricted_mean(times, np.array([9.0]), np.array([1.0]), 1.0) for _ in range(2))
+    first, second = (
+        type(one)(10.0, one.lived._replace(estimate=lived, error=error), one.lost._replace(estimate=10 - lived, error=error))
+        for lived, error in ((7.146, 0.283), (7.283, 0.295))
+    )
+    found = compare_means(first, second)
+    np.testing.assert_allclose([found.difference.estimate, found.difference.low, found.difference.high], [-0.137, -0.939, 0.665], atol=1.5e-3)
+    np.testing.assert_allclose([found.lived_ratio.estimate, found.lived_ratio.low, found.lived_ratio.high], [0.981, 0.878, 1.096], atol=1.5e-3)
+    np.testing.assert_allclose([found.lost_ratio.estimate, found.lost_ratio.low, found.lost_ratio.high], [1.050, 0.787, 1.402], atol=1.5e-3)
+    assert other == one
