@@ -30,7 +30,8 @@ from aimer2.study.checkpoint import Remembered
 from aimer2.study.conduct import conduct
 from aimer2.study.events import StudyFinished
 from aimer2.study.pack import pack
-from aimer2.study.perform import Performed, open_performer
+from aimer2.study.perform import open_performer
+from aimer2.study.performed import Performed
 from aimer2.study.secure_update import SecureUpdate
 
 CANARY = {"age": 61.8033988749, "chol": 314.15926535}

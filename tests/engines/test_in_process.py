@@ -16,7 +16,7 @@ from aimer2.core.tree import Tree
 from aimer2.engines.in_process import InProcess
 from aimer2.messages.tensors import read_tree
 from aimer2.study.checkpoint import store
-from aimer2.study.perform import Performed
+from aimer2.study.performed import Performed
 
 
 class Site:

@@ -27,7 +27,8 @@ from aimer2.study import preflight
 from aimer2.study.conduct import conduct
 from aimer2.study.events import EVENT, Event
 from aimer2.study.pack import pack
-from aimer2.study.perform import Performed, open_performer
+from aimer2.study.perform import open_performer
+from aimer2.study.performed import Performed
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests are imported one by one: what they share is found by its path
 ENVIRONMENT = cache(preflight.probe)

@@ -23,7 +23,7 @@ from aimer2.secure_aggregation.vault import MemoryVault
 from aimer2.study.collect import Patience
 from aimer2.study.conduct import Loop
 from aimer2.study.events import EVENT, Event, RoundFinished, RoundRepeated
-from aimer2.study.perform import Performed
+from aimer2.study.performed import Performed
 from aimer2.study.plan import Part, Plan
 from aimer2.study.secure_update import SecureUpdate
 

@@ -21,7 +21,8 @@ from aimer2.core.task import Task
 from aimer2.learners.numpy import NumpyLearner
 from aimer2.learners.recipe import Recipe
 from aimer2.models.linear import Logistic
-from aimer2.study.perform import Participant, Performed
+from aimer2.study.perform import Participant
+from aimer2.study.performed import Performed
 from aimer2.study.personal import divide
 
 METHOD = LocalFineTuning(rounds=2, fine_tuning_steps=3, validation=0.4)

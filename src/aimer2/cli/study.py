@@ -79,7 +79,8 @@ def check(file: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"faults": []} | ({"calibration": told} if told else {}), indent=1, ensure_ascii=False))
         return
-    click.echo(f"{found.name} has no faults: {found.method.name}, {found.method.rounds} rounds, {len(found.cohort.features)} features.")
+    read = f"{len(found.columns)} columns" if found.analyses else f"{len(found.cohort.features)} features"
+    click.echo(f"{found.name} has no faults: {', '.join(found.methods)}, {found.rounds} rounds, {read}.")
     for name, line in told.items():
         click.echo(f"{name:12}  {line}")
 

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from aimer2.client.figures import Figures, printable
-from aimer2.core.task import FigureDocument
+from aimer2.client.tables import Tables
+from aimer2.core.task import ITERATED, FigureDocument
 
 
 def report(result: Mapping[str, Any]) -> Group:
@@ -25,6 +26,8 @@ def _parts(result: Mapping[str, Any]) -> Iterator[RenderableType]:
     yield _facts(result)
     yield from _section("Sites", _sites(result))
     yield from _section("Rounds", _rounds(result))
+    if "tables" in result:
+        yield from _section("Answers", Tables.of(result))
     if result["figures"]:
         yield from _section("Final model on the patients held out at all sites", _figures(result["figures"]))
     for site, figures in result["released"].items():
@@ -70,8 +73,8 @@ def _differential_privacy(stated: Mapping[str, Any]) -> Table:
 
 
 def _sites(result: Mapping[str, Any]) -> Table:
-    training = sum(item["stage"] == "train" for item in result["rounds"])
-    table = Table("site", "training rounds", "absences, with the reason", box=None, pad_edge=False)
+    training = sum(item["stage"] in ITERATED for item in result["rounds"])
+    table = Table("site", "rounds that count", "absences, with the reason", box=None, pad_edge=False)
     for site, part in result["sites"].items():
         absences = [f"{a['stage']} {a['round']}: {a['outcome']}{': ' if a['reason'] else ''}{a['reason']}" for a in part["absences"]]
         why = "\n".join(map(printable, absences)) or ("" if part["rounds"] else "took no part")
@@ -114,9 +117,11 @@ def _figures(documents: list[Mapping[str, Any]]) -> Table:
 def _lineage(result: Mapping[str, Any]) -> Table:
     lineage = result["lineage"]
     grid = _grid()
-    grid.add_row("untrained weights", lineage["initial"])
+    if "analyses" not in result:
+        grid.add_row("untrained weights", lineage["initial"])
     for name, sha256 in lineage["code"].items():
         grid.add_row(Text(printable(name)), sha256)
-    grid.add_row("models in between", str(max(0, len(lineage["models"]) - 1)))
-    grid.add_row("final model", result["model"]["sha256"])
+    if "analyses" not in result:
+        grid.add_row("models in between", str(max(0, len(lineage["models"]) - 1)))
+    grid.add_row("answers" if "analyses" in result else "final model", result["model"]["sha256"])
     return grid

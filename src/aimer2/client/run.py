@@ -12,6 +12,7 @@ from rich.console import Console
 
 from aimer2.client.figures import Figures
 from aimer2.client.report import report
+from aimer2.client.tables import Tables
 from aimer2.client.watch import watch
 from aimer2.core.task import BlobRef, FigureDocument
 from aimer2.messages.wire import StudySummary
@@ -55,6 +56,10 @@ class Run:
         """The final model's figures, pooled over the sites' held-out patients. Raises NotFound before the end."""
         return Figures(FigureDocument(**figure) for figure in self.result()["figures"])
 
+    def tables(self) -> Tables:
+        """The answers to its statistical questions. Raises NotFound before the end."""
+        return Tables.of(self.result())
+
     def report(self, console: Console | None = None) -> None:
         """Prints the result for people. Raises NotFound before the end."""
         (console or Console()).print(report(self.result()))
@@ -66,9 +71,10 @@ class Run:
     def _repr_html_(self) -> str:
         summary = self.summary()
         rows = "".join(f"<tr><td>{escape(s.site)}</td><td>{escape(s.decision)}</td><td>{escape(s.by or s.reason)}</td></tr>" for s in summary.sites)
+        found = Tables.of(self.result())._repr_html_() if summary.state == "finished" else ""
         figures = Figures(FigureDocument(**f) for f in self.result()["figures"])._repr_html_() if summary.state == "finished" else ""
         return (
             f"<h4>{escape(summary.name)} <code>{self.digest[:16]}</code></h4><p>{escape(summary.question)}</p>"
             f"<p><b>{escape(summary.state)}</b>, round {summary.round_number} of {summary.rounds}. {escape(summary.reason)}</p>"
-            f"<table><tr><th>site</th><th>decision</th><th>by</th></tr>{rows}</table>{figures}"
+            f"<table><tr><th>site</th><th>decision</th><th>by</th></tr>{rows}</table>{found}{figures}"
         )

@@ -17,11 +17,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from aimer2.algorithms import catalogue
 from aimer2.blobs.memory import MemoryStore
+from aimer2.client.tables import Tables
 from aimer2.connectors.frame import from_frame
 from aimer2.connectors.table import Table
 from aimer2.core import tree
 from aimer2.core.clock import SystemClock
 from aimer2.core.dataset import Dataset, Samples
+from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import AimerError, BadData, BadInput
 from aimer2.core.protocols import Algorithm, Learner
 from aimer2.core.random import stream
@@ -39,7 +41,8 @@ from aimer2.study.collect import Patience
 from aimer2.study.conduct import Loop, conduct
 from aimer2.study.events import Event, RoundFinished, StudyFinished, StudyPaused
 from aimer2.study.pack import pack
-from aimer2.study.perform import Participant, Performs, open_performer, shielded
+from aimer2.study.perform import Participant, open_performer, shielded
+from aimer2.study.performed import Performs
 from aimer2.study.plan import Part, Plan
 from aimer2.study.secure_update import SecureUpdate
 
@@ -49,11 +52,16 @@ SiteData: TypeAlias = pd.DataFrame | Table | Dataset
 @final
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """What a simulated study gave."""
+    """What a simulated study gave; ``model`` of a study that asks statistical questions is what its methods found, ``tables`` the answers."""
 
     model: Mapping[str, npt.NDArray[Any]]
     result: Mapping[str, Any]
     events: Sequence[Event]
+
+    @property
+    def tables(self) -> Tables:
+        """The answers to statistical questions."""
+        return Tables.of(self.result)
 
     @property
     def figures(self) -> Sequence[FigureDocument]:
@@ -70,15 +78,17 @@ def simulate(
     patient: str | None = None,
     on_event: Callable[[Event], None] | None = None,
     order: Sequence[SiteId] | None = None,
+    disclosure: Disclosure | None = None,
 ) -> Simulation:
     """Runs the study over these sites' data in this process.
 
     A site's data are a DataFrame (``patient`` names the column of patient ids; without it each row is a patient), a Table, or any Dataset whose
     rows are ready for the model. ``folder`` holds the study's code. ``order`` permutes the order in which sites answer; it changes no bit.
+    ``disclosure``: the limits that every site sets to answers of statistical questions; None: those of a hospital that says nothing.
 
     Raises BadStudy with all faults; AimerError where the study could not go on, with the reason.
     """
-    return _run(_simulate(study, sites, folder, patient, on_event, order))
+    return _run(_simulate(study, _Given(sites, folder, patient, disclosure), on_event, order))
 
 
 def federate(
@@ -150,14 +160,24 @@ def _arrays(blobs: MemoryStore, model: BlobRef) -> Mapping[str, npt.NDArray[Any]
     return {name: tree.load(leaf) for name, leaf in read_tree(blobs.open(model)).items()}
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What a study is simulated over."""
+
+    sites: Mapping[SiteId, SiteData]
+    folder: Path
+    patient: str | None
+    disclosure: Disclosure | None
+
+
 async def _simulate(
     study: Study,
-    sites: Mapping[SiteId, SiteData],
-    folder: Path,
-    patient: str | None,
+    given: _Given,
     on_event: Callable[[Event], None] | None,
     order: Sequence[SiteId] | None,
 ) -> Simulation:
+    sites, folder = given.sites, given.folder
     if not sites or (order is not None and sorted(order) != sorted(sites)):
         raise BadInput("There is no site to ask." if not sites else "`order` names every site once.")
     clock = SystemClock()
@@ -168,7 +188,7 @@ async def _simulate(
     keys = {site: made_up_key(site) for site in sites}
     package = pack(study, folder, {site: key.public.text for site, key in keys.items()}, blobs, feature_shape=_feature_shape(sites))
     digest = digest_of(package)
-    performers = {site: _performer(study, site, data, files, patient) for site, data in sites.items()}
+    performers = {site: _performer(study, site, data, files, given) for site, data in sites.items()}
     secure = {}
     if study.privacy.secure_aggregation:
         secure = {site: SecureUpdate.of(package, digest, site, key, MemoryVault()) for site, key in keys.items()}
@@ -202,13 +222,16 @@ def _feature_shape(sites: Mapping[SiteId, SiteData]) -> tuple[int, ...] | None:
     return next(iter(shapes))
 
 
-def _performer(study: Study, site: SiteId, data: SiteData, files: Mapping[str, Path], patient: str | None) -> Performs:
+def _performer(study: Study, site: SiteId, data: SiteData, files: Mapping[str, Path], given: _Given) -> Performs:
+    patient = given.patient
     if isinstance(data, pd.DataFrame):
         if patient is not None and patient not in data.columns:
             raise BadData(f"There is no column {patient!r} at {site}.")
         data = from_frame(data, split_key=hashlib.sha256(site.encode()).digest(), patient=patient)
     if isinstance(data, Table):
-        return open_performer(study, data, site=site, files=files)
+        return open_performer(study, data, site=site, files=files, disclosure=given.disclosure)
+    if study.analyses:
+        raise BadData("A statistical question needs named columns: give a DataFrame or a Table.")
     return _ready(study, site, data, files)
 
 

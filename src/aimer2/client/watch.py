@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aimer2.client.figures import Figures, printable, text_of
-from aimer2.core.task import FigureDocument, SiteId
+from aimer2.core.task import ITERATED, FigureDocument, SiteId
 from aimer2.study.events import (
     Event,
     ReplyReceived,
@@ -34,7 +34,7 @@ Fate: TypeAlias = Literal["waiting", "asked", "in", "late", "refused", "failed",
 """waiting: not asked yet. in: has answered. unfit: its data do not meet the study's contract, so it is asked no more."""
 
 _COLOURS = {"waiting": "dim", "asked": "yellow", "in": "green", "late": "magenta", "refused": "red", "failed": "red", "unfit": "red"}
-_STAGES = {"preflight": "checking data", "moments": "common scale", "train": "training", "final": "last evaluation"}
+_STAGES = {"preflight": "checking data", "moments": "common scale", "train": "training", "final": "last evaluation", "analyse": "answering"}
 _RECENT_ROUNDS = 10
 
 
@@ -68,7 +68,7 @@ class Progress:
     @property
     def seconds_left(self) -> float | None:
         """Of the training, from the rounds that have finished; None before the first."""
-        if self.stage != "train" or not self._seconds:
+        if self.stage not in ITERATED or not self._seconds:
             return None
         return statistics.median(self._seconds) * (self.rounds - self.finished_rounds)
 
@@ -118,13 +118,13 @@ class Progress:
         self.bytes_received += event.bytes_received
         for site in event.took_part:
             line = self._site(site)
-            line.rounds += event.stage == "train"
+            line.rounds += event.stage in ITERATED
             if line.fate != "unfit":
                 line.fate, line.reason = "in", ""
         for absence in event.absent:
             line = self._site(absence.site)
             line.fate, line.reason = absence.outcome, absence.reason
-        if event.stage == "train":
+        if event.stage in ITERATED:
             self._seconds = [*self._seconds, event.seconds][-_RECENT_ROUNDS:]
 
     def __rich__(self) -> Group:

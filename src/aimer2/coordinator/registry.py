@@ -70,7 +70,7 @@ class Offer:
             submitted_by=self.submitted_by,
             submitted=self.submitted,
             round_number=round_number,
-            rounds=study.method.rounds,
+            rounds=study.rounds,
             sites=tuple(self._decision(site) for site in sorted(self.package.roster)),
             result=result,
         )

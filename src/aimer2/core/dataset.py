@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, final
 
@@ -81,3 +82,59 @@ class Shielded:
 
     def batch(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         raise BadData("Under differential privacy a method reads no row.")
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """Named columns, what a statistical method reads. Each float64 ``(n,)``: numbers, or codes of the study's categories; NaN where missing.
+
+    It has no features and no targets: which column is which is the question's affair.
+    """
+
+    columns: Mapping[str, npt.NDArray[np.float64]]
+    patients: npt.NDArray[np.uint64]
+
+    def __post_init__(self) -> None:
+        if odd := sorted(name for name, values in self.columns.items() if values.shape != self.patients.shape or values.dtype != np.float64):
+            raise BadData(f"These columns are not {len(self.patients)} numbers: {', '.join(odd)}.")
+
+    @classmethod
+    def of(cls, data: Dataset) -> Frame:
+        """The data of a site as a frame. Raises BadData where they are none."""
+        if not isinstance(data, Frame):
+            raise BadData("A statistical method reads named columns, and these are rows for a model.")
+        return data
+
+    @classmethod
+    def empty(cls, names: Sequence[str]) -> Frame:
+        """Nobody's data: what a method makes of them has the names and shapes of every site's sums."""
+        return cls({name: np.zeros(0) for name in names}, np.zeros(0, np.uint64))
+
+    def __len__(self) -> int:
+        return len(self.patients)
+
+    def at(self, rows: npt.NDArray[Any]) -> Frame:
+        return Frame({name: values[rows] for name, values in self.columns.items()}, self.patients[rows])
+
+    def complete(self, names: Sequence[str]) -> Frame:
+        """The rows in which none of these columns is missing."""
+        there = np.ones(len(self), bool)
+        for name in names:
+            there &= ~np.isnan(self.columns[name])
+        return self if there.all() else self.at(there)
+
+    def counted(self, rows: npt.NDArray[Any] | None = None) -> int:
+        """How many different patients these rows (none given: all) belong to."""
+        return len(np.unique(self.patients if rows is None else self.patients[rows]))
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        return (len(self.columns),)
+
+    @property
+    def targets(self) -> npt.NDArray[Any]:
+        raise BadData("Named columns have no targets.")
+
+    def batch(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        raise BadData("Named columns have no features and targets.")

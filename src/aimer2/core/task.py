@@ -34,8 +34,12 @@ class BlobRef(Document):
     size: int = Field(ge=0)
 
 
-Stage: TypeAlias = Literal["preflight", "moments", "train", "final"]
-"""What a study goes through: the data contract, the federated standardisation, the method's rounds, the evaluation of the last model."""
+Stage: TypeAlias = Literal["preflight", "moments", "train", "final", "analyse"]
+"""What a study goes through: the data contract, the federated standardisation, the method's rounds, the evaluation of the last model; or the
+data contract and the rounds of its statistical questions."""
+
+ITERATED: tuple[Stage, ...] = ("train", "analyse")
+"""The stages that end when their method has finished, and leave the study's model or its answers."""
 
 
 Phase: TypeAlias = Literal["update", "keys", "shares", "agree", "reveal"]

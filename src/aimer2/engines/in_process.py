@@ -15,7 +15,7 @@ from aimer2.core.tree import Tree
 from aimer2.messages.tensors import read_tree
 from aimer2.study.bounding import bounded
 from aimer2.study.checkpoint import store
-from aimer2.study.perform import Performs
+from aimer2.study.performed import Performs
 from aimer2.study.secure_update import SecureUpdate
 
 

@@ -10,6 +10,7 @@ import cbor2
 from pydantic import Field
 
 from aimer2.core.study import Study
+from aimer2.core.study.fields import unset
 from aimer2.core.task import BlobRef, Digest, Document, SiteId
 
 
@@ -19,6 +20,7 @@ class Package(Document):
     format: Literal[1] = 1
     study: Study
     method_version: int = Field(description="version of the method's own module; a site refuses one that it does not have")
+    versions: Mapping[str, int] = Field(default_factory=dict, exclude_if=unset, description="of each method of the analyses, likewise")
     files: Mapping[str, BlobRef] = Field(default_factory=dict, description="code beside the study: `model.py`")
     initial: BlobRef = Field(description="the untrained weights, a tensor blob")
     roster: Mapping[SiteId, str] = Field(description="every site asked, with its public key as the researcher saw it")

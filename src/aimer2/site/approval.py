@@ -128,8 +128,8 @@ def _other_names(rule: Rule, request: StudyRequest) -> Iterator[str]:
         yield f"the principal investigator is {study.principal_investigator}"
     if rule.datasets and study.cohort.dataset not in rule.datasets:
         yield f"the data set is {study.cohort.dataset}"
-    if rule.methods and study.method.name not in rule.methods:
-        yield f"the method is {study.method.name}"
+    if rule.methods and (others := [name for name in study.methods if name not in rule.methods]):
+        yield f"the method is {', '.join(others)}"
 
 
 def _against(rule: Rule, request: StudyRequest) -> Iterator[str]:
@@ -142,8 +142,8 @@ def _against(rule: Rule, request: StudyRequest) -> Iterator[str]:
         yield "its result names this site's own figures"
     if study.cohort.minimum_patients < rule.minimum_patients:
         yield f"it accepts cohorts of {study.cohort.minimum_patients} patients"
-    if rule.maximum_rounds is not None and study.method.rounds > rule.maximum_rounds:
-        yield f"it has {study.method.rounds} rounds"
+    if rule.maximum_rounds is not None and study.rounds > rule.maximum_rounds:
+        yield f"it has {study.rounds} rounds"
     if rule.maximum_days is not None and study.expires_at > request.now + rule.maximum_days * _DAY:
         yield "it runs for longer"
     if rule.secure_aggregation and not study.privacy.secure_aggregation:

@@ -8,9 +8,10 @@ from aimer2.algorithms import catalogue
 from aimer2.algorithms.aggregators import catalogue as aggregators
 from aimer2.core.clock import rfc3339
 from aimer2.core.errors import BadStudy
-from aimer2.core.study import Study
+from aimer2.core.study import Analysis, Study
 from aimer2.messages.package import Package
 from aimer2.secure_aggregation.roster import threshold
+from aimer2.statistics import catalogue as statistics
 from aimer2.study.secure_update import sites_needed
 
 
@@ -40,7 +41,7 @@ def describe_request(package: Package, digest: str, code: Mapping[str, str] | No
 def _reads(study: Study) -> Iterator[str]:
     cohort = study.cohort
     yield f"Reads here       data set '{cohort.dataset}', at least {cohort.minimum_patients} patients, only these columns:"
-    for feature in cohort.features:
+    for feature in study.columns if study.analyses else cohort.features:
         kind = feature.unit or ("number" if feature.kind == "number" else "one of " + ", ".join(feature.categories))
         yield f"                 {feature.name} ({kind})"
     if cohort.group is not None:
@@ -51,11 +52,35 @@ def _reads(study: Study) -> Iterator[str]:
 
 def _runs(package: Package) -> Iterator[str]:
     study = package.study
+    if study.analyses:
+        yield from _asks(package)
+        return
     yield f"Runs here        {study.method.name}, version {package.method_version}, {study.method.rounds} rounds: {_summary(study.method.name)}"
     for name, value in sorted(study.method.parameters.items()):
         yield f"                 {name} = {value}"
     yield from _aggregator(study)
     yield f"                 model {study.model.name or study.model.code} ({study.model.framework})"
+
+
+def _asks(package: Package) -> Iterator[str]:
+    """The locked plan: what is not in it cannot be run."""
+    yield "Answers here     only these statistical questions:"
+    for analysis in package.study.analyses:
+        version = package.versions.get(analysis.method)
+        yield f"                 {analysis.name}: {analysis.formula}"
+        yield f"                   {analysis.method}, version {version}, at most {analysis.rounds} rounds: {_statistic(analysis.method)}"
+        for name, value in sorted(analysis.options.items()):
+            yield f"                   {name} = {value}"
+
+
+def _statistic(name: str) -> str:
+    return statistics.summary(name) if name in statistics.names() else "this installation does not have it"
+
+
+def _sums_of(analysis: Analysis) -> Sequence[str]:
+    if analysis.method not in statistics.names():
+        return (f"unknown: this installation does not have the method '{analysis.method}' and would refuse its tasks",)
+    return [f"each round, of {analysis.name}: {line.replace('``', '')}" for line in statistics.leaves(analysis.method)]
 
 
 def _aggregator(study: Study) -> Iterator[str]:
@@ -81,6 +106,9 @@ def _leaves(package: Package) -> Iterator[str]:
 
 def what_leaves(study: Study) -> Sequence[str]:
     lines = ["before the first round: whether the data meet the study's contract, as sentences with rounded counts"]
+    if study.analyses:
+        lines.append("and whether this site's limits (`[disclosure]` in site.toml) speak against answering, with the reason")
+        return [*lines, *(line for analysis in study.analyses for line in _sums_of(analysis))]
     if study.cohort.common_moments:
         lines.append("before the first round: of each column how many values and their sum")
         lines.append("and then, about the mean that came of it: the sums of the distances and of the squared distances")

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
-from aimer2.algorithms import catalogue
 from aimer2.audit.entries import Json
 from aimer2.audit.kinds import Kind
 from aimer2.blobs.folder import FolderStore
@@ -29,11 +28,10 @@ from aimer2.core.errors import (
     VersionMismatch,
 )
 from aimer2.core.protocols import Blob
-from aimer2.core.study import Study
-from aimer2.core.task import Answer, BlobRef, Failure, Refusal, Reply, Stage, Task
+from aimer2.core.task import Answer, BlobRef, Failure, Refusal, Reply, Task
 from aimer2.messages.package import Package
 from aimer2.messages.wire import ATTACHED_BYTES, Decision, attach, detach, task_key
-from aimer2.site import check, snapshots
+from aimer2.site import approved, check, snapshots
 from aimer2.site.approval import stands
 from aimer2.site.connection import Connection
 from aimer2.site.decisions import Decisions
@@ -173,13 +171,11 @@ class Performing:
             raise NotApproved(why or "")
         # A data contract may also be looked at outside the rounds.
         lowest = 0 if task.stage == "preflight" else 1
-        if not lowest <= task.round_number <= _rounds(package.study, task.stage):
+        if not lowest <= task.round_number <= approved.rounds(package.study, task.stage):
             raise NotApproved("The approved study has no such round.")
         if self._decisions.store.fact(f"reported {task.study}") is not None:
             raise NotApproved("The study has ended at this site.")
-        method = package.study.method.name
-        if method not in catalogue.names() or catalogue.version(method) != package.method_version:
-            raise VersionMismatch(f"This site does not have version {package.method_version} of the method '{method}'.")
+        approved.require_methods(package)
         return package, decision
 
     def _package(self, study: str) -> Package | None:
@@ -277,7 +273,8 @@ class Performing:
         if standing.bytes_kept + coming > worker.disk_mib << 20:
             raise OutOfResources("The study has used up its disk at this site.")
         snapshot = snapshots.current(folder, decision.dataset, self._settings.retention, self._decisions.clock.now())
-        return Opening(task.site, folder.study(task.study), snapshot.path, snapshot.sha256, left, worker)
+        limits = self._settings.disclosure
+        return Opening(task.site, folder.study(task.study), snapshot.path, snapshot.sha256, left, worker, limits)
 
     async def _input(self, study: str, ref: BlobRef, attachments: Mapping[str, str]) -> Blob:
         if ref.sha256 in attachments:
@@ -342,7 +339,7 @@ class Performing:
         return await to_the_end(protect, *given) if large else protect(*given)
 
     def _wanted(self, task: Task, package: Package, received: Mapping[str, Blob], handed: Handed) -> list[check.Wanted]:
-        expectation = check.expect(package.study, task.stage, received)
+        expectation = check.expect(package.study, task, received)
         check.check_names(handed.sums, expectation)
         room = self._settings.worker.disk_mib << 20
         sums = [check.Wanted(name, expectation.layouts.get(name), expectation.room(name, room)) for name in handed.sums]
@@ -389,12 +386,6 @@ def _reserve_in(ledger: Ledger, work: Work, spent: Spent) -> None:
     if (task.study, task.id, task.attempt) not in charges and len(own) >= 2 * (work.package.study.method.rounds + 1):
         raise BudgetExceeded("This study has taken as much of the privacy budget as two runs of it would.")
     ledger.reserve(task.study, task.id, task.attempt, spent)
-
-
-def _rounds(study: Study, stage: Stage) -> int:
-    """How many the approved study has."""
-    moments, final = 2 if study.cohort.common_moments else 0, 1 if study.evaluation.held_out > 0 else 0
-    return {"preflight": 1, "moments": moments, "train": study.method.rounds, "final": final}[stage]
 
 
 def _class_sentence(error: AimerError) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, final
 
 from aimer2.connectors.table import load_table
+from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import AimerError, OutOfResources
 from aimer2.core.study import Study
 from aimer2.core.task import Task
@@ -18,7 +19,8 @@ from aimer2.core.tree import Tree
 from aimer2.messages.tensors import read_tree, write_tree
 from aimer2.site.line import Line
 from aimer2.site.memory_files import MemoryFile, OpenFile
-from aimer2.study.perform import Performed, Performs, open_performer
+from aimer2.study.perform import open_performer
+from aimer2.study.performed import Performed, Performs
 
 
 def serve(line: Line, opening: Mapping[str, Any]) -> None:
@@ -40,7 +42,7 @@ def _open(opening: Mapping[str, Any]) -> Performs:
     study = Study.model_validate_json((files / "study.json").read_bytes())
     table = load_table(Path(opening["snapshot"]), verify=True, sha256=opening["sha256"])
     named = {path.name: path for path in files.iterdir() if path.name != "study.json"}
-    return open_performer(study, table, site=opening["site"], files=named)
+    return open_performer(study, table, site=opening["site"], files=named, disclosure=Disclosure(**opening["disclosure"]))
 
 
 def _answer(performer: Performs, request: dict[str, Any], files: list[int]) -> tuple[dict[str, Any], list[int]]:

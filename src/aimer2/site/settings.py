@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
+from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import BadInput
 from aimer2.core.study import faults_of
 from aimer2.core.task import Document, SiteId
@@ -52,6 +53,7 @@ class Settings(Document):
     coordinator: CoordinatorAddress
     worker: WorkerSettings = WorkerSettings()
     retention: Retention = Retention()
+    disclosure: Disclosure = Disclosure()
     small_differences: Literal["warn", "refuse"] = Field(
         default="warn", description="when two sums in secret, one after the other, differ by one or two sites: recorded, or not opened either"
     )

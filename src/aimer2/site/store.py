@@ -17,7 +17,7 @@ from aimer2.messages.package import Package
 from aimer2.messages.wire import Decision, task_key
 from aimer2.site.migrations import STEPS
 
-_STAGES: tuple[Stage, ...] = ("preflight", "moments", "train", "final")
+_STAGES: tuple[Stage, ...] = ("preflight", "moments", "train", "final", "analyse")
 _MOST_ROUNDS = 1_000_000
 
 

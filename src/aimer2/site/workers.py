@@ -10,10 +10,11 @@ import socket
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, final
 
+from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import AimerError, NotAvailable, OutOfResources, catalogue
 from aimer2.site.line import AsyncLine
 from aimer2.site.sandbox import python_trees
@@ -47,6 +48,8 @@ class Opening:
     sha256: str
     cpu_seconds: int
     settings: WorkerSettings
+    disclosure: Disclosure = field(default_factory=Disclosure)
+    """The hospital's limits on answers to statistical questions."""
     serves: Literal["serving", "leak.serving"] = "serving"
     """What runs inside: the study's tasks, or the attacks of a rehearsal."""
 
@@ -98,8 +101,7 @@ class Worker:
             )
         files = str(self.opening.folder / "files")
         where = {"site": self.opening.site, "files": files, "snapshot": str(self.opening.snapshot), "sha256": self.opening.sha256}
-        where["serves"] = self.opening.serves
-        await self.ask(where)
+        await self.ask(where | {"serves": self.opening.serves, "disclosure": self.opening.disclosure.model_dump()})
 
     async def ask(self, document: dict[str, Any], files: list[int] | None = None) -> tuple[dict[str, Any], list[int]]:
         """Raises WorkerDied, or the error whose code the worker reports (with the class's own sentence: its text is not to be trusted)."""

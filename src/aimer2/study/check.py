@@ -15,12 +15,15 @@ from aimer2.learners.catalogue import faults as learner_faults
 from aimer2.metrics import figures
 from aimer2.secure_aggregation.roster import MINIMUM
 from aimer2.study import bounding, differential_privacy, seams, trees
+from aimer2.study.analysing import analyses_of
 
 _NOT_SECURE = "set `privacy.secure_aggregation` to false and say why in `privacy.why_not_secure`"
 
 
 def check(study: Study, folder: Path, clock: Clock) -> list[Fault]:
     """Every fault of a study whose form is right (`Study` has told the faults of form); ``folder`` holds its code. Empty: it can be submitted."""
+    if study.analyses:
+        return [*_terms(study, clock), *promises(study), *_sites(study)]
     return [
         *_terms(study, clock),
         *promises(study),
@@ -37,6 +40,8 @@ def check(study: Study, folder: Path, clock: Clock) -> list[Fault]:
 
 def promises(study: Study) -> list[Fault]:
     """What the coordinator that conducts it must keep, and looks at again: secrecy of updates, method, aggregator, differential privacy."""
+    if study.analyses:
+        return [*_secrecy(study), *_analyses(study)]
     return [*_secrecy(study), *_method(study), *_aggregator(study), *bounding.faults(study), *differential_privacy.faults(study)]
 
 
@@ -64,6 +69,18 @@ def _secrecy(study: Study) -> list[Fault]:
         problem = f"needs at least {MINIMUM} sites, and {len(study.sites.names)} are named: of two, each could work out the other's update"
         return [Fault("privacy.secure_aggregation", problem, f"name more sites, or {_NOT_SECURE}")]
     return []
+
+
+def _analyses(study: Study) -> list[Fault]:
+    found = []
+    if study.privacy.differential_privacy is not None:
+        problem = "is not available for statistical questions in this version"
+        found.append(Fault("privacy.differential_privacy", problem, "leave it out"))
+    try:
+        analyses_of(study)
+    except BadStudy as error:
+        found += error.faults
+    return found
 
 
 def _method(study: Study) -> list[Fault]:

@@ -158,6 +158,15 @@ def _by_range(cohort: Cohort, features: Floats) -> Floats:
     return scaled
 
 
+def coded(column: Feature, table: Table) -> Floats:
+    """The values of a column that meets the contract ``(n,)``: numbers, or codes in the study's order of categories; NaN where missing."""
+    found = find(table, column.name)
+    if column.kind == "number":
+        return np.array(found.values, np.float64)
+    codes = _codes(column, found)
+    return np.where(codes == -1, np.nan, codes.astype(np.float64))
+
+
 def find(table: Table, name: str) -> Column:
     if name not in table.columns:
         raise BadData(f"There is no column {name!r}.")

@@ -17,7 +17,7 @@ from aimer2.core import tree
 from aimer2.core.clock import Clock
 from aimer2.core.errors import AimerError, BadData, BadUpdate, NotApproved
 from aimer2.core.protocols import BlobStore, Engine
-from aimer2.core.task import BlobRef, FigureDocument, SiteId, Task
+from aimer2.core.task import ITERATED, BlobRef, FigureDocument, SiteId, Task
 from aimer2.core.update import Update
 from aimer2.messages.package import Package
 from aimer2.study.checkpoint import Checkpoints, StoredTree, blobs_of, finite, load_state, refs_of, save_state, store
@@ -104,12 +104,14 @@ async def conduct(
     A pause (too few sites can answer, or their sum is not finite) loses nothing: conducting again asks the same round anew. Whoever listens
     keeps each event before it asks for the next: the result is made of the kept ones.
     """
-    loop = Loop(plan_of(package, digest, blobs), engine, blobs, checkpoints, clock)
+    plan = plan_of(package, digest, blobs)
+    loop = Loop(plan, engine, blobs, checkpoints, clock)
     async for event in loop.run():
         yield event
     if loop.model is not None:
         # Aside: to account for differential privacy takes a second.
-        result = await asyncio.to_thread(build_result, package, digest, loop.model, await checkpoints.events())
+        tables = plan.tables(StoredTree(loop.model, blobs))
+        result = await asyncio.to_thread(build_result, package, digest, loop.model, await checkpoints.events(), tables)
         yield StudyFinished(time=clock.now(), result=result)
 
 
@@ -166,7 +168,7 @@ class Loop:
         if self.position.round_number == 0:
             yield StageStarted(time=self._clock.now(), stage=part.stage, rounds=part.rounds)
         state = self._state(part)
-        while self.position.round_number < part.rounds and not (part.stage == "train" and part.algorithm.finished(state)):
+        while self.position.round_number < part.rounds and not (part.stage in ITERATED and part.algorithm.finished(state)):
             async for event in self._round(part, state):
                 yield event
             state = self._state(part)
@@ -184,7 +186,7 @@ class Loop:
         number, began = self.position.round_number + 1, self._clock.monotonic()
         there = sorted(await self._engine.sites())
         present = tuple(site for site in there if site not in self.position.excluded)
-        selected = tuple(part.algorithm.select(state, present)) if part.stage == "train" else present
+        selected = tuple(part.algorithm.select(state, present)) if part.stage in ITERATED else present
         away = tuple(_away(site) for site in self._plan.roster if site not in (*there, *self.position.excluded))
         collected = Collected(selected, away=away)
         patience = self._patience(part, selected)
@@ -237,7 +239,7 @@ class Loop:
     def _patience(self, part: Part, selected: tuple[SiteId, ...]) -> Patience:
         """Of the data contract every answer is wanted; a round of a method that asks fewer sites needs no more than it asks."""
         whole = self._plan.patience
-        needed = min(whole.needed, len(selected)) if part.stage == "train" and selected else whole.needed
+        needed = min(whole.needed, len(selected)) if part.stage in ITERATED and selected else whole.needed
         return Patience(max(needed, self._way(part).needed), whole.deadline_seconds)
 
     def _too_few(self, found: str, absent: tuple[Absence, ...]) -> str:
@@ -292,7 +294,7 @@ class Loop:
             round_number=number,
             state=advance.state,
             last=event.model_dump(mode="json"),
-            counted={**previous.counted, **dict.fromkeys(event.took_part, number)} if part.stage == "train" else previous.counted,
+            counted={**previous.counted, **dict.fromkeys(event.took_part, number)} if part.stage in ITERATED else previous.counted,
             summing=self._summing.kept,
             lost=0,
         )
@@ -354,7 +356,7 @@ class Loop:
 
     async def _finish(self, part: Part, state: Any) -> None:
         models = dict(self.position.models)
-        if part.stage in ("moments", "train"):
+        if part.stage == "moments" or part.stage in ITERATED:
             models["moments" if part.stage == "moments" else "model"] = store(part.algorithm.model(state), self._blobs).model_dump()
         previous = self.position
         self._summing.close()

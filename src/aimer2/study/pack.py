@@ -14,6 +14,7 @@ from aimer2.core.study import Study
 from aimer2.core.task import SiteId
 from aimer2.learners.catalogue import make_learner
 from aimer2.messages.package import Package
+from aimer2.study.analysing import VERSION, versions_of
 from aimer2.study.checkpoint import store
 from aimer2.study.cohort import design_width
 from aimer2.study.weights import load_given
@@ -26,6 +27,10 @@ def pack(
 
     Raises BadModel where the model cannot be built, BadStudy where the method does not fit it.
     """
+    if study.analyses:
+        return Package(
+            study=study, method_version=VERSION, versions=versions_of(study), initial=store({}, blobs), roster=dict(sorted(roster.items()))
+        )
     files = {} if study.model.code is None else {study.model.code: folder / study.model.code}
     shape = (design_width(study.cohort),) if feature_shape is None else feature_shape
     learner = make_learner(study, feature_shape=shape, files=files, device="cpu")

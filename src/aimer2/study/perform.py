@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import Any, final
 
 import numpy as np
 
@@ -15,38 +15,21 @@ from aimer2.algorithms.personal import Personal
 from aimer2.connectors.table import Table
 from aimer2.core import tree
 from aimer2.core.dataset import Dataset, Samples, Shielded
+from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import BadData
 from aimer2.core.protocols import Algorithm, Learner, Local
 from aimer2.core.random import stream
 from aimer2.core.study import Study
-from aimer2.core.task import Check, FigureDocument, SiteId, Task
+from aimer2.core.task import Check, SiteId, Task
 from aimer2.core.tree import Tree
 from aimer2.learners.catalogue import make_learner
-from aimer2.metrics.figures import Figure, figures, measure
+from aimer2.metrics.figures import figures, measure
 from aimer2.statistics.moments import Moments
 from aimer2.study import cohort, preflight
 from aimer2.study.evaluation import released
-from aimer2.study.personal import MODEL, PREPARATION, START, Compared, compare, divide, told
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Performed:
-    """What a task gave: sums to send, checks of a preflight, the site's own figures (they stay)."""
-
-    sums: Mapping[str, Tree]
-    checks: tuple[Check, ...] = ()
-    figures: tuple[Figure, ...] = ()
-    released: tuple[FigureDocument, ...] = ()
-    """Of the figures what the approved study releases."""
-    compared: Compared | None = None
-    """At the end of a personal method: which model the site keeps."""
-
-
-class Performs(Protocol):
-    """Anything that can do a site's tasks."""
-
-    def perform(self, task: Task, received: Mapping[str, Tree], memory: MutableMapping[str, Tree]) -> Performed: ...
+from aimer2.study.performed import Performed, Performs
+from aimer2.study.personal import MODEL, PREPARATION, START, compare, divide, told
+from aimer2.study.statistician import Statistician
 
 
 @final
@@ -222,5 +205,10 @@ def shielded(study: Study, rows: Samples) -> Dataset:
     return rows if study.privacy.differential_privacy is None else Shielded(rows, study.cohort.minimum_patients)
 
 
-def open_performer(study: Study, table: Table, *, site: SiteId, files: Mapping[str, Path]) -> Performer:
+def open_performer(
+    study: Study, table: Table, *, site: SiteId, files: Mapping[str, Path], disclosure: Disclosure | None = None
+) -> Performs:
+    """``disclosure``: the hospital's limits on answers to statistical questions; None: as they are without a word of the hospital."""
+    if study.analyses:
+        return Statistician(study, table, site=site, disclosure=disclosure or Disclosure())
     return Performer(study, table, site=site, files=files)

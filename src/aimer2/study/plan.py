@@ -13,11 +13,13 @@ from aimer2.algorithms import catalogue
 from aimer2.algorithms.aggregators import catalogue as aggregators
 from aimer2.algorithms.aggregators.weighted_mean import WeightedMean
 from aimer2.core.protocols import Aggregator, Algorithm, BlobStore
+from aimer2.core.table import Table
 from aimer2.core.task import FigureDocument, SiteId, Stage
 from aimer2.core.tree import Tree
 from aimer2.messages.package import Package
 from aimer2.secure_aggregation.roster import Roster
 from aimer2.statistics.moments import Moments
+from aimer2.study.analysing import analyses_of
 from aimer2.study.checkpoint import StoredTree
 from aimer2.study.cohort import design_width
 from aimer2.study.collect import Patience
@@ -49,6 +51,8 @@ class Plan:
     aggregator: Aggregator = field(default_factory=WeightedMean)
     figures: Callable[[Mapping[str, Tree]], tuple[FigureDocument, ...]] = lambda _: ()
     """Pooled sums to figures."""
+    tables: Callable[[Tree], tuple[Table, ...]] = lambda _: ()
+    """What the last stage left, as the answers of a study that asks statistical questions."""
     secure: Roster | None = None
     """Whose updates are added in secret; None: in the clear."""
     keep: frozenset[str] = frozenset()
@@ -59,6 +63,8 @@ def plan_of(package: Package, digest: str, blobs: BlobStore) -> Plan:
     """The stages of a study: the data contract, the common standardisation where it is federated, the method, the last evaluation."""
     study = package.study
     initial = StoredTree(package.initial, blobs)
+    if study.analyses:
+        return _answering(package, digest)
     method = catalogue.make(study.method.name, study.method.rounds, study.method.parameters)
     empty = {name: np.zeros(design_width(study.cohort)) for name in ("count", "mean", "deviation")}
     parts = [Part("preflight", Moments(), 1, {})]
@@ -74,6 +80,22 @@ def plan_of(package: Package, digest: str, blobs: BlobStore) -> Plan:
         patience=Patience(study.sites.needed, study.sites.deadline_seconds),
         aggregator=aggregators.make(study.method.aggregator, study.sites.block, study.method.aggregator_parameters),
         figures=partial(pooled, study),
+        secure=roster_of(package, digest) if study.privacy.secure_aggregation else None,
+        keep=frozenset({package.initial.sha256}),
+    )
+
+
+def _answering(package: Package, digest: str) -> Plan:
+    """The stages of a study that asks statistical questions: the data contract, the rounds of all analyses together."""
+    study = package.study
+    analyses = analyses_of(study)
+    return Plan(
+        digest=digest,
+        roster=tuple(sorted(package.roster)),
+        parts=(Part("preflight", Moments(), 1, {}), Part("analyse", analyses, study.rounds, {})),
+        patience=Patience(study.sites.needed, study.sites.deadline_seconds),
+        aggregator=WeightedMean(study.sites.block),
+        tables=analyses.tables,
         secure=roster_of(package, digest) if study.privacy.secure_aggregation else None,
         keep=frozenset({package.initial.sha256}),
     )

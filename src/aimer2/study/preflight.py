@@ -56,8 +56,24 @@ def probe(path: Path) -> Environment:
 def checks(study: Study, table: Table, environment: Environment) -> tuple[Check, ...]:
     """Every check in one go. Those that count rows (missing, patients, classes, held-out) are there only where the columns are right."""
     contract = tuple(_columns(study.cohort, table))
+    needed = MEMORY_BYTES + COPIES * 8 * len(table) * cohorts.design_width(study.cohort)
     rows = tuple(_rows(study, table)) if all(check.passed for check in contract) else ()
-    return (*contract, *rows, *_machine(study, len(table), environment))
+    return (*contract, *rows, *_framework(study, environment), *_machine(study, needed, environment))
+
+
+def statistical_checks(study: Study, table: Table, environment: Environment) -> tuple[Check, ...]:
+    """The same of a study that asks statistical questions: its columns, its patients, this machine."""
+    cohort = study.cohort.model_copy(update={"features": study.columns})
+    contract = tuple(_columns(cohort, table))
+    enough = _enough(cohort, count_patients(table.patient))
+    needed = MEMORY_BYTES + COPIES * 8 * len(table) * len(study.columns)
+    return (*contract, enough, *_machine(study, needed, environment))
+
+
+def _enough(cohort: Cohort, patients: int) -> Check:
+    enough = patients >= cohort.minimum_patients
+    counted = "There are at least" if enough else "There are fewer usable patients than"
+    return Check(name="patients", passed=enough, finding=f"{counted} the {cohort.minimum_patients} patients that the study asks for.")
 
 
 def _columns(cohort: Cohort, table: Table) -> Iterator[Check]:
@@ -83,9 +99,7 @@ def _rows(study: Study, table: Table) -> Iterator[Check]:
     incomplete = np.asarray(np.isnan(whole.features).any(axis=1))
     yield _missing(cohort, whole, incomplete, table)
     usable = whole.at(~incomplete) if cohort.missing == "drop" else whole
-    enough = count_patients(usable.patient) >= cohort.minimum_patients
-    counted = "There are at least" if enough else "There are fewer usable patients than"
-    yield Check(name="patients", passed=enough, finding=f"{counted} the {cohort.minimum_patients} patients that the study asks for.")
+    yield _enough(cohort, count_patients(usable.patient))
     train, held_out = cohorts.split(usable, study.evaluation.held_out)
     yield Check(
         name="training", passed=len(train) > 0, finding="There are patients to train on." if len(train) else "No patient is left to train on."
@@ -134,15 +148,19 @@ def _outcomes(target: Target, train: cohorts.Design) -> Iterator[Check]:
         yield Check(name="classes", passed=passed, blocking=False, finding=finding)
 
 
-def _machine(study: Study, rows: int, environment: Environment) -> Iterator[Check]:
+def _framework(study: Study, environment: Environment) -> Iterator[Check]:
     packages = environment.packages
-    yield _check("packages", "Every package is in its range.", [_outdated(name, text, packages) for name, text in study.requires.items()])
     wanted = [distribution(framework) for framework in frameworks(study)]
     found = next((name for name in wanted if name in packages), None)
     finding = f"{' or '.join(wanted)} is not installed." if found is None else f"{found} {packages[found]}."
     yield Check(name="framework", passed=found is not None, finding=finding)
+
+
+def _machine(study: Study, needed: int, environment: Environment) -> Iterator[Check]:
+    """``needed``: bytes of memory."""
+    packages = environment.packages
+    yield _check("packages", "Every package is in its range.", [_outdated(name, text, packages) for name, text in study.requires.items()])
     yield _room("disk", DISK_BYTES, environment.disk_free)
-    needed = MEMORY_BYTES + COPIES * 8 * rows * cohorts.design_width(study.cohort)
     if environment.memory_available is not None:
         yield _room("memory", needed, environment.memory_available)
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aimer2.core.clock import rfc3339
-from aimer2.core.task import BlobRef, SiteId
+from aimer2.core.table import Table
+from aimer2.core.task import ITERATED, BlobRef, SiteId
 from aimer2.messages.package import Package
 from aimer2.study.events import Event, RoundFinished, StudyStarted
 from aimer2.study.statement import differential_privacy, guarantee, secrecy, secure_aggregation
 
 
-def build_result(package: Package, digest: str, model: BlobRef, events: Sequence[Event]) -> dict[str, Any]:
+def build_result(package: Package, digest: str, model: BlobRef, events: Sequence[Event], tables: Sequence[Table] = ()) -> dict[str, Any]:
     """The document that the coordinator signs; it holds sums over sites and what sites released, nothing of a single patient."""
     study = package.study
     rounds = [event for event in events if isinstance(event, RoundFinished)]
@@ -27,7 +28,7 @@ def build_result(package: Package, digest: str, model: BlobRef, events: Sequence
         "question": study.question,
         "principal_investigator": study.principal_investigator,
         "ethics": study.ethics,
-        "method": study.method.model_dump(mode="json") | {"version": package.method_version},
+        "method": _method(package),
         "started": None if started is None else rfc3339(started),
         "finished": rfc3339(rounds[-1].time) if rounds else None,
         "sites": _participation(package, rounds),
@@ -46,12 +47,27 @@ def build_result(package: Package, digest: str, model: BlobRef, events: Sequence
             "models": [event.model.sha256 for event in rounds if event.model is not None],
         },
         "model": model.model_dump(),
-    }
+    } | _answers(package, tables)
+
+
+def _method(package: Package) -> dict[str, Any]:
+    study = package.study
+    if study.analyses:
+        return {"name": ", ".join(study.methods), "rounds": study.rounds, "parameters": {}, "version": package.method_version}
+    return study.method.model_dump(mode="json") | {"version": package.method_version}
+
+
+def _answers(package: Package, tables: Sequence[Table]) -> dict[str, Any]:
+    """Of a study that asks statistical questions: the questions as they were approved, and the answers."""
+    if not package.study.analyses:
+        return {}
+    asked = [analysis.model_dump(mode="json") | {"version": package.versions[analysis.method]} for analysis in package.study.analyses]
+    return {"analyses": asked, "tables": [table.model_dump(mode="json") for table in tables]}
 
 
 def _participation(package: Package, rounds: Sequence[RoundFinished]) -> dict[SiteId, Mapping[str, Any]]:
     """Every site that was asked: in how many training rounds it took part, and each of its absences with the reason."""
-    training = [event for event in rounds if event.stage == "train"]
+    training = [event for event in rounds if event.stage in ITERATED]
     return {
         site: {
             "rounds": sum(site in event.took_part for event in training),

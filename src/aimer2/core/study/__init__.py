@@ -6,6 +6,7 @@ hospital approves. This module knows its form; `aimer2.study.check` knows whethe
 
 from __future__ import annotations
 
+from aimer2.core.study.analyses import Analysis
 from aimer2.core.study.cohort import Cohort, Feature, Target
 from aimer2.core.study.faults import faults_of
 from aimer2.core.study.fields import NAME, Scalar
@@ -15,6 +16,7 @@ from aimer2.core.study.training import Method, Model, Training
 
 __all__ = [
     "NAME",
+    "Analysis",
     "Cohort",
     "DifferentialPrivacy",
     "Evaluation",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from aimer2.core.study.fields import NAME, Above0, ColumnName, unset
+from aimer2.core.study.fields import NAME, Above0, ColumnName, Present, unset
 from aimer2.core.task import Document
 
 
@@ -93,7 +93,9 @@ class Target(Document):
 
     @property
     def columns(self) -> tuple[Target, ...]:
-        """Each column as a target of its own: the labels; the time and the event; itself."""
+        """Each column as a target of its own: the labels; the time and the event; itself; none of a study that trains no model."""
+        if not self.name:
+            return ()
         if self.kind == "multilabel":
             return tuple(Target(name=label, categories=self.categories) for label in self.labels)
         if self.event is not None:
@@ -101,13 +103,21 @@ class Target(Document):
         return (self,)
 
 
+NO_TARGET = Target.model_construct(name="")
+"""Of a study that trains no model. No document can say this."""
+
+
+def _without_target(target: Target) -> bool:
+    return not target.name
+
+
 class Cohort(Document):
     """Whose data: a named data set at each site, what is read of it, how it is prepared."""
 
     dataset: str = Field(pattern=NAME, description="the name that each site has given its data set")
     unit: Literal["patient"] = "patient"
-    features: tuple[Feature, ...] = Field(min_length=1)
-    target: Target
+    features: Annotated[tuple[Feature, ...], Present, Field(min_length=1)] = Field(default=(), exclude_if=unset)
+    target: Annotated[Target, Present] = Field(default=NO_TARGET, exclude_if=_without_target)
     minimum_patients: int = Field(default=10, ge=1, description="a site with fewer is refused")
     missing: Literal["refuse", "drop", "mean", "zero", "keep"] = Field(
         default="refuse",

@@ -6,16 +6,17 @@ import datetime
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AwareDatetime, Field, ValidationError
+from pydantic import AwareDatetime, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from aimer2.core.errors import BadStudy, Fault
-from aimer2.core.study.cohort import Cohort
+from aimer2.core.study.analyses import Analysis, features_of
+from aimer2.core.study.cohort import Cohort, Feature
 from aimer2.core.study.faults import faults_of
-from aimer2.core.study.fields import NAME
+from aimer2.core.study.fields import NAME, Present, unset
 from aimer2.core.study.terms import Evaluation, Privacy, Sites
-from aimer2.core.study.training import Method, Model, Training
+from aimer2.core.study.training import NO_MODEL, Method, Model, Training, without_model
 from aimer2.core.task import Document
 
 
@@ -32,7 +33,8 @@ class Study(Document):
     seed: int = Field(default=1, ge=0, lt=2**63)
     requires: Mapping[str, str] = Field(default_factory=dict, description="package = the versions each site must have: torch = '>=2.4'")
     cohort: Cohort
-    model: Model
+    analyses: tuple[Analysis, ...] = Field(default=(), max_length=50, exclude_if=unset, description="statistical questions in place of a model")
+    model: Annotated[Model, Present] = Field(default=NO_MODEL, exclude_if=without_model)
     training: Training = Training()
     method: Method = Method()
     sites: Sites = Sites()
@@ -45,6 +47,54 @@ class Study(Document):
             super().__init__(**fields)
         except ValidationError as error:
             raise BadStudy(faults_of(error)) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_of_two(cls, fields: Any) -> Any:
+        """A study that asks no statistical question trains a model: what that needs is missing where it is not there."""
+        if not isinstance(fields, Mapping) or fields.get("analyses"):
+            return fields
+        cohort = fields.get("cohort")
+        if isinstance(cohort, Mapping):
+            cohort = {"features": None, "target": None, **cohort}
+        return {"model": None, **fields} | ({} if cohort is None else {"cohort": cohort})
+
+    @model_validator(mode="after")
+    def _only_one(self) -> Self:
+        if not self.analyses:
+            return self
+        training = ("model", "training", "method", "evaluation")
+        given = [name for name in training if getattr(self, name) != type(self).model_fields[name].default]
+        given += ["cohort.target"] if self.cohort.target.columns else []
+        given += ["cohort.group"] if self.cohort.group is not None else []
+        if given:
+            raise ValueError(f"`analyses` stand in place of a model to train: leave out {', '.join(given)}")
+        names = [analysis.name for analysis in self.analyses]
+        if len(set(names)) < len(names):
+            raise ValueError("two analyses have the same `name`")
+        features_of([analysis.parsed for analysis in self.analyses], self.cohort.features)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Of a study that trains no model, nothing that speaks of training."""
+        document: dict[str, Any] = write(self)
+        return {name: value for name, value in document.items() if not self.analyses or name not in ("training", "method", "evaluation")}
+
+    @property
+    def columns(self) -> tuple[Feature, ...]:
+        """Of statistical questions: every column that is read, those listed in the cohort first."""
+        return features_of([analysis.parsed for analysis in self.analyses], self.cohort.features)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """What computes: the method of training, or those of the analyses."""
+        return tuple(dict.fromkeys(analysis.method for analysis in self.analyses)) or (self.method.name,)
+
+    @property
+    def rounds(self) -> int:
+        """At most so many that compute."""
+        return max((analysis.rounds for analysis in self.analyses), default=self.method.rounds)
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -35,6 +35,15 @@ class Model(Document):
         return self
 
 
+NO_MODEL = Model.model_construct(name=None)
+"""Of a study that trains none. No document can say this."""
+
+
+def without_model(model: Model) -> bool:
+    """Whether a study has none: it asks statistical questions."""
+    return model.name is None and model.code is None
+
+
 class Training(Document):
     """How a site trains between two rounds."""
 

@@ -1,0 +1,120 @@
+"""From a formula and the study's columns to numbers: one coding of categories for all sites, known without any data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+
+from aimer2.core.dataset import Frame
+from aimer2.core.errors import BadData
+from aimer2.core.study import Feature
+from aimer2.core.study.formula import Formula, Term, Variable
+
+Floats = npt.NDArray[np.float64]
+
+INTERCEPT = "intercept"
+
+_FUNCTIONS: Mapping[str, Callable[[Any], Any]] = {
+    "log": np.log,
+    "log2": np.log2,
+    "log10": np.log10,
+    "log1p": np.log1p,
+    "sqrt": np.sqrt,
+    "exp": np.exp,
+    "square": np.square,
+}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """One column of a design: its name, and per variable the category (None: a number) that it stands for."""
+
+    name: str
+    parts: tuple[tuple[Variable, int | None], ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Design:
+    """The right side of a formula: one column per number and per category but the first, the intercept first.
+
+    Treatment contrasts: the first category is the reference. Without an intercept the first category that stands alone has all its columns.
+    """
+
+    columns: tuple[Coded, ...]
+    has_intercept: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+    def matrix(self, frame: Frame) -> Floats:
+        """``(n, p)``. Raises BadData where a function has no value, as the logarithm of 0."""
+        made = np.empty((len(frame), len(self.columns)))
+        for place, column in enumerate(self.columns):
+            made[:, place] = 1.0
+            for variable, level in column.parts:
+                values = numbers(variable, frame)
+                made[:, place] *= values if level is None else values == level
+        return made
+
+
+@cache
+def design(formula: Formula, features: tuple[Feature, ...], *, intercept: bool = True) -> Design:
+    """``intercept``: whether the method has one at all; Cox regression has none."""
+    categories = {feature.name: feature.categories for feature in features}
+    kept = formula.intercept and intercept
+    columns = [Coded(INTERCEPT, ())] if kept else []
+    full = None if formula.intercept or not intercept else next((term for term in formula.terms if len(term) == 1 and categories[term[0].name]), None)
+    for term in formula.terms:
+        columns += _coded(term, categories, full=term == full)
+    return Design(tuple(columns), kept)
+
+
+def _coded(term: Term, categories: Mapping[str, Sequence[str]], *, full: bool) -> list[Coded]:
+    choices: list[list[tuple[str, int | None]]] = []
+    for variable in term:
+        levels = categories[variable.name]
+        if levels:
+            choices.append([(f"{variable} = {level}", code) for code, level in enumerate(levels) if full or code > 0])
+        else:
+            choices.append([(str(variable), None)])
+    return [
+        Coded(" : ".join(name for name, _ in chosen), tuple((variable, code) for variable, (_, code) in zip(term, chosen, strict=True)))
+        for chosen in product(*choices)
+    ]
+
+
+def numbers(variable: Variable, frame: Frame) -> Floats:
+    """A variable's values ``(n,)``: the column, or the function of it. Raises BadData where the function has no value."""
+    values = frame.columns[variable.name]
+    if not variable.function:
+        return values
+    with np.errstate(all="ignore"):
+        made: Floats = np.asarray(_FUNCTIONS[variable.function](values), np.float64)
+    if (~np.isfinite(made) & ~np.isnan(values)).any():
+        raise BadData(f"{variable} has no value for some patients.")
+    return made
+
+
+def groups(variables: Sequence[Variable], features: Sequence[Feature], frame: Frame) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    """Each row's group ``(n,)`` by the categories of these columns together, and the names of all groups, also of those that nobody is in.
+
+    Raises BadData where a column is no category.
+    """
+    categories = {feature.name: feature.categories for feature in features}
+    code, names = np.zeros(len(frame), np.int64), [""]
+    for variable in variables:
+        levels = categories[variable.name]
+        if not levels:
+            raise BadData(f"{variable.name} is no category, so it makes no groups.")
+        code = code * len(levels) + frame.columns[variable.name].astype(np.int64)
+        names = [f"{name}, {variable} = {level}".removeprefix(", ") for name in names for level in levels]
+    return code, tuple(names)

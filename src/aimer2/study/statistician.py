@@ -1,0 +1,66 @@
+"""A site in a study of statistical questions: what `Performer` is where a model is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from pathlib import Path
+from typing import final
+
+from aimer2.connectors.table import Table
+from aimer2.core.dataset import Frame
+from aimer2.core.disclosure import Disclosure
+from aimer2.core.errors import BadData, NotAllowed
+from aimer2.core.study import Study
+from aimer2.core.task import Check, SiteId, Task
+from aimer2.core.tree import Tree
+from aimer2.study import cohort, preflight
+from aimer2.study.analysing import analyses_of, local_of
+from aimer2.study.performed import Performed
+
+
+@final
+class Statistician:
+    """Data contract, disclosure control, sums; warm between tasks."""
+
+    def __init__(self, study: Study, table: Table, *, site: SiteId, disclosure: Disclosure) -> None:
+        self._study = study
+        self._table = table
+        self._site = site
+        self._disclosure = disclosure
+        self._analyses = analyses_of(study)
+        self._environment = preflight.probe(Path.cwd())
+        self._frame: Frame | None = None
+
+    def perform(self, task: Task, received: Mapping[str, Tree], memory: MutableMapping[str, Tree]) -> Performed:
+        """Raises BadData where the data do not meet the contract, NotAllowed where an answer would tell too much."""
+        if task.stage == "preflight":
+            return Performed({}, checks=self._checks())
+        if task.stage != "analyse":
+            raise NotAllowed("The study asks statistical questions and trains nothing.")
+        if self._frame is None:
+            unmet = [check for check in self._checks() if check.blocking and not check.passed]
+            if unmet:
+                raise BadData(" ".join(check.finding for check in unmet))
+            self._frame = frame_of(self._study, self._table)
+        return Performed(self._analyses.local(received, local_of(self._frame, self._study, self._site, task.round_number)).sums)
+
+    def _checks(self) -> tuple[Check, ...]:
+        found = preflight.statistical_checks(self._study, self._table, self._environment)
+        if any(check.blocking and not check.passed for check in found):
+            return found
+        return (*found, *self._disclosures(frame_of(self._study, self._table)))
+
+    def _disclosures(self, frame: Frame) -> Iterator[Check]:
+        secure = self._study.privacy.secure_aggregation
+        for name, method in self._analyses.methods.items():
+            try:
+                reasons = list(method.against(frame, self._disclosure, secure=secure))
+            except BadData as error:
+                reasons = [error.sentence.rstrip(".")]
+            finding = f"{name}: {'; '.join(reasons)}." if reasons else f"{name}: nothing speaks against answering."
+            yield Check(name=f"disclosure {name}", passed=not reasons, finding=finding)
+
+
+def frame_of(study: Study, table: Table) -> Frame:
+    """The study's columns of a site's table: numbers as they are, categories as the study's codes, NaN where missing."""
+    return Frame({column.name: cohort.coded(column, table) for column in study.columns}, table.patient)
