@@ -27,6 +27,7 @@ from aimer2.coordinator.settings import Settings as CoordinatorSettings
 from aimer2.coordinator.setup import initialise
 from aimer2.core import errors, study
 from aimer2.core.clock import SystemClock
+from aimer2.core.disclosure import Disclosure
 from aimer2.learners.catalogue import _FRAMEWORKS
 from aimer2.learners.schedules import SCHEDULES
 from aimer2.metrics import figures
@@ -34,6 +35,7 @@ from aimer2.models import catalogue as models
 from aimer2.site import settings as site
 from aimer2.site.approval import Policy, Rule
 from aimer2.site.datasets import DatasetSettings
+from aimer2.statistics import catalogue as statistics
 from aimer2.study.check import check
 
 ROOT = Path(__file__).parents[2]
@@ -63,6 +65,7 @@ def missing(names: object, text: str) -> list[str]:
         (study.Cohort, "## `[cohort]`"),
         (study.Feature, "### `[[cohort.features]]`"),
         (study.Target, "### `[cohort.target]`"),
+        (study.Analysis, "## `[[analyses]]`"),
         (study.Model, "## `[model]`"),
         (study.Training, "## `[training]`"),
         (study.Method, "## `[method]`"),
@@ -94,6 +97,11 @@ def test_every_method_with_its_hyper_parameters() -> None:
         assert missing(fields, section("docs/methods.md", f"## `{name}`")) == []
 
 
+def test_every_statistical_method_with_its_options() -> None:
+    for name in statistics.names():
+        assert missing(statistics.options(name), section("docs/statistics.md", f"### `{name}`")) == []
+
+
 def test_every_error() -> None:
     text = page("docs/errors.md")
     assert [code for code, error in errors.catalogue().items() if f"| `{code}` | {error.status} |" not in text] == []
@@ -101,8 +109,8 @@ def test_every_error() -> None:
 
 def test_every_setting() -> None:
     settings = page("docs/site-settings.md")
-    for document in (site.Settings, site.CoordinatorAddress, site.WorkerSettings, site.Retention, DatasetSettings, Csv):
-        assert missing(document.model_fields.keys() - {"worker", "coordinator", "retention"}, settings) == []
+    for document in (site.Settings, site.CoordinatorAddress, site.WorkerSettings, site.Retention, Disclosure, DatasetSettings, Csv):
+        assert missing(document.model_fields.keys() - {"worker", "coordinator", "retention", "disclosure"}, settings) == []
     guide = page("docs/site-guide.md")
     assert missing([*Rule.model_fields, *ColumnMapping.model_fields], guide) == []
     assert [name for name in DataMapping.model_fields if name not in guide] == []

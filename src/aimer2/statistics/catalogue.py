@@ -18,7 +18,7 @@ from aimer2.core.study import Analysis, Feature, faults_of
 from aimer2.statistics.statistic import AbstractStatistic
 
 _SUM = re.compile(r"``([a-z_]+)``")
-_NOT_METHODS = {"catalogue", "design", "moments", "statistic"}
+_NOT_METHODS = {"catalogue", "design", "distributions", "meta_analysis", "moments", "statistic"}
 
 
 @cache

@@ -182,7 +182,7 @@ class Describe(AbstractStatistic):
         ]
         facts = {"rows": rows, "patients": patients}
         return [
-            Table(analysis=name, method="describe", title=title, columns=("column", "group", *columns), rows=found, facts=facts)
+            Table(analysis=name, method=self.name, title=title, columns=("column", "group", *columns), rows=found, facts=facts)
             for title, columns, part in parts
             if (found := tuple(part))
         ]

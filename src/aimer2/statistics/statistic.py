@@ -46,10 +46,17 @@ class AbstractStatistic(ABC):
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     version: ClassVar[int] = 1
+    of_sites: ClassVar[frozenset[str]] = frozenset()
+    """Sums over sites, not over patients: of what a site's own sum makes, as for errors that are robust against differences between sites."""
 
     formula: str
     features: tuple[Feature, ...]
     rounds: int = 30
+
+    @property
+    def name(self) -> str:
+        """As the catalogue has it: that of its module."""
+        return type(self).__module__.rpartition(".")[2]
 
     @property
     def parsed(self) -> Formula:

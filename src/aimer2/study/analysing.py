@@ -132,14 +132,14 @@ def expected(study: Study, received: Mapping[str, Tree], round_number: int) -> M
     if not received.keys() <= analyses.methods.keys():
         raise BadUpdate("The coordinator asks for an analysis that the study does not have.")
     try:
-        return analyses.local(received, local_of(Frame.empty([column.name for column in study.columns]), study, "", round_number)).sums
+        return analyses.local(received, local_of(Frame.empty([column.name for column in study.columns]), study.seed, "", round_number)).sums
     except (LookupError, ValueError, ArithmeticError, TypeError):
         raise BadUpdate("What the coordinator sent is not what the analyses send.") from None
 
 
-def local_of(frame: Frame, study: Study, site: SiteId, round_number: int) -> Local:
+def local_of(frame: Frame, seed: int, site: SiteId, round_number: int) -> Local:
     """What a method's site half may touch."""
-    rng = stream(study.seed, "local", "analyse", round_number, site)
+    rng = stream(seed, "local", "analyse", round_number, site)
     return Local(data=frame, learner=_NO_LEARNER, memory={}, rng=rng, round_number=round_number, steps=0, batch_size=None)
 
 

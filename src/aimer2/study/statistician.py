@@ -42,7 +42,7 @@ class Statistician:
             if unmet:
                 raise BadData(" ".join(check.finding for check in unmet))
             self._frame = frame_of(self._study, self._table)
-        return Performed(self._analyses.local(received, local_of(self._frame, self._study, self._site, task.round_number)).sums)
+        return Performed(self._analyses.local(received, local_of(self._frame, self._study.seed, self._site, task.round_number)).sums)
 
     def _checks(self) -> tuple[Check, ...]:
         found = preflight.statistical_checks(self._study, self._table, self._environment)
