@@ -19,7 +19,6 @@ from aimer2.core.dataset import Samples
 from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import AimerError, BadStudy, BadUpdate
 from aimer2.core.study import Study
-from aimer2.core.task import Task
 from aimer2.core.update import total
 from aimer2.messages.package import Package, digest
 from aimer2.site.check import expect
@@ -170,8 +169,7 @@ def test_the_agent_takes_the_sums_of_the_approved_questions_only() -> None:
     plan = plan_of(package, digest(package), blobs)
     part = plan.parts[-1]
     received = {name: dict(leaves) for name, leaves in part.algorithm.broadcast(part.algorithm.init({})).items()}
-    task = Task(id="t", study="s", site="site-0", stage="analyse", round_number=1)
-    wanted = expect(asked, task, {})
+    wanted = expect(asked, "analyse", {})
     assert wanted.names == frozenset() and wanted.layouts == {}
     sums = expected(asked, received, 1)
     assert sums["who"]["count"].shape == (1, 1) and sums["who"]["levels"].shape == (1, 3)

@@ -17,7 +17,7 @@ from aimer2.blobs.folder import SMALL_BYTES, FolderStore
 from aimer2.core.errors import BadUpdate, OutOfResources
 from aimer2.core.protocols import Blob
 from aimer2.core.study import Study
-from aimer2.core.task import BlobRef, Stage, Task
+from aimer2.core.task import BlobRef, Stage
 from aimer2.core.tree import Array, NumpyArray, Tree, read, size
 from aimer2.messages.tensors import read_tree, write_tree
 from aimer2.site.memory_files import OpenFile, require_sealed
@@ -47,12 +47,12 @@ class Expectation:
         return most if name in self.layouts else min(most, self.free_bytes)
 
 
-def expect(study: Study, task: Task, received: Mapping[str, Blob]) -> Expectation:
+def expect(study: Study, stage: Stage, received: Mapping[str, Blob], round_number: int = 1) -> Expectation:
     """Sums that mirror something received ("difference" the model, "control" the control) must have its names, shapes and types; sums that the
     method foretells, those; those of a statistical question, those of nobody's data. Raises BadUpdate where what was received is not the method's."""
-    stage, trees = task.stage, {name: read_tree(blob) for name, blob in received.items()}
+    trees = {name: read_tree(blob) for name, blob in received.items()}
     if stage == "analyse":
-        wanted = {name: layout_of(tree) for name, tree in expected(study, trees, task.round_number).items()}
+        wanted = {name: layout_of(tree) for name, tree in expected(study, trees, round_number).items()}
         return Expectation(frozenset(wanted), wanted, 0)
     layouts: dict[str, Layout] = {name: layout_of(tree) for name, tree in trees.items()}
     layouts |= {sum_name: layouts[source] for sum_name, source in _MIRRORS.items() if source in layouts}

@@ -339,7 +339,7 @@ class Performing:
         return await to_the_end(protect, *given) if large else protect(*given)
 
     def _wanted(self, task: Task, package: Package, received: Mapping[str, Blob], handed: Handed) -> list[check.Wanted]:
-        expectation = check.expect(package.study, task, received)
+        expectation = check.expect(package.study, task.stage, received, task.round_number)
         check.check_names(handed.sums, expectation)
         room = self._settings.worker.disk_mib << 20
         sums = [check.Wanted(name, expectation.layouts.get(name), expectation.room(name, room)) for name in handed.sums]

@@ -3,6 +3,7 @@ entry point ``aimer2.statistics``."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.metadata
 import inspect
@@ -49,8 +50,7 @@ def make(analysis: Analysis, features: tuple[Feature, ...], place: str = "analys
 
 def options(name: str) -> tuple[str, ...]:
     """The options of a method."""
-    fixed = {"formula", "features", "rounds"}
-    return tuple(field for field in _kind(name, "analyses").__dataclass_fields__ if field not in fixed)
+    return _options(_kind(name, "analyses"))
 
 
 def example(name: str) -> AbstractStatistic:
@@ -82,9 +82,13 @@ def sums(name: str) -> frozenset[str]:
 
 def _placed(fault: Fault, place: str, kind: type[AbstractStatistic]) -> Fault:
     if "Unexpected" in fault.problem:
-        known = [name for name in kind.__dataclass_fields__ if name not in ("formula", "features", "rounds")]
+        known = _options(kind)
         return Fault(f"{place}.options.{fault.place}", "is no option of this method", f"use some of: {', '.join(known) or 'none'}")
     return Fault(f"{place}.options.{fault.place}", fault.problem, fault.remedy)
+
+
+def _options(kind: type[AbstractStatistic]) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind) if field.name not in ("formula", "features", "rounds"))
 
 
 @cache

@@ -58,7 +58,7 @@ def checks(study: Study, table: Table, environment: Environment) -> tuple[Check,
     contract = tuple(_columns(study.cohort, table))
     needed = MEMORY_BYTES + COPIES * 8 * len(table) * cohorts.design_width(study.cohort)
     rows = tuple(_rows(study, table)) if all(check.passed for check in contract) else ()
-    return (*contract, *rows, *_framework(study, environment), *_machine(study, needed, environment))
+    return (*contract, *rows, _packages(study, environment), _framework(study, environment), *_room_for(needed, environment))
 
 
 def statistical_checks(study: Study, table: Table, environment: Environment) -> tuple[Check, ...]:
@@ -67,7 +67,7 @@ def statistical_checks(study: Study, table: Table, environment: Environment) -> 
     contract = tuple(_columns(cohort, table))
     enough = _enough(cohort, count_patients(table.patient))
     needed = MEMORY_BYTES + COPIES * 8 * len(table) * len(study.columns)
-    return (*contract, enough, *_machine(study, needed, environment))
+    return (*contract, enough, _packages(study, environment), *_room_for(needed, environment))
 
 
 def _enough(cohort: Cohort, patients: int) -> Check:
@@ -148,18 +148,21 @@ def _outcomes(target: Target, train: cohorts.Design) -> Iterator[Check]:
         yield Check(name="classes", passed=passed, blocking=False, finding=finding)
 
 
-def _framework(study: Study, environment: Environment) -> Iterator[Check]:
+def _packages(study: Study, environment: Environment) -> Check:
+    outdated = [_outdated(name, text, environment.packages) for name, text in study.requires.items()]
+    return _check("packages", "Every package is in its range.", outdated)
+
+
+def _framework(study: Study, environment: Environment) -> Check:
     packages = environment.packages
     wanted = [distribution(framework) for framework in frameworks(study)]
     found = next((name for name in wanted if name in packages), None)
     finding = f"{' or '.join(wanted)} is not installed." if found is None else f"{found} {packages[found]}."
-    yield Check(name="framework", passed=found is not None, finding=finding)
+    return Check(name="framework", passed=found is not None, finding=finding)
 
 
-def _machine(study: Study, needed: int, environment: Environment) -> Iterator[Check]:
+def _room_for(needed: int, environment: Environment) -> Iterator[Check]:
     """``needed``: bytes of memory."""
-    packages = environment.packages
-    yield _check("packages", "Every package is in its range.", [_outdated(name, text, packages) for name, text in study.requires.items()])
     yield _room("disk", DISK_BYTES, environment.disk_free)
     if environment.memory_available is not None:
         yield _room("memory", needed, environment.memory_available)
