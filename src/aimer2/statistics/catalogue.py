@@ -19,14 +19,14 @@ from aimer2.core.study import Analysis, Feature, faults_of
 from aimer2.statistics.statistic import AbstractStatistic
 
 _SUM = re.compile(r"``([a-z_]+)``")
-_NOT_METHODS = {"catalogue", "design", "distributions", "meta_analysis", "moments", "statistic"}
 
 
 @cache
 def names() -> tuple[str, ...]:
     """Names of all methods."""
     package = importlib.import_module("aimer2.statistics")
-    ours = {module.name for module in pkgutil.iter_modules(package.__path__)} - _NOT_METHODS
+    modules = {module.name for module in pkgutil.iter_modules(package.__path__)} - {"catalogue"}
+    ours = {name for name in modules if isinstance(getattr(importlib.import_module(f"aimer2.statistics.{name}"), "EXAMPLE", None), AbstractStatistic)}
     return tuple(sorted(ours | {entry.name for entry in importlib.metadata.entry_points(group="aimer2.statistics")}))
 
 
