@@ -23,6 +23,8 @@ BENCHMARKS = {
     "poisoning": ("benchmarks.poisoning:run", "one false hospital of seven under each aggregator: accuracy"),
     "private_step": ("benchmarks.private_step:run", "a step of DP-SGD against a plain one, batch of 128, one thread"),
     "personal": ("benchmarks.personal:run", "hospitals that differ: the common model, the kept one, the one trained alone; accuracy"),
+    "flamby_heart": ("benchmarks.flamby_heart:run", "FLamby Fed-Heart-Disease by its protocol, 4 hospitals: accuracy beside the published one"),
+    "flamby_tcga": ("benchmarks.flamby_tcga:run", "FLamby Fed-TCGA-BRCA by its protocol, 6 regions: concordance beside the published one"),
     "help": ("benchmarks.help:run", "`aimer2 --help`"),
 }
 

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from aimer2.core.dataset import Dataset, Samples
 from aimer2.core.errors import BadModel, BadUpdate, NotAvailable
 from aimer2.core.protocols import Correction, Selector
-from aimer2.core.study import Training
 from aimer2.core.tree import Tree
 from aimer2.learners import torch_lightning
 from aimer2.learners.batches import batches, in_parts, set_aside
-from aimer2.learners.recipe import WITH_MOMENTUM, Recipe
+from aimer2.learners.recipe import Recipe
 from aimer2.learners.tasks import OWN_OPTIMISER
+from aimer2.learners.torch_descent import Optimiser, optimiser, seed
 from aimer2.learners.torch_feed import Feed, as_tensor
 from aimer2.learners.torch_losses import objective
 from aimer2.learners.torch_low_rank import with_factors
@@ -36,13 +36,6 @@ from aimer2.metrics.figures import measure
 CHUNK = 1 << 20
 """Feature values predicted at a time."""
 
-_OPTIMISERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "rmsprop": torch.optim.RMSprop,
-    "adagrad": torch.optim.Adagrad,
-}
 _PARTS = {"multiclass": "class", "multilabel": "label", "survival": "interval"}
 
 
@@ -70,7 +63,7 @@ class TorchLearner:
         self._probe()
 
     def initialise(self, rng: np.random.Generator) -> None:
-        torch.manual_seed(int(rng.integers(2**63)))
+        seed(int(rng.integers(2**63)), self._device)
         self._module = self._build()
         if not isinstance(self._module, nn.Module):
             raise BadModel("`build` did not return a torch.nn.Module.")
@@ -128,7 +121,7 @@ class TorchLearner:
         self._recipe.check(data)
         data, judged = self._divided(data)
         # off a copy, so that the batches are those of every other framework
-        torch.manual_seed(int(copy.deepcopy(rng).integers(2**63)))
+        seed(int(copy.deepcopy(rng).integers(2**63)), self._device)
         descent = self._descent(data, self._prepare(trainable), round_number, correction)
         stopping = None if judged is None else Stopping(self._recipe.training.patience or 1, self._travelling)
         per_pass = 1 if batch_size is None else -(-len(data) // batch_size)
@@ -184,12 +177,12 @@ class TorchLearner:
     ) -> Callable[[npt.NDArray[np.int64], int], Tensor]:
         """One step of the optimiser, by the rows of its batch and its number; gives their mean loss."""
         training, feed, half = self._recipe.training, self._fed_by(data), self._half()
-        optimiser = self._optimiser(list(trained.values()), round_number)
+        descent = self._optimiser(list(trained.values()), round_number)
         scaler = torch.amp.GradScaler(self._device.type, enabled=half is torch.float16)
 
         def step(rows: npt.NDArray[np.int64], number: int) -> Tensor:
             total = torch.zeros((), dtype=torch.float64, device=self._device)
-            optimiser.zero_grad()
+            descent.zero_grad()
             for part in [rows] if training.accumulation is None else in_parts(rows, training.accumulation, at_least=self._at_least):
                 features, targets = feed(part)
                 with contextlib.nullcontext() if half is None else torch.autocast(self._device.type, dtype=half):
@@ -197,9 +190,9 @@ class TorchLearner:
                 scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
             if correction is not None:
-                scaler.unscale_(optimiser)
+                scaler.unscale_(descent)  # type: ignore[arg-type] # its parameters are all that is asked of it
                 self._correct(correction, trained)
-            scaler.step(optimiser)
+            scaler.step(descent)  # type: ignore[arg-type]
             scaler.update()
             return total
 
@@ -211,13 +204,13 @@ class TorchLearner:
             mean = torch_lightning.loss(self._module, features, targets, number)
         else:
             mean = self._loss(self._logits(self._module(features), len(features)), targets, "mean")
-        return mean * (len(features) / rows)
+        return mean if len(features) == rows else mean * (len(features) / rows)
 
-    def _optimiser(self, parameters: list[nn.Parameter], round_number: int) -> torch.optim.Optimizer:
+    def _optimiser(self, parameters: list[nn.Parameter], round_number: int) -> Optimiser:
         training = self._recipe.training
         if training.optimiser == OWN_OPTIMISER:
             return torch_lightning.optimiser(self._module)
-        return _optimiser(training, parameters, self._recipe.learning_rate(round_number))
+        return optimiser(training, parameters, self._recipe.learning_rate(round_number))
 
     def _check_trains(self, module: nn.Module) -> None:
         """A module that trains itself and a study that says how to train would not know of each other."""
@@ -233,7 +226,7 @@ class TorchLearner:
         for name, parameter in self._learned.items():
             parameter.requires_grad_(trainable is None or name in trainable)
             parameter.grad = None
-        for name, part in self._module.named_modules():
+        for name, part in self._module.named_modules() if self._buffers and trainable is not None else ():
             own = self._buffers.keys() & {f"{name}.{buffer}".lstrip(".") for buffer, _ in part.named_buffers(recurse=False)}
             if own and trainable is not None and own.isdisjoint(trainable):
                 part.eval()
@@ -311,11 +304,6 @@ def _device(name: str | None) -> torch.device:
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
     return device
-
-
-def _optimiser(training: Training, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
-    momentum = {"momentum": training.momentum} if training.optimiser in WITH_MOMENTUM else {}
-    return _OPTIMISERS[training.optimiser](parameters, lr=rate, weight_decay=training.weight_decay, **momentum)
 
 
 def _check_names(own: Mapping[str, Tensor], given: Tree) -> None:

@@ -90,10 +90,11 @@ def cox(outputs: Tensor, targets: Tensor, reduction: str, *, ties: str) -> Tenso
 
     Σ over events i of ln(Σ over j with t_j ≥ t_i of exp η_j) − η_i (Cox 1972; at tied times Breslow 1974); Efron 1977: the l-th of d tied
     events, l = 0 … d − 1, has l/d of the tied events' own Σ exp η taken from that sum. The risk sets are of the rows at hand, so in a
-    batch a patient is compared with those of the batch only. Rows without an event have 0 of their own.
+    batch a patient is compared with those of the batch only. Rows without an event have 0 of their own. Computed in double precision: where
+    the order is learnt already the gradient is next to nothing, and Adam would take what is rounded off for it.
     """
     order = torch.argsort(targets[:, 0], descending=True, stable=True)
-    eta, time, event = outputs[order], targets[order, 0], targets[order, 1] == 1
+    eta, time, event = outputs[order].double(), targets[order, 0], targets[order, 1] == 1
     # Of rows with one time, the last one's running sum holds them all.
     _, group, sizes = torch.unique_consecutive(time, return_inverse=True, return_counts=True)
     at_risk = torch.logcumsumexp(eta, dim=0)[sizes.cumsum(0) - 1][group]
@@ -101,7 +102,7 @@ def cox(outputs: Tensor, targets: Tensor, reduction: str, *, ties: str) -> Tenso
     own = at_risk - eta
     if ties == "efron":
         own = own + _efron(eta - at_risk, group)
-    return _reduced(torch.zeros_like(outputs).index_put((order[event],), own), reduction)
+    return _reduced(torch.zeros_like(outputs).index_put((order[event],), own.to(outputs.dtype)), reduction)
 
 
 def _efron(among: Tensor, group: Tensor) -> Tensor:
