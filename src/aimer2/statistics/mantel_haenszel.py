@@ -1,26 +1,39 @@
 """The common odds ratio and risk ratio of an exposure over hospitals, from 2×2 tables that stay there.
 
-Each hospital is a stratum (or has several): what it sends are the terms of the sums in the estimators, never its table. A second round, which
-tells the common odds ratio, gathers the Breslow-Day test of whether it is one and the same.
+``event ~ exposure + strata(…)``, event and exposure categories of two, or the event 0 or 1. The event is its second category, and the exposed are
+compared with those of the first, the reference. Each hospital is a stratum (or has several): what it sends are the terms of the sums in the
+estimators, not its table. A second round, which tells the common odds ratio, gathers the Breslow-Day test of whether it is one and the same.
 
 Papers: N. Mantel, W. Haenszel, "Statistical aspects of the analysis of data from retrospective studies of disease", JNCI 22 (1959);
 J. Robins, N. Breslow, S. Greenland, "Estimators of the Mantel-Haenszel variance consistent in both sparse data and large-strata limiting
 models", Biometrics 42 (1986); S. Greenland, J. Robins, "Estimation of a common effect parameter from sparse follow-up data", Biometrics 41
 (1985), for the variance of the risk ratio; N. E. Breslow, N. E. Day, "Statistical Methods in Cancer Research" I (1980), equation 4.30;
 R. E. Tarone, "On heterogeneity tests based on efficient scores", Biometrika 72 (1985).
+
+Leaves the site: ``size`` = rows and patients; ``terms`` = the site's terms of the eleven sums that the common ratios, their variances and the test
+are made of; ``homogeneity`` = its terms of the four sums of the Breslow-Day test; ``count`` = where sites are pooled, per stratum, exposure and
+event how many.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, Literal, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from aimer2.core.dataset import Frame
+from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import BadInput
+from aimer2.core.study import Feature
+from aimer2.core.table import Table
+from aimer2.statistics.comparison import EFFECT, SIGNIFICANCE, AbstractComparison, effect_cells, events, facts, significance_cells
+from aimer2.statistics.design import groups
 from aimer2.statistics.significance import Effect, Significance, chi_squared, ratio
+from aimer2.statistics.statistic import Values
 
 Floats = NDArray[np.float64]
 
@@ -116,3 +129,94 @@ def _expected(exposed: Floats, events: Floats, n: Floats, odds_ratio: float) -> 
     linear = odds_ratio * (exposed + events) + n - exposed - events
     root = np.sqrt(linear**2 - 4 * odds_ratio * (odds_ratio - 1) * exposed * events)
     return np.asarray(2 * odds_ratio * exposed * events / (linear + root))
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class MantelHaenszel(AbstractComparison):
+    """``sites``: each a stratum of its own, or pooled so that only ``strata(…)`` are strata."""
+
+    sites: Literal["strata", "pooled"] = "strata"
+    most_groups: ClassVar[int] = 2
+    takes_strata: ClassVar[bool] = True
+    of_sites: ClassVar[frozenset[str]] = frozenset({"terms", "homogeneity"})
+
+    def faults(self) -> Iterator[str]:
+        yield from super().faults()
+        if len(self.categories_of(self.outcome)) not in (0, 2):
+            yield f"{self.outcome} must have two categories, the event being the second, or be 0 or 1"
+
+    def against(self, frame: Frame, disclosure: Disclosure, *, secure: bool) -> Iterator[str]:
+        """Tables whose cells nobody can see, because they stay here and only terms of sums are added in secret, may have small cells."""
+        yield from super().against(frame, disclosure, secure=secure)
+        rows = self.read(frame)
+        ill = events(self.outcome, self.categories_of(self.outcome), rows)
+        if any(disclosure.is_small(rows.counted(one)) for one in (ill, ~ill)):
+            yield f"fewer than {disclosure.minimum_cell} patients have the event, or not"
+        if not secure or self.sites == "pooled":
+            tables = self._tables(rows).ravel()
+            if ((tables > 0) & (tables < disclosure.minimum_cell)).any():
+                yield f"fewer than {disclosure.minimum_cell} patients are in a cell of a table"
+
+    def _tables(self, rows: Frame) -> Floats:
+        """``(strata, 2, 2)``: exposed first, with the event first."""
+        stratum, named = groups(self.parsed.strata, self.features, rows)
+        ill = events(self.outcome, self.categories_of(self.outcome), rows)
+        cell = stratum * 4 + (1 - self.codes(rows)) * 2 + ~ill
+        return np.bincount(cell, minlength=4 * len(named)).reshape(-1, 2, 2).astype(np.float64)
+
+    def sums(self, values: Values, frame: Frame, round_number: int) -> Values:
+        rows = self.read(frame)
+        tables = self._tables(rows)
+        if round_number == 2:
+            return {"homogeneity": homogeneity_terms(tables, float(values["odds_ratio"]))}
+        made = {"size": self.size(rows)}
+        return made | ({"count": tables} if self.sites == "pooled" else {"terms": terms(tables)})
+
+    def step(self, values: Values, total: Values, round_number: int) -> tuple[Values, bool]:
+        if round_number == 2:
+            return {**values, **total}, True
+        kept = {"size": total["size"], "terms": terms(total["count"]) if self.sites == "pooled" else total["terms"]}
+        r, s = kept["terms"][:2]
+        if min(r, s) <= 0:
+            return kept, True
+        kept["odds_ratio"] = np.array(r / s)
+        return (kept | {"homogeneity": homogeneity_terms(total["count"], float(r / s))}, True) if self.sites == "pooled" else (kept, False)
+
+    def told(self, values: Values) -> Values:
+        return {name: values[name] for name in ("odds_ratio",) if name in values}
+
+    def answer(self, name: str, values: Values) -> Sequence[Table]:
+        found = common(values["terms"], self.level)
+        lines = (("odds ratio", found.odds_ratio), ("risk ratio", found.risk_ratio))
+        tests = [("Cochran-Mantel-Haenszel", found.test), ("Cochran-Mantel-Haenszel, corrected for continuity", found.corrected)]
+        notes: tuple[str, ...] = ("Strata are those in which both exposures and both outcomes occur.",)
+        try:
+            same = homogeneity(values["homogeneity"])
+            tests += [("same odds ratio: Breslow-Day", same.breslow_day), ("same odds ratio: Tarone", same.tarone)]
+        except BadInput as error:
+            notes = (*notes, error.sentence)
+        event = self.categories_of(self.outcome) or ("0", "1")
+        shown = {**facts(values["size"]), "strata": found.strata, "event": f"{self.outcome} = {event[1]}", "level": self.level}
+        return [
+            Table(
+                analysis=name,
+                method=self.name,
+                title="Common ratios",
+                columns=("term", *EFFECT),
+                rows=tuple((f"{term}: {self.levels[1]} with {self.levels[0]}", *effect_cells(effect)) for term, effect in lines),
+                facts=shown,
+                notes=("The standard errors are those of the logarithms.",),
+            ),
+            Table(
+                analysis=name,
+                method=self.name,
+                title="Tests",
+                columns=("test", *SIGNIFICANCE),
+                rows=tuple((label, *significance_cells(test)) for label, test in tests),
+                notes=notes,
+            ),
+        ]
+
+
+EXAMPLE = MantelHaenszel(formula="y ~ g", features=(Feature(name="y"), Feature(name="g", kind="category", categories=("a", "b"))))
