@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from sklearn.datasets import load_breast_cancer, load_wine
 
-from aimer2.core.errors import BadInput
+from aimer2.core.errors import BadData, BadInput
+from aimer2.core.study import Feature
 from aimer2.metrics.binned_scores import EDGES, auc, delong_variance, histogram
 from aimer2.statistics.auc_comparison import compare, placements, products
-from aimer2.statistics.rank_tests import kruskal_wallis, mann_whitney, undecided
+from aimer2.statistics.rank_test import RankTest, kruskal_wallis, mann_whitney, undecided
 
 CANCER: Any = load_breast_cancer()
 
@@ -95,3 +97,24 @@ def test_a_model_against_itself() -> None:
     assert compare(products(scores, positive, placed)).test == (0.0, 1.0, ())
     with pytest.raises(BadInput, match="with the event and without"):
         placements(np.stack([histogram(scores[:, 0], np.zeros(569, bool))] * 2))
+
+
+@pytest.mark.parametrize("groups", [2, 3])
+def test_hospitals_are_asked_for_a_rank_test(ask: Any, part: Any, groups: int) -> None:
+    """Values are whole multiples of the bins' width, so binning moves nothing."""
+    rows: Any = load_wine()
+    data = pd.DataFrame({"x": np.round(rows.data[:, 3]), "g": np.array(["a", "b", "c"])[rows.target]})
+    data = data[data["g"] < "abc"[groups - 1] + "a"]
+    features = (Feature(name="x", minimum=0, maximum=50), Feature(name="g", kind="category", categories=("a", "b", "c")[:groups]))
+    found = ask(RankTest(formula="x ~ g", features=features, bins=50), part(data, "x"))[0]
+    values = [data.loc[data["g"] == level, "x"] for level in "abc"[:groups]]
+    oracle = stats.kruskal(*values) if groups == 3 else stats.mannwhitneyu(values[1], values[0])
+    assert found.rows[0][-1] == pytest.approx(oracle.pvalue, rel=1e-9)
+    if groups == 2:
+        assert found.facts["superiority"] == pytest.approx(oracle.statistic / len(values[0]) / len(values[1]))
+
+
+def test_a_value_outside_of_the_range_is_no_value(ask: Any) -> None:
+    features = (Feature(name="x", minimum=0, maximum=9), Feature(name="g", kind="category", categories=("a", "b")))
+    with pytest.raises(BadData, match="outside of the study's range"):
+        ask(RankTest(formula="x ~ g", features=features), [pd.DataFrame({"x": [1.0, 9.5], "g": ["a", "b"]})])

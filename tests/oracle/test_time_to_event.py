@@ -11,8 +11,11 @@ import pytest
 from scipy import stats
 from statsmodels.duration.survfunc import CumIncidenceRight, survdiff
 
+from aimer2.core.dataset import Frame
+from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import BadInput
-from aimer2.statistics.log_rank import Excess, Weights, compare, excess
+from aimer2.core.study import Feature
+from aimer2.statistics.log_rank import Excess, LogRank, Weights, compare, excess
 from aimer2.statistics.survival_curves import aalen_johansen, compare_means, nelson_aalen, restricted_mean
 
 
@@ -157,3 +160,47 @@ def test_restricted_means_compared() -> None:
     np.testing.assert_allclose([found.lived_ratio.estimate, found.lived_ratio.low, found.lived_ratio.high], [0.981, 0.878, 1.096], atol=1.5e-3)
     np.testing.assert_allclose([found.lost_ratio.estimate, found.lost_ratio.low, found.lost_ratio.high], [1.050, 0.787, 1.402], atol=1.5e-3)
     assert other == one
+
+
+@pytest.mark.parametrize(("sites", "edges"), [("strata", ()), ("pooled", tuple(range(1, 9001))), ("pooled", (300.0, 900, 1500, 4000))])
+def test_hospitals_are_asked_for_a_log_rank_test(brca: pd.DataFrame, ask: Any, sites: Any, edges: tuple[float, ...]) -> None:
+    """Days are whole, so edges at every day give the exact test; with wide intervals it is that of the times moved to their ends."""
+    rows = brca[brca.time > 0]
+    group = Feature(name="group", kind="category", categories=("0", "1", "2"))
+    method = LogRank(formula="Surv(time, event) ~ group", features=(Feature(name="time"), Feature(name="event"), group), sites=sites, edges=edges)
+    found = ask(method, [part for _, part in rows.groupby("site")])
+    time, event = rows.time.to_numpy(), rows.event.to_numpy()
+    if len(edges) == 4:
+        ends = np.array([0, *edges])
+        place = np.searchsorted(ends, time)
+        event = np.where(place > 4, 0, event)
+        time = np.where(place > 4, ends[-1], np.where((event == 1) | np.isin(time, ends), ends[np.minimum(place, 4)], ends[place - 1]))
+    statistic, p = survdiff(time, event, rows.group, strata=rows.site if sites == "strata" else None)
+    line = found.frame("Test").iloc[0]
+    assert (line["statistic"], line["p"]) == (pytest.approx(statistic, rel=1e-9), pytest.approx(p, rel=1e-8))
+    assert found.frame("Groups")["events"].sum() == rows.event.sum()
+
+
+def test_strata_within_hospitals(brca: pd.DataFrame, ask: Any) -> None:
+    rows = brca[brca.time > 0].assign(half=lambda data: np.where(np.arange(len(data)) % 2, "b", "a"))
+    group, half = Feature(name="group", kind="category", categories=("0", "1", "2")), Feature(name="half", kind="category", categories=("a", "b"))
+    features = (Feature(name="time"), Feature(name="event"), group, half)
+    found = ask(LogRank(formula="Surv(time, event) ~ group + strata(half)", features=features), [part for _, part in rows.groupby("site")])
+    statistic, _ = survdiff(rows.time, rows.event, rows.group, strata=rows.site.astype(str) + rows.half)
+    assert found.frame("Test")["statistic"][0] == pytest.approx(statistic, rel=1e-9)
+    pooled = LogRank(formula="Surv(time, event) ~ group + strata(half)", features=features, sites="pooled", edges=tuple(range(1, 9001)))
+    statistic, _ = survdiff(rows.time, rows.event, rows.group, strata=rows.half)
+    assert ask(pooled, [rows.iloc[::2], rows.iloc[1::2]]).frame("Test")["statistic"][0] == pytest.approx(statistic, rel=1e-9)
+
+
+def test_few_events_are_refused() -> None:
+    times, event = np.arange(1.0, 101.0), (np.arange(100) < 24).astype(float)
+    frame = Frame({"t": times, "e": event, "g": np.arange(100.0) % 2}, np.arange(100, dtype=np.uint64))
+    features = (Feature(name="t"), Feature(name="e"), Feature(name="g", kind="category", categories=("a", "b")))
+    strata = LogRank(formula="Surv(t, e) ~ g", features=features)
+    pooled = LogRank(formula="Surv(t, e) ~ g", features=features, sites="pooled", edges=(20.0, 100.0))
+    assert not list(strata.against(frame, Disclosure(minimum_cell=12), secure=False))
+    assert "have the event" in next(iter(strata.against(frame, Disclosure(minimum_cell=13), secure=True)))
+    assert "in some interval" in next(iter(pooled.against(frame, Disclosure(minimum_cell=12), secure=False)))
+    assert not list(pooled.against(frame, Disclosure(minimum_cell=12), secure=True))
+    assert list(pooled.against(frame, Disclosure(minimum_cell=12, exact_values="never"), secure=True))

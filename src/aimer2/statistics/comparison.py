@@ -120,6 +120,12 @@ class AbstractComparison(AbstractStatistic):
         return np.array([len(rows), rows.counted()], np.float64)
 
 
+def has_few(rows: Frame, cell: npt.NDArray[np.int64], disclosure: Disclosure) -> bool:
+    """Whether some cell that has a row at all has rows of fewer patients than the minimum; ``cell``: each row's."""
+    pairs = np.unique(np.stack([cell.astype(np.uint64), rows.patients], axis=1), axis=0)
+    return bool((np.unique(pairs[:, 0], return_counts=True)[1] < disclosure.minimum_cell).any())
+
+
 def events(variable: Variable, levels: tuple[str, ...], rows: Frame) -> npt.NDArray[np.bool_]:
     """Who had the event: of a number those with 1, of a category of two those of the second. Raises BadData for anything else than 0 and 1."""
     values = numbers(variable, rows)

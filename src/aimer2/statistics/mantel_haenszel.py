@@ -30,8 +30,7 @@ from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import BadInput
 from aimer2.core.study import Feature
 from aimer2.core.table import Table
-from aimer2.statistics.comparison import EFFECT, SIGNIFICANCE, AbstractComparison, effect_cells, events, facts, significance_cells
-from aimer2.statistics.design import groups
+from aimer2.statistics.comparison import EFFECT, SIGNIFICANCE, AbstractComparison, effect_cells, events, facts, has_few, significance_cells
 from aimer2.statistics.significance import Effect, Significance, chi_squared, ratio
 from aimer2.statistics.statistic import Values
 
@@ -153,17 +152,18 @@ class MantelHaenszel(AbstractComparison):
         ill = events(self.outcome, self.categories_of(self.outcome), rows)
         if any(disclosure.is_small(rows.counted(one)) for one in (ill, ~ill)):
             yield f"fewer than {disclosure.minimum_cell} patients have the event, or not"
-        if not secure or self.sites == "pooled":
-            tables = self._tables(rows).ravel()
-            if ((tables > 0) & (tables < disclosure.minimum_cell)).any():
-                yield f"fewer than {disclosure.minimum_cell} patients are in a cell of a table"
+        if (not secure or self.sites == "pooled") and has_few(rows, self._cell(rows), disclosure):
+            yield f"fewer than {disclosure.minimum_cell} patients are in a cell of a table"
+
+    def _cell(self, rows: Frame) -> NDArray[np.int64]:
+        """Each row's cell of the strata's tables: exposed first, with the event first."""
+        ill = events(self.outcome, self.categories_of(self.outcome), rows)
+        return self.strata(rows) * 4 + (1 - self.codes(rows)) * 2 + ~ill
 
     def _tables(self, rows: Frame) -> Floats:
-        """``(strata, 2, 2)``: exposed first, with the event first."""
-        stratum, named = groups(self.parsed.strata, self.features, rows)
-        ill = events(self.outcome, self.categories_of(self.outcome), rows)
-        cell = stratum * 4 + (1 - self.codes(rows)) * 2 + ~ill
-        return np.bincount(cell, minlength=4 * len(named)).reshape(-1, 2, 2).astype(np.float64)
+        """``(strata, 2, 2)``."""
+        strata = math.prod(len(self.categories_of(one)) for one in self.parsed.strata)
+        return np.bincount(self._cell(rows), minlength=4 * strata).reshape(-1, 2, 2).astype(np.float64)
 
     def sums(self, values: Values, frame: Frame, round_number: int) -> Values:
         rows = self.read(frame)
