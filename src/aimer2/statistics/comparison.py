@@ -28,9 +28,8 @@ SIGNIFICANCE = ("statistic", "freedom", "p")
 
 @dataclass(frozen=True, kw_only=True)
 class AbstractComparison(AbstractStatistic):
-    """``level``: of the intervals."""
+    """What its kinds have in common: one outcome, or time and event, and one category."""
 
-    level: Level = 0.95
     most_groups: ClassVar[int] = 50
     takes_strata: ClassVar[bool] = False
     is_survival: ClassVar[bool] = False

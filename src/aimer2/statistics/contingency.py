@@ -33,7 +33,7 @@ from aimer2.core.study import Feature
 from aimer2.core.table import Cell, Table, number
 from aimer2.metrics.intervals import wilson
 from aimer2.statistics import distributions, margins
-from aimer2.statistics.comparison import EFFECT, SIGNIFICANCE, AbstractComparison, effect_cells, events, facts, significance_cells
+from aimer2.statistics.comparison import EFFECT, SIGNIFICANCE, AbstractComparison, Level, effect_cells, events, facts, significance_cells
 from aimer2.statistics.margins import Hypothesis
 from aimer2.statistics.significance import UNKNOWN, Effect, Significance, chi_squared, quantile, ratio
 from aimer2.statistics.statistic import Values
@@ -150,8 +150,9 @@ def restricted_score(first: tuple[float, float], second: tuple[float, float], nu
 @final
 @dataclass(frozen=True, kw_only=True)
 class Contingency(AbstractComparison):
-    """``margin``: of non-inferiority or equivalence, as a difference of risks."""
+    """``level``: of the intervals. ``margin``: of non-inferiority or equivalence, as a difference of risks."""
 
+    level: Level = 0.95
     hypothesis: Hypothesis = "difference"
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
     higher_is_better: bool = True

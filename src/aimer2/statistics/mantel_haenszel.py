@@ -30,7 +30,7 @@ from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import BadInput
 from aimer2.core.study import Feature
 from aimer2.core.table import Table
-from aimer2.statistics.comparison import EFFECT, SIGNIFICANCE, AbstractComparison, effect_cells, events, facts, has_few, significance_cells
+from aimer2.statistics.comparison import EFFECT, SIGNIFICANCE, AbstractComparison, Level, effect_cells, events, facts, has_few, significance_cells
 from aimer2.statistics.significance import Effect, Significance, chi_squared, ratio
 from aimer2.statistics.statistic import Values
 
@@ -133,8 +133,9 @@ def _expected(exposed: Floats, events: Floats, n: Floats, odds_ratio: float) -> 
 @final
 @dataclass(frozen=True, kw_only=True)
 class MantelHaenszel(AbstractComparison):
-    """``sites``: each a stratum of its own, or pooled so that only ``strata(…)`` are strata."""
+    """``level``: of the intervals. ``sites``: each a stratum of its own, or pooled so that only ``strata(…)`` are strata."""
 
+    level: Level = 0.95
     sites: Literal["strata", "pooled"] = "strata"
     most_groups: ClassVar[int] = 2
     takes_strata: ClassVar[bool] = True

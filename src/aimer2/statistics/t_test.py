@@ -27,7 +27,7 @@ from aimer2.core.errors import BadInput
 from aimer2.core.study import Feature
 from aimer2.core.table import Table, number
 from aimer2.statistics import margins
-from aimer2.statistics.comparison import EFFECT, SIGNIFICANCE, AbstractComparison, effect_cells, facts, significance_cells
+from aimer2.statistics.comparison import EFFECT, SIGNIFICANCE, AbstractComparison, Level, effect_cells, facts, significance_cells
 from aimer2.statistics.margins import Hypothesis
 from aimer2.statistics.significance import Effect, Significance, standardised, symmetric
 from aimer2.statistics.statistic import Values
@@ -85,8 +85,9 @@ def compare(first: Sample, second: Sample, *, equal_variances: bool = False, lev
 @final
 @dataclass(frozen=True, kw_only=True)
 class TTest(AbstractComparison):
-    """``equal_variances``: Student's test in place of Welch's. ``margin``: of non-inferiority or equivalence, in the outcome's unit."""
+    """``level``: of the interval. ``equal_variances``: Student's test in place of Welch's. ``margin``: of non-inferiority or equivalence."""
 
+    level: Level = 0.95
     equal_variances: bool = False
     hypothesis: Hypothesis = "difference"
     margin: Annotated[float, Field(ge=0)] = 0.0
