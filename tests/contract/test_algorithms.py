@@ -43,11 +43,11 @@ from aimer2.messages.tensors import read_tree
 from aimer2.models.linear import Logistic
 from aimer2.models.trees import BoostedTrees
 from aimer2.study.checkpoint import load_state, save_state
-from aimer2.study.collect import Patience
 from aimer2.study.conduct import Loop
 from aimer2.study.events import EVENT, Event, RoundFinished, StudyPaused
 from aimer2.study.perform import Participant
 from aimer2.study.plan import Part, Plan
+from aimer2.study.quorum import Patience
 
 NAMES = catalogue.names()
 SITES = ("a", "b", "c")

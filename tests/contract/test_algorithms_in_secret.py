@@ -52,7 +52,7 @@ class Run(clear.Run):
     def __init__(self, algorithm: Algorithm[Any], order: Sequence[SiteId] = clear.SITES) -> None:
         super().__init__(algorithm, order=order)
         roster = Roster(self.plan.digest, {site: key.public for site, key in KEYS.items()})
-        self.plan = dataclasses.replace(self.plan, secure=roster)
+        self.plan = dataclasses.replace(self.plan, secure=(roster,))
         secure = {site: SecureUpdate(Member(roster, site, key, MemoryVault())) for site, key in KEYS.items()}
         self.engine = InProcess(self.sites, self.blobs, order=order, secure=secure)
 

@@ -37,6 +37,31 @@ def test_refusals_down_to_below_the_threshold_do_not_start_it(researcher: Client
     assert state_of(researcher, study) == "offered", "all have decided, two have approved; in the clear two would do"
 
 
+GROUPED = {"privacy": {"group_size": 3}, "method": {"rounds": 3, "aggregator": "median"}}
+
+
+def test_a_study_by_groups_starts_when_enough_groups_have_enough_approvals(
+    server: Server, researcher: Client, new_name: Callable[[str], str]
+) -> None:
+    nine = [enrolled(server, new_name("site")) for _ in range(9)]
+    study = submit(researcher, nine, **GROUPED)
+    for site in nine[:8]:
+        site.decide(study)
+    refused = researcher.call("POST", f"/v1/studies/{study}/start")
+    assert refused.status == 409
+    assert "8 sites have approved the study, enough for 2 of 3 groups; 9 sites and 3 groups are needed." in refused.data.decode()
+    nine[8].decide(study)
+    assert state_of(researcher, study) == "running"
+
+
+def test_of_too_few_sites_for_its_groups_it_is_refused(researcher: Client, four: list[SiteClient]) -> None:
+    initial = researcher.upload(tensor(w=np.zeros(3, np.float32)))
+    package, _ = package_of(four, initial, **GROUPED)
+    refused = researcher.call("POST", "/v1/studies", package.model_dump(mode="json"))
+    assert refused.status == 400
+    assert "4 sites make 1 groups, and median with these parameters compares 3 or more" in refused.data.decode()
+
+
 def test_of_two_sites_it_is_refused(researcher: Client, sites: list[SiteClient]) -> None:
     initial = researcher.upload(tensor(w=np.zeros(3, np.float32)))
     package, _ = package_of(sites[:2], initial, **SECRET)

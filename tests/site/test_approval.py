@@ -14,6 +14,7 @@ from aimer2.core.task import BlobRef
 from aimer2.messages.package import Package
 from aimer2.messages.package import digest as digest_of
 from aimer2.messages.wire import Decision
+from aimer2.secure_aggregation.groups import groups
 from aimer2.site import approval
 from aimer2.site.approval import Approve, Ask, Policy, Refuse, Rule, StudyRequest, decide, stands, valid_until
 from aimer2.site.description import describe_request
@@ -143,6 +144,27 @@ def test_an_approval_ends_with_the_study_or_sooner_and_withdrawal_ends_it_at_onc
 def test_the_example_in_the_page_is_a_policy() -> None:
     example = "\n".join(line for line in (approval.__doc__ or "").splitlines() if line.startswith("    "))
     assert Policy.model_validate(tomllib.loads(example)).rule[0].datasets == ("heart",)
+
+
+GROUPED: dict[str, Any] = {"privacy": {"group_size": 3}, "method": {"rounds": 3, "aggregator": "median"}}
+
+
+def test_no_rule_approves_sums_of_smaller_groups_than_it_names(a_study: Make) -> None:
+    grouped = a_study(**GROUPED)
+    assert "groups of 3 sites" in str(verdict(grouped, {"secure_aggregation": True}))
+    assert "groups of 3 sites" in str(verdict(grouped, {"minimum_group": 4}))
+    assert isinstance(verdict(grouped, {"minimum_group": 3}), Approve)
+
+
+def test_a_person_reads_with_whom_the_site_is_added_up(a_study: Make) -> None:
+    asked = request(a_study(**GROUPED))
+    package = asked.package.model_copy(update={"roster": dict.fromkeys("abcdefghi", next(iter(asked.package.roster.values())))})
+    lines = [line.strip() for line in describe_request(package, asked.digest)]
+    for group in groups("abcdefghi", 3, package.study.seed):
+        assert f"{', '.join(group)} (a sum is of at least 3 of them)" in lines
+    text = "\n".join(lines)
+    assert "the sum of each group of 3 sites or more" in text and "fewer others than the sum of all" in text
+    assert "it must see this site's alone" not in text
 
 
 def test_a_person_reads_everything_before_deciding(a_study: Make) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -33,7 +34,7 @@ from aimer2.study.conduct import conduct
 from aimer2.study.events import Event, RoundFinished, RoundRepeated, StudyFinished
 from aimer2.study.pack import pack
 from aimer2.study.perform import open_performer
-from aimer2.study.secure_update import SecureUpdate
+from aimer2.study.secure_update import SecureUpdate, groups_of
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_performing import Bench
@@ -54,7 +55,7 @@ class Mixed:
     said: list[Reply] = field(default_factory=list)
 
     async def sites(self) -> Sequence[SiteId]:
-        return ("east", "north", "south", "west")
+        return sorted(["north", *await self.others.sites()])
 
     async def ask(self, tasks: Mapping[SiteId, Task]) -> AsyncIterator[Reply]:
         if "north" in tasks:
@@ -76,7 +77,7 @@ class Mixed:
 
 @dataclass
 class Hospital:
-    """North's agent in a study of four."""
+    """North's agent in a study of four, or more."""
 
     bench: Bench
     engine: Mixed
@@ -106,21 +107,21 @@ class Hospital:
 def hospital(
     site: Decisions, settings: Settings, a_study: Callable[..., Study], blobs: FolderStore, tmp_path: Path, snapshot: SnapshotRecord
 ) -> Callable[..., Hospital]:
-    def make(*, secure: bool = True, **changes: Any) -> Hospital:
+    def make(*, secure: bool = True, others: Sequence[SiteId] = OTHERS, **changes: Any) -> Hospital:
         privacy = {} if secure else {"privacy": {"secure_aggregation": False, "why_not_secure": "a test"}}
-        sites = {"names": ("north", *OTHERS), "minimum": 4, "quorum": 3}
+        sites = {"names": ("north", *others), "minimum": 4, "quorum": 3}
         study = a_study(**({"privacy": {}, "sites": sites, "method": {"name": "scaffold", "rounds": 3}} | privacy | changes))
-        keys = {"north": site.key} | {name: SigningKey.generate() for name in OTHERS}
+        keys = {"north": site.key} | {name: SigningKey.generate() for name in others}
         package = pack(study, tmp_path, {name: key.public.text for name, key in keys.items()}, blobs)
         bench = Bench(site, settings, package, blobs)
-        for name in OTHERS:
+        for name in others:
             site.address_book.verify(name, keys[name].public.fingerprint, [keys[name].public], by="Dr Grace", how="telephone")
         site.approve(bench.digest, by="Dr Grace")
         table = load_table(snapshot.path, verify=True)
-        performers = {name: open_performer(study, table, site=name, files={}) for name in ("north", *OTHERS)}
+        performers = {name: open_performer(study, table, site=name, files={}) for name in ("north", *others)}
         members = {name: SecureUpdate.of(package, bench.digest, name, keys[name], MemoryVault()) for name in keys} if secure else {}
-        others = InProcess({name: performers[name] for name in OTHERS}, blobs, secure=members)
-        return Hospital(bench, Mixed(bench, others, blobs), package, blobs, settings, members, performers)
+        beside = InProcess({name: performers[name] for name in others}, blobs, secure=members)
+        return Hospital(bench, Mixed(bench, beside, blobs), package, blobs, settings, members, performers)
 
     return make
 
@@ -150,6 +151,30 @@ def test_the_agent_masks_what_leaves_and_the_sum_has_the_bits_of_the_simulator(h
     events = made.conduct()
     assert [event.took_part for event in rounds(events)] == [("east", "north", "south", "west")] * 3
     other = hospital()
+    assert bits(made, events) == bits(other, simulated(other))
+
+
+def test_the_agent_is_added_up_with_its_group_alone_with_the_bits_of_the_simulator(hospital: Callable[..., Hospital]) -> None:
+    asked = {
+        "others": tuple(f"site-{number}" for number in range(8)),
+        "privacy": {"group_size": 3},
+        "method": {"name": "fedavg", "rounds": 2, "aggregator": "median"},
+    }
+    made = hospital(**asked)
+    named: set[SiteId] = set()
+
+    def listen(task: Task) -> Task:
+        content = json.loads(json.loads(task.message)["content"] or "{}") if task.message else {}
+        named.update(content.get("signed") or content.get("dealt") or ())
+        return task
+
+    made.engine.before = listen
+    events = made.conduct()
+    group = next(group for group in groups_of(made.package) if "north" in group)
+    assert named == set(group)
+    assert len(group) == 3
+    assert [len(event.took_part) for event in rounds(events)] == [9, 9]
+    other = hospital(**asked)
     assert bits(made, events) == bits(other, simulated(other))
 
 

@@ -20,11 +20,11 @@ from aimer2.messages.tensors import read_tree
 from aimer2.secure_aggregation.roster import Roster
 from aimer2.secure_aggregation.site import Member
 from aimer2.secure_aggregation.vault import MemoryVault
-from aimer2.study.collect import Patience
 from aimer2.study.conduct import Loop
 from aimer2.study.events import EVENT, Event, RoundFinished, RoundRepeated
 from aimer2.study.performed import Performed
 from aimer2.study.plan import Part, Plan
+from aimer2.study.quorum import Patience
 from aimer2.study.secure_update import SecureUpdate
 
 STUDY = "5e" * 32
@@ -166,10 +166,14 @@ class Written:
 class World:
     """``n`` sites named a, b, c, … and their coordinator."""
 
-    def __init__(self, n: int, *, rounds: int = 3, reals: bool = False, needed: int = 1) -> None:
+    def __init__(
+        self, n: int, *, rounds: int = 3, reals: bool = False, needed: int = 1, groups: Sequence[str] = (), groups_needed: int = 1
+    ) -> None:
         self.names = [chr(ord("a") + number) for number in range(n)]
         self.keys = {site: SigningKey.generate() for site in self.names}
         self.roster = Roster(STUDY, {site: key.public for site, key in self.keys.items()})
+        members = list(groups) or ["".join(self.names)]
+        self.rosters = tuple(Roster(STUDY, {site: self.keys[site].public for site in group}) for group in members)
         self.vaults = {site: MemoryVault() for site in self.names}
         self.sites = {site: Site(10**number, reals) for number, site in enumerate(self.names)}
         self.blobs, self.checkpoints, self.clock = MemoryStore(), Written(), PatientClock()
@@ -179,13 +183,15 @@ class World:
             roster=tuple(self.names),
             parts=(Part("train", Tally(), rounds, initial),),  # type: ignore[arg-type]
             patience=Patience(needed, IN_TIME),
-            secure=self.roster,
+            secure=self.rosters,
+            groups_needed=groups_needed,
         )
         self.engine = ToldEngine(self.inner(), list(self.names), self.clock)
 
     def inner(self) -> InProcess:
         """All sites as new processes over what their vaults hold."""
-        members = {site: SecureUpdate(Member(self.roster, site, self.keys[site], self.vaults[site])) for site in self.names}
+        of = {site: roster for roster in self.rosters for site in roster.members}
+        members = {site: SecureUpdate(Member(of[site], site, self.keys[site], self.vaults[site])) for site in self.names}
         return InProcess(self.sites, self.blobs, secure=members)
 
     def tell(self, sites: str, phase: str, act: Act, *, round_number: int = 2, attempt: int = 1) -> None:

@@ -16,6 +16,9 @@ from aimer2.study.check import check, refuse_faults
 Make = Callable[..., Study]
 CODE = {"framework": "numpy", "code": "model.py"}
 
+CLEAR = {"secure_aggregation": False, "why_not_secure": "a test"}
+NINE = [f"site-{number}" for number in range(9)]
+GROUPED = {"privacy": {"group_size": 3}, "method": {"aggregator": "median"}, "sites": {"names": NINE, "minimum": 9}}
 TORCH = {"model": {"framework": "torch", "name": "mlp"}}
 STOPS = {"patience": 2, "local_epochs": 5}
 
@@ -32,6 +35,10 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
     ({"privacy": {"why_not_secure": "it is quicker"}}, "privacy.why_not_secure", "has secure aggregation"),
     ({"privacy": {}, "sites": {"names": ["a", "b"]}}, "privacy.secure_aggregation", "2 are named"),
     ({"privacy": {}, "method": {"aggregator": "median"}, "sites": {"minimum": 3}}, "method.aggregator", "one by one"),
+    ({"privacy": {"group_size": 3}}, "privacy.group_size", "needs only the sum of all"),
+    ({"privacy": {**CLEAR, "group_size": 3}, "method": {"aggregator": "median"}, "sites": {"minimum": 3}}, "privacy.group_size", "sees every update"),
+    ({**GROUPED, "sites": {"names": NINE[:8], "minimum": 8}}, "privacy.group_size", "8 sites make 2 groups, and median"),
+    ({**GROUPED, "privacy": {"group_size": 4}}, "privacy.group_size", "9 sites make 2 groups"),
     ({"method": {"name": "fedmagic"}}, "method.name", "no method 'fedmagic'"),
     ({"method": {"name": "fedprox", "parameters": {"nu": 1.0}}}, "method.parameters.nu", "no such"),
     ({"model": {"framework": "numpy", "name": "transformer"}}, "model.name", "no model"),
@@ -116,6 +123,7 @@ def test_a_right_study_has_none(study: Make, tmp_path: Path) -> None:
     for changes in (
         {},
         {"privacy": {}},
+        GROUPED,
         {"method": {"name": "fedavgm"}},
         {"sites": {}},
         {"evaluation": {"held_out": 0}},

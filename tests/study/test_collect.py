@@ -14,8 +14,9 @@ from aimer2.blobs.memory import MemoryStore
 from aimer2.core.clock import SystemClock
 from aimer2.core.task import Answer, BlobRef, Failure, Refusal, Reply, SiteId, Task
 from aimer2.study.checkpoint import store
-from aimer2.study.collect import Collected, Patience, collect, drop_odd_ones, possible
+from aimer2.study.collect import Collected, collect, drop_odd_ones, possible
 from aimer2.study.events import Event, RoundStalled
+from aimer2.study.quorum import Patience
 
 SITES = ("a", "b", "c", "d")
 

@@ -17,7 +17,7 @@ from aimer2.study.events import Event
 def ranged() -> Iterator[None]:
     """As large leaves are from their second round on."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("aimer2.study.secure_sum._SMALL", 0)
+        patch.setattr("aimer2.study.secure_group._SMALL", 0)
         yield
 
 
@@ -90,7 +90,7 @@ def test_killed_between_what_a_site_says_and_what_the_coordinator_hears(undistur
 
 @pytest.mark.parametrize("phase", ["shares", "update", "agree", "reveal"])
 def test_a_site_that_loses_its_vault_sits_out_until_the_next_set_up(phase: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aimer2.study.secure_sum.MOST_ROUNDS", 3)
+    monkeypatch.setattr("aimer2.study.secure_group.MOST_ROUNDS", 3)
     world = World(4, rounds=5)
 
     def lose(task: Task) -> Reply:

@@ -103,7 +103,7 @@ def _without(study: Study, left: int) -> Study:
     changed = study.model_dump()
     changed["sites"] |= {"names": (), "minimum": min(study.sites.minimum, left)}
     changed["sites"]["quorum"] = None if study.sites.quorum is None else min(study.sites.quorum, left)
-    changed["privacy"] |= {"secure_aggregation": False, "why_not_secure": "all data lie in this one process"}
+    changed["privacy"] |= {"secure_aggregation": False, "why_not_secure": "all data lie in this one process", "group_size": None}
     return Study(**changed)
 
 

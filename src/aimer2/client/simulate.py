@@ -37,13 +37,13 @@ from aimer2.messages.tensors import read_tree
 from aimer2.secure_aggregation.vault import MemoryVault
 from aimer2.study.check import refuse_faults
 from aimer2.study.checkpoint import Remembered
-from aimer2.study.collect import Patience
 from aimer2.study.conduct import Loop, conduct
 from aimer2.study.events import Event, RoundFinished, StudyFinished, StudyPaused
 from aimer2.study.pack import pack
 from aimer2.study.perform import Participant, open_performer, shielded
 from aimer2.study.performed import Performs
 from aimer2.study.plan import Part, Plan
+from aimer2.study.quorum import Patience
 from aimer2.study.secure_update import SecureUpdate
 
 SiteData: TypeAlias = pd.DataFrame | Table | Dataset

@@ -34,7 +34,7 @@ from aimer2.messages.package import digest as digest_of
 from aimer2.messages.wire import Decision
 from aimer2.study.checkpoint import Checkpoints
 from aimer2.study.events import Event, RoundFinished, StudyFinished, StudyPaused, StudyStarted, StudyStopped
-from aimer2.study.secure_update import sites_needed
+from aimer2.study.secure_update import quorum_of
 
 Conduct: TypeAlias = Callable[[Package, str, StudyQueue, BlobStore, Checkpoints], AsyncIterator[Event]]
 """Conducts a study from its checkpoint to its end: `study.conduct` on the native engine."""
@@ -121,11 +121,9 @@ class Studies:
     async def start(self, digest: str, by: str) -> None:
         """Starts a study that enough sites have approved, though others have not decided. Raises Conflict."""
         offer = self._parts.registry.study(digest)
-        ready, needed = len(self._parts.registry.approved(digest, self._parts.clock.now())), sites_needed(offer.package)
-        if ready < needed:
-            raise Conflict(
-                f"{ready} sites have approved the study, {needed} are needed.", remedy="Wait for the sites that have not decided."
-            )
+        ready, quorum = self._parts.registry.approved(digest, self._parts.clock.now()), quorum_of(offer.package)
+        if not quorum.enough(ready):
+            raise Conflict(f"{quorum.lacking(ready, 'have approved the study')}.", remedy="Wait for the sites that have not decided.")
         await self._move(Transition(digest, ("offered",), "running", self._roster(digest)), Kind.STUDY_STARTED, by)
         await self.take_over()
 
@@ -255,7 +253,7 @@ class Studies:
 
     async def _start_if_ready(self, digest: str) -> None:
         offer = self._parts.registry.study(digest)
-        enough = len(self._parts.registry.approved(digest, self._parts.clock.now())) >= sites_needed(offer.package)
+        enough = quorum_of(offer.package).enough(self._parts.registry.approved(digest, self._parts.clock.now()))
         if offer.state == "offered" and not offer.undecided and enough:
             change = Transition(digest, ("offered",), "running", self._roster(digest))
             # Two last decisions at the same moment: one of them starts it.

@@ -8,12 +8,14 @@ from aimer2.coordinator.registry import Registry
 from aimer2.core.errors import BadStudy, Fault
 from aimer2.messages.package import Package
 from aimer2.secure_aggregation.roster import MINIMUM
-from aimer2.study.check import promises
+from aimer2.study.check import promises, too_few_groups
 
 
 def check_package(package: Package, registry: Registry, missing: Sequence[str], now: float) -> None:
     """``missing``: SHA-256 of the package's blobs that its submitter has not uploaded. Raises BadStudy with every fault."""
     faults = promises(package.study)
+    if not faults and not package.study.sites.names:
+        faults += too_few_groups(package.study, len(package.roster))
     faults += [Fault("blobs", f"{sha256[:16]}… was not uploaded", "upload it, then submit again") for sha256 in missing]
     if package.study.expires_at <= now:
         faults.append(Fault("expires", "lies in the past", "give a day to come"))

@@ -49,6 +49,9 @@ class Rule(Document):
     maximum_rounds: int | None = Field(default=None, ge=1)
     maximum_days: float | None = Field(default=None, gt=0, description="from now to the study's expiry")
     secure_aggregation: bool = Field(default=False, description="only studies in which nobody sees this site's update alone")
+    minimum_group: int | None = Field(
+        default=None, ge=3, description="also studies whose sums are of groups of sites (`privacy.group_size`), of so many sites or more"
+    )
     differential_privacy: bool = Field(default=False, description="only studies with differential privacy")
     require: tuple[Protection, ...] = Field(default=("network", "files"), description="what this machine must enforce on the worker")
 
@@ -148,6 +151,8 @@ def _against(rule: Rule, request: StudyRequest) -> Iterator[str]:
         yield "it runs for longer"
     if rule.secure_aggregation and not study.privacy.secure_aggregation:
         yield "it has no secure aggregation"
+    if study.privacy.group_size is not None and (rule.minimum_group is None or study.privacy.group_size < rule.minimum_group):
+        yield f"its sums are of groups of {study.privacy.group_size} sites"
     if rule.differential_privacy and study.privacy.differential_privacy is None:
         yield "it has no differential privacy"
     if study.privacy.secure_aggregation and request.unverified:

@@ -10,9 +10,9 @@ from aimer2.core.clock import rfc3339
 from aimer2.core.errors import BadStudy
 from aimer2.core.study import Analysis, Study
 from aimer2.messages.package import Package
-from aimer2.secure_aggregation.roster import threshold
+from aimer2.secure_aggregation.roster import MINIMUM, threshold
 from aimer2.statistics import catalogue as statistics
-from aimer2.study.secure_update import sites_needed
+from aimer2.study.secure_update import groups_of, quorum_of
 
 
 def describe_request(package: Package, digest: str, code: Mapping[str, str] | None = None) -> list[str]:
@@ -25,7 +25,7 @@ def describe_request(package: Package, digest: str, code: Mapping[str, str] | No
         f"Purpose          {study.purpose}",
         f"Ethics           {study.ethics}",
         f"Expires          {rfc3339(study.expires_at)}",
-        f"Sites asked      {', '.join(sorted(package.roster))} (at least {sites_needed(package)} take part)",
+        f"Sites asked      {', '.join(sorted(package.roster))} (at least {_sites_needed(package)} take part)",
         "",
         *_reads(study),
         "",
@@ -36,6 +36,14 @@ def describe_request(package: Package, digest: str, code: Mapping[str, str] | No
         *_code(code or {}),
         f"Digest           {digest}",
     ]
+
+
+def _sites_needed(package: Package) -> int:
+    """An aggregator that this installation does not have is told below."""
+    try:
+        return quorum_of(package).needed
+    except BadStudy:
+        return package.study.sites.minimum
 
 
 def _reads(study: Study) -> Iterator[str]:
@@ -91,7 +99,9 @@ def _aggregator(study: Study) -> Iterator[str]:
     yield f"                 updates are combined by {name}: {aggregators.summary(name)}"
     for parameter, value in sorted(study.method.aggregator_parameters.items()):
         yield f"                 {parameter} = {value}"
-    if not aggregators.example(name).additive:
+    if study.privacy.group_size is not None:
+        yield "                 for that the coordinator compares the sums of groups of sites, see below with whom this one is added up"
+    elif not aggregators.example(name).additive:
         yield "                 for that the coordinator compares the sites' updates one by one, so it must see this site's alone"
 
 
@@ -143,7 +153,13 @@ def _secrecy(package: Package) -> Iterator[str]:
         yield "in the clear: the coordinator sees this site's sums. The researcher says why:"
         yield f"  {study.privacy.why_not_secure or 'nothing'}"
         return
-    yield f"masked: the coordinator gets the sum of at least {threshold(sites)} of the {sites} sites, and nobody sees this site's alone"
+    if study.privacy.group_size is None:
+        yield f"masked: the coordinator gets the sum of at least {threshold(sites)} of the {sites} sites, and nobody sees this site's alone"
+    else:
+        yield f"masked: the coordinator gets the sum of each group of {study.privacy.group_size} sites or more, and nobody sees this site's alone;"
+        yield "  a group's sum hides a site among fewer others than the sum of all would. The groups, the same in every round:"
+        for group in groups_of(package):
+            yield f"    {', '.join(group)} (a sum is of at least {max(MINIMUM, threshold(len(group)))} of them)"
     yield "  (secure aggregation; it rests on the keys that people here have verified: `aimer2 site roster show`)"
 
 

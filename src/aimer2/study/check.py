@@ -41,8 +41,8 @@ def check(study: Study, folder: Path, clock: Clock) -> list[Fault]:
 def promises(study: Study) -> list[Fault]:
     """What the coordinator that conducts it must keep, and looks at again: secrecy of updates, method, aggregator, differential privacy."""
     if study.analyses:
-        return [*_secrecy(study), *_analyses(study)]
-    return [*_secrecy(study), *_method(study), *_aggregator(study), *bounding.faults(study), *differential_privacy.faults(study)]
+        return [*_secrecy(study), *_groups(study), *_analyses(study)]
+    return [*_secrecy(study), *_method(study), *_aggregator(study), *_groups(study), *bounding.faults(study), *differential_privacy.faults(study)]
 
 
 def refuse_faults(study: Study, folder: Path, clock: Clock) -> None:
@@ -136,14 +136,46 @@ def _aggregator(study: Study) -> list[Fault]:
         aggregator = aggregators.make(name, study.sites.block, study.method.aggregator_parameters)
     except BadStudy as error:
         return list(error.faults)
-    if study.sites.needed < aggregator.sites_needed:
+    if study.privacy.group_size is None and study.sites.needed < aggregator.sites_needed:
         where = "sites.minimum" if study.sites.quorum is None else "sites.quorum"
         problem = f"{name} with these parameters needs {aggregator.sites_needed} answers a round, `{where}` asks for {study.sites.needed}"
         found.append(Fault("method.aggregator", problem, f"set `{where}` to {aggregator.sites_needed} or more, or take another aggregator"))
-    if study.privacy.secure_aggregation and not aggregator.additive:
+    if study.privacy.secure_aggregation and study.privacy.group_size is None and not aggregator.additive:
         problem = f"{name} compares the sites' updates one by one, and secure aggregation shows nobody a single one"
-        found.append(Fault("method.aggregator", problem, f"take weighted_mean, or {_NOT_SECURE}"))
+        remedy = f"let it compare the sums of groups of sites (`privacy.group_size`), take weighted_mean, or {_NOT_SECURE}"
+        found.append(Fault("method.aggregator", problem, remedy))
     return found
+
+
+def _groups(study: Study) -> list[Fault]:
+    name, found = study.method.aggregator, []
+    if study.privacy.group_size is None or name not in aggregators.names():
+        return []
+    if not study.privacy.secure_aggregation:
+        found.append(Fault("privacy.group_size", "is given, but without secure aggregation the coordinator sees every update", "leave it out"))
+    elif aggregators.example(name).additive:
+        problem = f"is given, but {name} needs only the sum of all: groups would show the coordinator smaller sums for nothing"
+        found.append(Fault("privacy.group_size", problem, "leave it out, or take an aggregator that compares, such as median"))
+    asked = study.privacy.differential_privacy
+    if asked is not None and asked.level == "site":
+        problem = "is given, but the noise that hides a site is sized for the sum of all"
+        found.append(Fault("privacy.group_size", problem, "leave it out, or protect single patients (`level` = 'record')"))
+    try:
+        return found + (too_few_groups(study, len(study.sites.names)) if study.sites.names else [])
+    except BadStudy:
+        return found  # its parameters are told with the aggregator
+
+
+def too_few_groups(study: Study, sites: int) -> list[Fault]:
+    """Where so many sites make fewer groups than the aggregator compares. Raises BadStudy for an aggregator that cannot be made."""
+    size, method = study.privacy.group_size, study.method
+    if size is None:
+        return []
+    needed = aggregators.make(method.aggregator, study.sites.block, method.aggregator_parameters).sites_needed
+    if sites // size >= needed:
+        return []
+    problem = f"is {size}: {sites} sites make {sites // size} groups, and {method.aggregator} with these parameters compares {needed} or more"
+    return [Fault("privacy.group_size", problem, f"ask {needed * size} sites or more, or make the groups smaller; the smallest are of {MINIMUM}")]
 
 
 def _metrics(study: Study) -> list[Fault]:

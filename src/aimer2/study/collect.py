@@ -16,6 +16,7 @@ from aimer2.core.task import Answer, BlobRef, Failure, Reply, SiteId, Task
 from aimer2.core.update import Update
 from aimer2.messages.tensors import read_tree
 from aimer2.study.events import Absence, Event, ReplyReceived, RoundStalled
+from aimer2.study.quorum import Groups, Patience
 
 
 @final
@@ -33,6 +34,8 @@ class Collected:
     """Whether the round ended because too few answers could still come."""
     blobs: set[BlobRef] = field(default_factory=set)
     """All that this round has put into the store."""
+    without: set[SiteId] = field(default_factory=set)
+    """Who broke the protocol of a sum in secret, and is not asked again until the study is resumed."""
 
     @property
     def silent(self) -> tuple[SiteId, ...]:
@@ -58,15 +61,6 @@ class Collected:
         self.absent[site] = Absence(site=site, outcome="failed", code=code, reason=reason)
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How many answers a round needs, and how long it waits for the others."""
-
-    needed: int
-    deadline_seconds: float
-
-
 async def collect(
     engine: Engine, tasks: Mapping[SiteId, Task], collected: Collected, patience: Patience, blobs: BlobStore, clock: Clock
 ) -> AsyncIterator[Event]:
@@ -82,7 +76,7 @@ async def collect(
     try:
         while collected.replied < len(collected.asked) and possible(collected, patience):
             left = began + patience.deadline_seconds - clock.monotonic()
-            if left <= 0 and len(collected.answers) >= patience.needed and not waiting.done():
+            if left <= 0 and patience.enough(collected.answers) and not waiting.done():
                 break
             if left <= 0 and not stalled and not waiting.done():
                 stalled = True
@@ -102,12 +96,12 @@ async def collect(
             await replies.aclose()
     collected.hopeless = not possible(collected, patience)
     await engine.withdraw([tasks[site] for site in collected.silent])
-    drop_odd_ones(collected)
+    drop_odd_ones(collected, patience.groups)
 
 
 def possible(collected: Collected, patience: Patience) -> bool:
     """Whether enough answers can still come."""
-    return len(collected.asked) - len(collected.absent) >= patience.needed
+    return patience.enough([site for site in collected.asked if site not in collected.absent])
 
 
 def _stalled(task: Task, collected: Collected, patience: Patience, clock: Clock) -> RoundStalled:
@@ -145,14 +139,16 @@ def _take(reply: Reply, collected: Collected, blobs: BlobStore, task: Task, cloc
     )
 
 
-def drop_odd_ones(collected: Collected) -> None:
-    """Sites whose update has not the shapes that most have count as failed: one odd site must not stop the others."""
+def drop_odd_ones(collected: Collected, groups: Groups | None = None) -> None:
+    """Sites whose update has not the shapes that most (of their group) have count as failed: one odd site must not stop the others."""
     forms = {site: _form(update) for site, update in collected.updates.items()}
     if len(set(forms.values())) <= 1:
         return
-    common, _ = Counter(forms[site] for site in sorted(forms)).most_common(1)[0]
-    for site in [site for site, form in forms.items() if form != common]:
-        collected.drop(site, BadUpdate.code, "its update has other names or shapes than the other sites'")
+    for members in (collected.updates.keys(),) if groups is None else groups.members:
+        here = {site: forms[site] for site in sorted(forms) if site in members}
+        common = Counter(here.values()).most_common(1)
+        for site in [site for site, form in here.items() if form != common[0][0]]:
+            collected.drop(site, BadUpdate.code, "its update has other names or shapes than the other sites'")
 
 
 def drop_infinite_ones(collected: Collected) -> bool:

@@ -7,7 +7,7 @@ checkpoints do) and no method; it can be killed at any instant and goes on from 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ParamSpec, TypeVar, final
 
@@ -21,7 +21,7 @@ from aimer2.core.task import ITERATED, BlobRef, FigureDocument, SiteId, Task
 from aimer2.core.update import Update
 from aimer2.messages.package import Package
 from aimer2.study.checkpoint import Checkpoints, StoredTree, blobs_of, finite, load_state, refs_of, save_state, store
-from aimer2.study.collect import Collected, Patience
+from aimer2.study.collect import Collected
 from aimer2.study.events import (
     Absence,
     Event,
@@ -35,6 +35,7 @@ from aimer2.study.events import (
     StudyStarted,
 )
 from aimer2.study.plan import Part, Plan, plan_of
+from aimer2.study.quorum import Patience
 from aimer2.study.result import build_result
 from aimer2.study.secure_sum import SecureSum
 from aimer2.study.summing import Asked, InTheClear, RoundLost, Summing
@@ -139,9 +140,12 @@ class Loop:
         self._clock = clock
         self.position = Position()
         self._clear: Summing = InTheClear(plan.aggregator, engine, blobs, clock)
-        self._summing = self._clear if plan.secure is None else SecureSum(plan.secure, engine, blobs, clock, self._keep_summing)
+        self._summing = self._clear if not plan.secure else self._in_secret(plan, engine, blobs, clock)
         self.model: BlobRef | None = None
         self._is_small = all(tree.size(leaf) <= SMALL for part in plan.parts for leaf in part.initial.values())
+
+    def _in_secret(self, plan: Plan, engine: Engine, blobs: BlobStore, clock: Clock) -> Summing:
+        return SecureSum(plan.secure, plan.aggregator, engine, blobs, clock, self._keep_summing, groups_needed=plan.groups_needed)
 
     async def run(self) -> AsyncIterator[Event]:
         """All parts that are left, from the checkpoint where there is one."""
@@ -190,8 +194,8 @@ class Loop:
         away = tuple(_away(site) for site in self._plan.roster if site not in (*there, *self.position.excluded))
         collected = Collected(selected, away=away)
         patience = self._patience(part, selected)
-        if len(selected) < patience.needed:
-            raise _Pause(self._too_few(f"{len(selected)} sites can be asked, {patience.needed} are needed", collected.away))
+        if not patience.enough(selected):
+            raise _Pause(self._too_few(patience.lacking(selected, "can be asked"), collected.away))
         tasks = await self._aside(self._tasks, part, state, number, selected)
         collected.blobs.update(ref for task in tasks.values() for ref in task.inputs.values())
         yield RoundStarted(
@@ -215,7 +219,7 @@ class Loop:
         if self.position.lost + 1 >= ATTEMPTS:
             raise _Pause(f"Round {number} could not be added up in {ATTEMPTS} attempts: {lost}")
         self._summing.lose()
-        excluded = {**self.position.excluded, **dict.fromkeys(sorted(lost.without), "it has not kept to the protocol of secure aggregation")}
+        excluded = self._without(lost.without)
         previous = self.position
         self.position = replace(
             previous, attempt=previous.attempt + 1, lost=previous.lost + 1, excluded=excluded, summing=self._summing.kept
@@ -223,6 +227,10 @@ class Loop:
         await self._checkpoints.save(self.position.document())
         self._forget(previous, collected)
         return RoundRepeated(time=self._clock.now(), stage=part.stage, round_number=number, attempt=self.position.attempt, reason=str(lost))
+
+    def _without(self, sites: Collection[SiteId]) -> dict[SiteId, str]:
+        """Who is not asked again, with these."""
+        return {**self.position.excluded, **dict.fromkeys(sorted(sites), "it has not kept to the protocol of secure aggregation")}
 
     async def _keep_summing(self) -> None:
         """What was decided in the middle of a round is kept before a site hears of it."""
@@ -232,15 +240,15 @@ class Loop:
         self._forget(previous)
 
     def _require(self, collected: Collected, patience: Patience) -> None:
-        if len(collected.answers) < patience.needed:
-            found = f"{len(collected.answers)} sites answered, {patience.needed} are needed"
-            raise _Pause(self._too_few(found, collected.absences()))
+        if not patience.enough(collected.answers):
+            raise _Pause(self._too_few(patience.lacking(collected.answers, "answered"), collected.absences()))
 
     def _patience(self, part: Part, selected: tuple[SiteId, ...]) -> Patience:
         """Of the data contract every answer is wanted; a round of a method that asks fewer sites needs no more than it asks."""
         whole = self._plan.patience
         needed = min(whole.needed, len(selected)) if part.stage in ITERATED and selected else whole.needed
-        return Patience(max(needed, self._way(part).needed), whole.deadline_seconds)
+        way = self._way(part)
+        return Patience(max(needed, way.needed), whole.deadline_seconds, way.groups)
 
     def _too_few(self, found: str, absent: tuple[Absence, ...]) -> str:
         reasons = [f"{a.site}: {a.reason or a.outcome}" for a in absent]
@@ -295,6 +303,7 @@ class Loop:
             state=advance.state,
             last=event.model_dump(mode="json"),
             counted={**previous.counted, **dict.fromkeys(event.took_part, number)} if part.stage in ITERATED else previous.counted,
+            excluded=self._without(collected.without),
             summing=self._summing.kept,
             lost=0,
         )

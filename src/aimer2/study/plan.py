@@ -22,9 +22,9 @@ from aimer2.statistics.moments import Moments
 from aimer2.study.analysing import analyses_of
 from aimer2.study.checkpoint import StoredTree
 from aimer2.study.cohort import design_width
-from aimer2.study.collect import Patience
 from aimer2.study.evaluation import pooled
-from aimer2.study.secure_update import roster_of
+from aimer2.study.quorum import Patience
+from aimer2.study.secure_update import rosters_of
 
 
 @final
@@ -53,8 +53,10 @@ class Plan:
     """Pooled sums to figures."""
     tables: Callable[[Tree], tuple[Table, ...]] = lambda _: ()
     """What the last stage left, as the answers of a study that asks statistical questions."""
-    secure: Roster | None = None
-    """Whose updates are added in secret; None: in the clear."""
+    secure: tuple[Roster, ...] = ()
+    """Whose updates are added in secret, group by group; none: in the clear."""
+    groups_needed: int = 1
+    """So many groups' sums a round is made of at least."""
     keep: frozenset[str] = frozenset()
     """Blobs that outlive their round."""
 
@@ -73,14 +75,16 @@ def plan_of(package: Package, digest: str, blobs: BlobStore) -> Plan:
     parts.append(Part("train", method, study.method.rounds, initial))
     if study.evaluation.held_out > 0:
         parts.append(Part("final", method, 1, initial))
+    aggregator = aggregators.make(study.method.aggregator, study.sites.block, study.method.aggregator_parameters)
     return Plan(
         digest=digest,
         roster=tuple(sorted(package.roster)),
         parts=tuple(parts),
         patience=Patience(study.sites.needed, study.sites.deadline_seconds),
-        aggregator=aggregators.make(study.method.aggregator, study.sites.block, study.method.aggregator_parameters),
+        aggregator=aggregator,
         figures=partial(pooled, study),
-        secure=roster_of(package, digest) if study.privacy.secure_aggregation else None,
+        secure=rosters_of(package, digest) if study.privacy.secure_aggregation else (),
+        groups_needed=1 if study.privacy.group_size is None else aggregator.sites_needed,
         keep=frozenset({package.initial.sha256}),
     )
 
@@ -96,6 +100,6 @@ def _answering(package: Package, digest: str) -> Plan:
         patience=Patience(study.sites.needed, study.sites.deadline_seconds),
         aggregator=WeightedMean(study.sites.block),
         tables=analyses.tables,
-        secure=roster_of(package, digest) if study.privacy.secure_aggregation else None,
+        secure=rosters_of(package, digest) if study.privacy.secure_aggregation else (),
         keep=frozenset({package.initial.sha256}),
     )

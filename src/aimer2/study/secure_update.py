@@ -12,17 +12,20 @@ from typing import Any, final
 
 from pydantic import Field
 
+from aimer2.algorithms.aggregators import catalogue as aggregators
 from aimer2.core.errors import BadInput, Conflict, Tampered
 from aimer2.core.task import BlobRef, Document, SiteId, Task
 from aimer2.core.tree import Tree
 from aimer2.identity.keys import PublicKey, SigningKey
 from aimer2.messages.package import Package
+from aimer2.secure_aggregation.groups import Group, groups
 from aimer2.secure_aggregation.layout import Layout
 from aimer2.secure_aggregation.masking import mask
 from aimer2.secure_aggregation.messages import EpochTerms, RoundTerms, parsed
 from aimer2.secure_aggregation.roster import MINIMUM, Roster, threshold
 from aimer2.secure_aggregation.site import MARKS, Member
 from aimer2.secure_aggregation.vault import Vault
+from aimer2.study.quorum import Groups, Patience
 
 
 class Request(Document):
@@ -65,8 +68,10 @@ class SecureUpdate:
 
     @classmethod
     def of(cls, package: Package, digest: str, site: SiteId, key: SigningKey, vault: Vault) -> SecureUpdate:
-        """Raises NotAvailable, NotAllowed where the study's roster is none or holds another key for this site."""
-        return cls(Member(roster_of(package, digest), site, key, vault))
+        """Raises NotAvailable, NotFound, NotAllowed where the study's roster is none, lacks this site or holds another key for it."""
+        rosters = rosters_of(package, digest)
+        mine = next((roster for roster in rosters if site in roster.members), rosters[0])
+        return cls(Member(mine, site, key, vault))
 
     def say(self, task: Task) -> str:
         """The answer to a phase without data. Raises as `Member`."""
@@ -127,16 +132,31 @@ def request_in(task: Task) -> Request:
     return request
 
 
-def roster_of(package: Package, digest: str) -> Roster:
-    """The study's sites with their keys, as every site approved them. Raises NotAvailable for fewer than three."""
-    return Roster(digest, {site: PublicKey.from_text(key) for site, key in package.roster.items()})
+def rosters_of(package: Package, digest: str) -> tuple[Roster, ...]:
+    """The study's sites with their keys, as every site approved them, by the groups that are added up. Raises NotAvailable for fewer than three
+    sites in one."""
+    return tuple(Roster(digest, {site: PublicKey.from_text(package.roster[site]) for site in group}) for group in groups_of(package))
 
 
-def sites_needed(package: Package) -> int:
-    """With so many approvals the study can start: as many as it asks for, and as many as a sum in secret is made of."""
+def groups_of(package: Package) -> tuple[Group, ...]:
+    """Whose updates are added together in secret; one group where the study asks for none."""
+    size = package.study.privacy.group_size
+    return groups(package.roster, size or max(1, len(package.roster)), package.study.seed)
+
+
+def quorum_of(package: Package) -> Patience:
+    """With these approvals the study can start: as many as it asks for, and as many as its sums in secret are made of."""
     study = package.study
-    secret = max(MINIMUM, threshold(len(package.roster))) if study.privacy.secure_aggregation else 1
-    return max(study.sites.minimum, secret)
+    if not study.privacy.secure_aggregation:
+        return Patience(study.sites.minimum, study.sites.deadline_seconds)
+    members = groups_of(package)
+    least = tuple(max(MINIMUM, threshold(len(group))) for group in members)
+    method = study.method
+    needed = 1
+    if study.privacy.group_size is not None:
+        needed = aggregators.make(method.aggregator, study.sites.block, method.aggregator_parameters).sites_needed
+    counted = Groups(tuple(map(frozenset, members)), least, needed)
+    return Patience(max(study.sites.minimum, counted.sites_needed()), study.sites.deadline_seconds, counted)
 
 
 def layout_in(message: MaskedUpdate) -> Layout:

@@ -10,8 +10,9 @@ from aimer2.core.study import Study
 from aimer2.messages.package import Package
 from aimer2.privacy.terms import terms
 from aimer2.secure_aggregation.messages import PROTOCOL
-from aimer2.secure_aggregation.roster import threshold
+from aimer2.secure_aggregation.roster import MINIMUM, threshold
 from aimer2.study.events import Event, RoundFinished, RoundStarted
+from aimer2.study.secure_update import groups_of
 
 NOT_COVERED = (
     "which sites took part, refused, failed or were late, and how long they took",
@@ -25,16 +26,17 @@ def secure_aggregation(package: Package, rounds: Sequence[RoundFinished]) -> dic
     """How the sums were made in secret, and what that cost in precision. None where the coordinator saw every update."""
     if not package.study.privacy.secure_aggregation:
         return None
-    sites = len(package.roster)
+    groups = [list(group) for group in groups_of(package)]
     secret = [event.secrecy for event in rounds if event.secrecy is not None]
     return {
         "protocol": PROTOCOL,
-        "sites": sites,
-        "threshold": threshold(sites),
+        "sites": len(package.roster),
+        "groups": groups,
+        "threshold": min(max(MINIMUM, threshold(len(group))) for group in groups),
         "sums": len(secret),
         "saturated": sum(one.saturated for one in secret),
         "rounding_error": max((one.error for one in secret), default=0.0),
-        "rests_on": "the sites' keys, which people verified; fewer than a third of the sites in league with the coordinator",
+        "rests_on": f"the sites' keys, which people verified; fewer than a third of {_whom(groups)} in league with the coordinator",
     }
 
 
@@ -42,7 +44,19 @@ def secrecy(stated: Mapping[str, Any] | None) -> str:
     """The same in one sentence."""
     if stated is None:
         return "The coordinator saw each site's update in the clear."
+    groups = stated["groups"]
+    if len(groups) > 1:
+        sizes = sorted({len(group) for group in groups})
+        each = " or ".join(map(str, sizes))
+        return (
+            f"The coordinator saw, of {len(groups)} groups of {each} sites, each one's sums of at least {stated['threshold']} updates, "
+            "and no single one."
+        )
     return f"The coordinator saw sums of at least {stated['threshold']} of the {stated['sites']} sites' updates, and no single one."
+
+
+def _whom(groups: Sequence[Sequence[str]]) -> str:
+    return "the sites" if len(groups) == 1 else "the sites of a group"
 
 
 def differential_privacy(study: Study, events: Iterable[Event]) -> dict[str, Any] | None:

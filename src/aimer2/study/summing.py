@@ -10,8 +10,9 @@ from aimer2.core.clock import Clock
 from aimer2.core.protocols import Aggregator, BlobStore, Engine
 from aimer2.core.task import SiteId, Task
 from aimer2.core.update import Update
-from aimer2.study.collect import Collected, Patience, collect, drop_infinite_ones
+from aimer2.study.collect import Collected, collect, drop_infinite_ones
 from aimer2.study.events import Event, Secrecy
+from aimer2.study.quorum import Groups, Patience
 
 
 @final
@@ -51,6 +52,11 @@ class Summing(Protocol):
         ...
 
     @property
+    def groups(self) -> Groups | None:
+        """Whose answers are of use only together."""
+        ...
+
+    @property
     def kept(self) -> Mapping[str, Any]:
         """What must outlive this process, as JSON can hold it; blobs are named as BlobRef documents."""
         ...
@@ -85,6 +91,7 @@ class InTheClear:
     """The coordinator sees every update. What the plan's aggregator makes of them is the sum."""
 
     needed = 1
+    groups: Groups | None = None
 
     def __init__(self, aggregator: Aggregator, engine: Engine, blobs: BlobStore, clock: Clock) -> None:
         self._aggregator = aggregator

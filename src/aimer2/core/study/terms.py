@@ -54,3 +54,9 @@ class Privacy(Document):
     secure_aggregation: bool = Field(default=True, description="nobody sees a single site's update, only the sum of all")
     why_not_secure: str = Field(default="", max_length=500, description="without secure aggregation: the reason, for every hospital to read")
     differential_privacy: DifferentialPrivacy | None = None
+    group_size: int | None = Field(
+        default=None,
+        ge=3,
+        exclude_if=unset,
+        description="under secure aggregation: the coordinator sees the sum of each group of so many sites, which the aggregator compares",
+    )

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from aimer2.algorithms import catalogue
 from aimer2.algorithms.aggregators import catalogue as aggregators
+from aimer2.algorithms.aggregators.weighted_mean import WeightedMean
 from aimer2.core import tree
 from aimer2.core.dataset import Dataset, Samples
 from aimer2.core.protocols import Learner, Local
@@ -79,7 +80,9 @@ class Hospitals:
         """The first hospital's own model when it was last asked, as its update tells it, and the model of all."""
         algorithm, method = self.algorithm, self.study.method
         state, alone, size = algorithm.init(initial), initial, len(self.part(parts[0]))
-        add = aggregators.make(method.aggregator, self.study.sites.block, method.aggregator_parameters)
+        # a study that compares groups of hospitals adds up those of one
+        grouped = self.study.privacy.group_size is not None
+        add = WeightedMean() if grouped else aggregators.make(method.aggregator, self.study.sites.block, method.aggregator_parameters)
         hospitals = {f"hospital-{number:03}": number for number in range(len(parts))}
         memories: list[dict[str, Tree]] = [{} for _ in parts]
         for number in range(1, rounds + 1):

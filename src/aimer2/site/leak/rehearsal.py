@@ -23,6 +23,7 @@ from aimer2.learners import code
 from aimer2.learners.catalogue import make_learner
 from aimer2.models import catalogue as models
 from aimer2.privacy.terms import terms
+from aimer2.secure_aggregation.roster import threshold
 from aimer2.site.leak.findings import Findings, Told
 from aimer2.site.leak.hospitals import Hospitals
 from aimer2.site.leak.rebuilding import Rebuilding, Scale
@@ -87,7 +88,8 @@ class Rehearsal:
     @property
     def sites(self) -> int:
         """The fewest hospitals whose sum a round of this study opens, and never fewer than hide anybody."""
-        return max(LEAST_SITES, self.study.sites.needed)
+        size = self.study.privacy.group_size
+        return max(LEAST_SITES, self.study.sites.needed if size is None else threshold(size))
 
     def _rows(self) -> tuple[cohort.Design, cohort.Moments, Samples]:
         checks = preflight.checks(self.study, self.table, preflight.probe(Path.cwd()))
