@@ -8,15 +8,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.duration.survfunc import CumIncidenceRight, survdiff
 
+from aimer2.client.tables import Tables
 from aimer2.core.dataset import Frame
 from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import BadInput
 from aimer2.core.study import Feature
+from aimer2.statistics.aalen_johansen import AalenJohansen, aalen_johansen
 from aimer2.statistics.log_rank import Excess, LogRank, Weights, compare, excess
-from aimer2.statistics.survival_curves import aalen_johansen, compare_means, nelson_aalen, restricted_mean
+from aimer2.statistics.nelson_aalen import NelsonAalen, nelson_aalen
+from aimer2.statistics.restricted_mean import RestrictedMean, compare_means, restricted_mean
 
 
 @pytest.fixture(scope="module")
@@ -204,3 +209,78 @@ def test_few_events_are_refused() -> None:
     assert "in some interval" in next(iter(pooled.against(frame, Disclosure(minimum_cell=12), secure=False)))
     assert not list(pooled.against(frame, Disclosure(minimum_cell=12), secure=True))
     assert list(pooled.against(frame, Disclosure(minimum_cell=12, exact_values="never"), secure=True))
+
+
+DAYS = tuple(float(day) for day in range(1, 9001))
+
+
+QUESTION = (Feature(name="time"), Feature(name="event"), Feature(name="group", kind="category", categories=("0", "1", "2")))
+
+
+def test_hospitals_are_asked_for_curves(brca: pd.DataFrame, ask: Any) -> None:
+    """Days are whole, so edges at every day give the curves of the exact times: least and most are the estimate, but for those lost on a day."""
+    rows = brca[brca.time > 0]
+    kinds = np.where(rows.event == 1, 1 + (np.arange(len(rows)) % 3 == 0), 0)
+    sites = [part for _, part in rows.assign(event=np.array(["none", "one", "other"])[kinds]).groupby("site")]
+    event = Feature(name="event", kind="category", categories=("none", "one", "other"))
+    method = AalenJohansen(formula="Surv(time, event) ~ 1", features=(Feature(name="time"), event), edges=DAYS)
+    found = ask(method, sites).frame()
+    oracle: Any = CumIncidenceRight(rows.time.to_numpy(), kinds)
+    for number, kind in enumerate(("one", "other")):
+        lines = found[found["event"] == kind].set_index("time").loc[oracle.times]
+        np.testing.assert_allclose(lines["incidence"], oracle.cinc[number], rtol=1e-10, atol=1e-15)
+        assert ((lines["at_least"] <= lines["incidence"] + 1e-12) & (lines["incidence"] <= lines["at_most"] + 1e-12)).all()
+    hazard = ask(NelsonAalen(formula="Surv(time, event) ~ group", features=QUESTION, edges=DAYS), [part for _, part in rows.groupby("site")]).frame()
+    own = rows[rows.group == 1]
+    times = np.unique(own.time)
+    at_risk, events = counts(own.assign(group=0), times, 1)
+    expected = np.cumsum(events[0] / at_risk[0])
+    np.testing.assert_allclose(hazard[hazard["group"] == "1"].set_index("time").loc[times, "hazard"], expected, rtol=1e-12, atol=1e-15)
+
+
+def test_mean_times_of_hospitals(brca: pd.DataFrame, ask: Any, part: Any) -> None:
+    rows = brca[brca.time > 0]
+    method = RestrictedMean(formula="Surv(time, event) ~ group", features=QUESTION, edges=DAYS[:1500])
+    found = ask(method, part(rows, "time"))
+    lines = found.frame("Time lived").set_index("group")
+    alone = {}
+    for group in range(3):
+        own = rows[rows.group == group]
+        times = np.unique(np.append(own.time, 1500.0))
+        at_risk, events = counts(own.assign(group=0), times, 1)
+        alone[group] = restricted_mean(times, at_risk[0], events[0], 1500.0).lived
+        line = lines.loc[str(group)]
+        np.testing.assert_allclose(line[["estimate", "standard_error"]].to_numpy(float), alone[group][:2], rtol=1e-10)
+        assert line["at_least"] <= line["estimate"] <= line["at_most"] <= line["at_least"] + 1.5
+    against = found.frame("2 against 0").set_index("term")
+    difference, error = alone[2].estimate - alone[0].estimate, np.hypot(alone[2].error, alone[0].error)
+    assert against.loc["difference", "estimate"] == pytest.approx(difference)
+    assert against.loc["difference", "p"] == pytest.approx(2 * stats.norm.sf(abs(difference) / error))
+
+
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 2)), min_size=12, max_size=60))
+def test_the_exact_curves_lie_where_the_answer_says(patients: list[tuple[int, int]]) -> None:
+    """Whatever the times: at the edges the exact cumulative incidence, hazard and mean keep within the bounds that the binned counts give."""
+    time, kind = np.array(patients, float).T
+    edges = (10.0, 25.0, 40.0)
+    frame = Frame({"t": time, "e": kind}, np.arange(len(time), dtype=np.uint64))
+    features = (Feature(name="t"), Feature(name="e", kind="category", categories=("none", "one", "other")))
+    method = AalenJohansen(formula="Surv(t, e) ~ 1", features=features, edges=edges)
+    lines = Tables(method.tables("main", method.sums({}, frame, 1))).frame()
+    times = np.unique(time)
+    n = np.array([(time >= t).sum() for t in times], float)
+    events = np.array([[((time == t) & (kind == k)).sum() for t in times] for k in (1, 2)], float)
+    for number, name in enumerate(("one", "other")):
+        exact = np.append(0.0, aalen_johansen(times, n, events)[number].values)[np.searchsorted(times, edges, side="right")]
+        own = lines[lines["event"] == name]
+        assert (own["at_least"] <= exact + 1e-9).all() and (exact <= own["at_most"] + 1e-9).all()
+    either = Frame({"t": time, "e": (kind > 0).astype(float)}, frame.patients)
+    plain = (Feature(name="t"), Feature(name="e"))
+    hazard_of, mean_of = (kind_of(formula="Surv(t, e) ~ 1", features=plain, edges=edges) for kind_of in (NelsonAalen, RestrictedMean))
+    hazard = Tables(hazard_of.tables("main", hazard_of.sums({}, either, 1))).frame()
+    exact = np.append(0.0, np.cumsum(events.sum(axis=0) / n))[np.searchsorted(times, edges, side="right")]
+    assert (hazard["at_least"] <= exact + 1e-9).all() and (exact <= hazard["at_most"] + 1e-9).all()
+    mean = Tables(mean_of.tables("main", mean_of.sums({}, either, 1))).table()
+    if times[-1] > 40 and mean.rows:
+        lived = restricted_mean(times, n, events.sum(axis=0), 40.0).lived.estimate
+        assert mean.rows[0][-2] <= lived + 1e-9 and lived <= mean.rows[0][-1] + 1e-9  # type: ignore[operator]

@@ -31,6 +31,7 @@ class AbstractComparison(AbstractStatistic):
     """What its kinds have in common: one outcome, or time and event, and one category."""
 
     most_groups: ClassVar[int] = 50
+    needs_group: ClassVar[bool] = True
     takes_strata: ClassVar[bool] = False
     is_survival: ClassVar[bool] = False
 
@@ -39,6 +40,8 @@ class AbstractComparison(AbstractStatistic):
         form = "Surv(time, event) ~ group" if self.is_survival else "outcome ~ group"
         if len(formula.response) != (2 if self.is_survival else 1) or formula.survival != self.is_survival:
             yield f"{self.name} is asked as {form}"
+        elif not formula.terms and not self.needs_group:
+            pass
         elif len(formula.terms) != 1 or len(formula.terms[0]) != 1:
             yield f"{self.name} compares the groups of one column: {form}"
         elif not 2 <= len(self.categories_of(self._group)) <= self.most_groups:
@@ -53,7 +56,7 @@ class AbstractComparison(AbstractStatistic):
         rows = self.read(frame)
         codes = self.codes(rows)
         for code, level in enumerate(self.levels):
-            if disclosure.is_small(rows.counted(codes == code)):
+            if self.parsed.terms and disclosure.is_small(rows.counted(codes == code)):
                 yield f"fewer than {disclosure.minimum_cell} patients have {self._group} = {level}"
 
     def tables(self, name: str, values: Values) -> Sequence[Table]:
@@ -90,7 +93,8 @@ class AbstractComparison(AbstractStatistic):
 
     @property
     def levels(self) -> tuple[str, ...]:
-        return self.categories_of(self._group)
+        """The groups' names; without a group there is one, of all."""
+        return self.categories_of(self._group) if self.parsed.terms else ("all",)
 
     @property
     def outcome(self) -> Variable:
@@ -98,7 +102,7 @@ class AbstractComparison(AbstractStatistic):
 
     def codes(self, rows: Frame) -> npt.NDArray[np.int64]:
         """Each row's group."""
-        return groups((self._group,), self.features, rows)[0]
+        return groups((self._group,) if self.parsed.terms else (), self.features, rows)[0]
 
     def strata(self, rows: Frame) -> npt.NDArray[np.int64]:
         """Each row's stratum; all the same without strata."""

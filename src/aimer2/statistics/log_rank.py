@@ -123,18 +123,17 @@ class LogRank(AbstractComparison):
         rows = self.read(frame)
         given, codes = counting.times(self.parsed, rows), self.codes(rows)
         for code, level in enumerate(self.levels):
-            if disclosure.is_small(rows.counted(given[1] & (codes == code))):
+            if disclosure.is_small(rows.counted((given[1] > 0) & (codes == code))):
                 yield f"fewer than {disclosure.minimum_cell} patients with {self._group} = {level} have the event"
         if self.sites == "pooled" and not disclosure.allows_exact_values(secure=secure):
             yield from counting.against(rows, self.strata(rows) * len(self.levels) + codes, given, self.edges, disclosure)
 
     def _counts(self, rows: Frame) -> tuple[Floats, Floats]:
         """``(strata, G, T)`` at risk and with the event at the edges."""
-        time, event = counting.times(self.parsed, rows)
         strata, groups = math.prod(len(self.categories_of(one)) for one in self.parsed.strata), len(self.levels)
         cell = self.strata(rows) * groups + self.codes(rows)
-        found = counting.counts(counting.binned(time, event, self.edges), cell, strata * groups, np.arange(1.0, len(self.edges) + 1))
-        return found[0].reshape(strata, groups, -1), found[1].reshape(strata, groups, -1)
+        at_risk, events = counting.at_edges(counting.times(self.parsed, rows), cell, strata * groups, self.edges)
+        return at_risk.reshape(strata, groups, -1), events.reshape(strata, groups, -1)
 
     def sums(self, values: Values, frame: Frame, round_number: int) -> Values:
         rows = self.read(frame)
@@ -149,7 +148,8 @@ class LogRank(AbstractComparison):
         stratum, codes = self.strata(rows), self.codes(rows)
         for one in np.unique(stratum):
             own = stratum == one
-            found = found.plus(self._excess(*counting.counts((time[own], event[own]), codes[own], groups, np.unique(time[own]))))
+            at_risk, events = counting.counts((time[own], event[own]), codes[own], groups, np.unique(time[own]))
+            found = found.plus(self._excess(at_risk, events[0]))
         return made | {"observed": found.observed, "expected": found.expected, "covariance": found.covariance}
 
     def _excess(self, at_risk: Floats, events: Floats) -> Excess:
