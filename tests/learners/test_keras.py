@@ -151,6 +151,7 @@ ARCHITECTURES = {
     "logistic": ("logistic", "multiclass", (4,), {"intercept": False}),
     "mlp": ("mlp", "multiclass", (2, 3), {"hidden": [6, 5], "activation": "gelu", "dropout": 0.2, "batch_norm": True}),
     "cnn": ("cnn", "binary", (2, 8, 12), {"channels": [6, 4], "dropout": 0.2}),
+    "cnn-batch-norm": ("cnn", "multiclass", (2, 8, 12), {"channels": [6, 4], "batch_norm": True}),
 }
 
 

@@ -77,7 +77,7 @@ class WorstGroup:
         own = site
         if np.ptp(counts) > 0:
             drawn = site.rng.choice(len(rows), len(rows), p=counts / counts.sum())
-            own = replace(site, data=Samples(*rows.batch(drawn)))
+            own = replace(site, data=rows.at(drawn))
         sent, share = train(received["model"], own), float(counts.sum())
         scale = share / len(rows)
         difference: dict[str, Any] = {name: leaf * leaf.dtype.type(scale) for name, leaf in sent.sums["difference"].items()}
@@ -105,7 +105,7 @@ def _losses(model: Tree, data: Samples, groups: Floats, site: Local) -> dict[str
     rows[rows < MINIMUM_CELL] = 0.0
     loss = np.zeros(len(rows))
     for number in np.flatnonzero(rows):
-        part = Samples(*data.batch(np.flatnonzero(groups[:, number])))
+        part = data.at(np.flatnonzero(groups[:, number]))
         loss[number] = tree.scalar(site.learner.evaluate(part), "loss")
     return {"loss": loss, "rows": rows}
 

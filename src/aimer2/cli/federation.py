@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, final
+from typing import Literal, Self, final
 
 from aimer2.cli.site_options import open_decisions
 from aimer2.client.coordinator import Coordinator
@@ -33,13 +33,14 @@ _READY_SECONDS = 30
 @final
 @dataclass(frozen=True, slots=True)
 class Hospital:
-    """One site: its rows as a file, how they are read, what its policy approves."""
+    """One site: its rows as a file (or the index of its images), how they are read, what its policy approves."""
 
     name: str
-    csv: Path
+    file: Path
     mapping: str
     policy: str
     names: Sequence[str] | None = None
+    kind: Literal["csv", "images", "npz"] = "csv"
 
 
 @final
@@ -172,7 +173,7 @@ class Federation:
         mapping = self.folder / f"{hospital.name}.mapping.toml"
         mapping.write_text(hospital.mapping, encoding="utf-8")
         header = ["--names", ",".join(hospital.names)] if hospital.names else []
-        where = ["--folder", str(self.site(hospital.name)), "--csv", str(hospital.csv), "--mapping", str(mapping)]
+        where = ["--folder", str(self.site(hospital.name)), f"--{hospital.kind}", str(hospital.file), "--mapping", str(mapping)]
         return self._command("site", "dataset", "add", "registry", *where, *header)
 
     def _command(self, *arguments: str) -> list[str]:

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from aimer2.connectors.catalogue import SourceKind, make_connector
+from aimer2.connectors.catalogue import kind_of, make_connector
 from aimer2.connectors.connector import Connector
 from aimer2.connectors.mapping import ColumnMapping, DataMapping, read_mapping
-from aimer2.connectors.table import Column, Table
+from aimer2.connectors.table import Table
 from aimer2.core.errors import BadData, BadInput
 from aimer2.core.random import stream
 from aimer2.core.study import Study
@@ -35,7 +35,7 @@ class Reading:
     patient: str | None
 
     def connector(self, path: Path, site: str) -> Connector:
-        kind: SourceKind = "parquet" if path.is_dir() or path.suffix in (".parquet", ".pq") else "csv"
+        kind = kind_of(path, images=self.study.cohort.image is not None)
         return make_connector(kind, {"path": path}, self._declared(), split_key=hashlib.sha256(site.encode()).digest())
 
     def _declared(self) -> DataMapping:
@@ -110,8 +110,7 @@ def _by_column(connector: Connector, column: str) -> dict[str, npt.NDArray[np.in
 
 
 def _take(table: Table, rows: npt.NDArray[np.int64]) -> Table:
-    columns = {name: Column(column.kind, column.values[rows], column.categories, column.unit) for name, column in table.columns.items()}
-    return Table(columns, table.patient[rows])
+    return Table({name: column.taken(rows) for name, column in table.columns.items()}, table.patient[rows])
 
 
 def _columns(study: Study) -> dict[str, ColumnMapping]:
@@ -121,6 +120,8 @@ def _columns(study: Study) -> dict[str, ColumnMapping]:
         else ColumnMapping(kind="number", unit=feature.unit)
         for feature in study.cohort.features
     }
+    if study.cohort.image is not None:
+        columns[study.cohort.image.name] = ColumnMapping(kind="image", channels=study.cohort.image.channels)
     for target in study.cohort.target.columns:
         kind: Literal["category", "number"] = "category" if target.categories else "number"
         columns[target.name] = ColumnMapping(kind=kind, categories=target.categories, unit=target.unit)

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import getpass
-import importlib
 import json
 import logging
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from aimer2.audit.log import AuditLog
 from aimer2.audit.verify import verify
 from aimer2.cli.collector import collect_rarely
 from aimer2.cli.partly_lazy import PartlyLazy
 from aimer2.cli.site_options import CLOCK, SHOWN, by_person, in_folder, open_decisions
 from aimer2.core.clock import rfc3339
-from aimer2.core.errors import AimerError, BadInput, NotFound
+from aimer2.core.errors import AimerError, NotFound
 from aimer2.identity.invitations import Invitation
 from aimer2.identity.keys import SigningKey
 from aimer2.site import bundle as bundles
-from aimer2.site import snapshots
 from aimer2.site.agent import Agent
 from aimer2.site.approval import stands, valid_until
 from aimer2.site.control import ask_agent
@@ -41,31 +37,14 @@ from aimer2.site.sandbox import die_with_parent
 from aimer2.site.settings import read_settings
 from aimer2.site.store import KnownStudy
 
-if TYPE_CHECKING:
-    from aimer2.site.datasets import Datasets
-
 _GROUPS = {
     "budget": "aimer2.cli.site_budget:budget",
+    "dataset": "aimer2.cli.site_dataset:dataset",
     "model": "aimer2.cli.site_model:model",
     "rehearse": "aimer2.cli.site_rehearse:rehearse",
     "roster": "aimer2.cli.site_roster:roster",
 }
 _EXISTING = click.Path(path_type=Path, exists=True, resolve_path=True)
-
-
-def _datasets(folder: SiteFolder) -> Datasets:
-    # Loaded by name: reading clinical sources takes pandas, which the agent must not hold.
-    kind = importlib.import_module("aimer2.site.datasets").Datasets
-    audit_log = AuditLog(folder.audit, SigningKey.load(folder.key), CLOCK)
-    made: Datasets = kind(folder, audit_log, CLOCK, read_settings(folder.settings).retention, _user())
-    return made
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except OSError:
-        return "unknown"
 
 
 @click.group("site", cls=PartlyLazy, lazy=_GROUPS)
@@ -102,84 +81,6 @@ def doctor(folder: Path | None) -> None:
     Console().print(table)
     if bad:
         sys.exit(1)
-
-
-@site.group()
-def dataset() -> None:
-    """The data sets of this site. Nothing of them leaves it by these commands."""
-
-
-@dataset.command()
-@click.argument("name")
-@click.option("--csv", "csv_file", type=_EXISTING, help="A file of delimited text.")
-@click.option("--parquet", "parquet_file", type=_EXISTING, help="A Parquet file, or a folder of them.")
-@click.option("--patient", help="The column with the patient's id; without it each row is a patient.")
-@click.option("--mapping", type=_EXISTING, help="What the columns mean (TOML); without it one is suggested from a CSV file.")
-@click.option("--opt-out", type=_EXISTING, help="Ids of patients who do not take part, one a line.")
-@click.option("--names", help="Column names, separated by commas, of a CSV file without a header line.")
-@click.option("--delimiter", help="Of the CSV file.  [default: ,]")
-@in_folder
-def add(name: str, csv_file: Path | None, parquet_file: Path | None, folder: Path | None, **given: Any) -> None:
-    """Make a data set known, and take its first snapshot."""
-    if (csv_file is None) == (parquet_file is None):
-        raise BadInput("Give either --csv or --parquet.")
-    source = {"path": str(csv_file or parquet_file)}
-    source |= {"names": given["names"].split(",")} if given["names"] else {}
-    source |= {"delimiter": given["delimiter"]} if given["delimiter"] else {}
-    datasets = _datasets(existing(folder))
-    module = importlib.import_module("aimer2.site.datasets")
-    kind = "csv" if csv_file else "parquet"
-    settings = module.DatasetSettings(name=name, kind=kind, source=source, opt_out=given["opt_out"])
-    datasets.add(settings, _mapping(module, csv_file, given))
-    _refresh(datasets, name)
-    if given["mapping"] is None:
-        click.echo(f"Its mapping was suggested from the file. Read and complete it: {datasets.folder.dataset(name) / 'mapping.toml'}")
-
-
-def _mapping(module: Any, csv_file: Path | None, given: dict[str, Any]) -> str:
-    if given["mapping"] is None:
-        if csv_file is None or given["names"]:
-            raise BadInput("This source needs --mapping.")
-        suggested: str = module.suggest_mapping(csv_file, given["patient"])
-        return suggested
-    text: str = given["mapping"].read_text(encoding="utf-8")
-    return f"patient = {json.dumps(given['patient'])}\n{text}" if given["patient"] else text
-
-
-def _refresh(datasets: Datasets, name: str) -> None:
-    made = datasets.refresh(name)
-    click.echo(f"{name}: {made.patients} patients, {made.rows} rows; {made.opted_out} rows of patients who opted out were left out.")
-
-
-@dataset.command()
-@click.argument("name")
-@in_folder
-def refresh(name: str, folder: Path | None) -> None:
-    """Read the source anew into a snapshot; the next task computes on it."""
-    _refresh(_datasets(existing(folder)), name)
-
-
-@dataset.command("list")
-@in_folder
-def list_datasets(folder: Path | None) -> None:
-    """The data sets with exact counts, for your own eyes."""
-    place = existing(folder)
-    datasets = _datasets(place)
-    for name in snapshots.names(place):
-        described = datasets.describe(name)
-        table = Table("Column", "Kind", "Unit", "Missing", "Values", box=None, title=f"{name}: {described.patients} patients, {described.rows} rows")
-        for column in described.columns:
-            values = ", ".join(f"{label} {count}" for label, count in column.categories.items()) or " … ".join(f"{q:g}" for q in column.quantiles)
-            table.add_row(column.name, column.kind, column.unit or "", column.missing, values)
-        Console().print(table)
-
-
-@dataset.command()
-@click.argument("name")
-@in_folder
-def publish(name: str, folder: Path | None) -> None:
-    """Print what may be told of a data set (rounded counts), for you to hand out; this is recorded in the audit log."""
-    click.echo(_datasets(existing(folder)).publish(name).model_dump_json(indent=1))
 
 
 @site.command()

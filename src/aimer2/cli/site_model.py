@@ -59,7 +59,7 @@ def show(digest: str, machine: bool, folder: Path | None) -> None:
         found = [figures.get(f"{whose}{name}") for whose in ("", "personal ", "local ")]
         table.add_row(name, *map(_value, found), str(next((one.n for one in found if one), "")))
     Console().print(table)
-    click.echo(f"\nReads: {', '.join(feature.name for feature in card.study.cohort.features)}\nWeights: SHA-256 {card.model.sha256}")
+    click.echo(f"\nReads: {', '.join(card.study.cohort.inputs)}\nWeights: SHA-256 {card.model.sha256}")
 
 
 def _value(figure: FigureDocument | None) -> str:
@@ -73,7 +73,7 @@ def _value(figure: FigureDocument | None) -> str:
 @click.option("--output", type=_FILE, help="Write to this CSV file.  [default: standard output]")
 @in_folder
 def predict(digest: str, file: Path, dataset: str | None, output: Path | None, folder: Path | None) -> None:
-    """Scores of the kept model for the rows of FILE (CSV or Parquet), which needs no target."""
+    """Scores of the kept model for the rows of FILE (CSV or Parquet; of images an index of files, npz, or one image), which needs no target."""
     place = existing(folder)
     # Loaded by name: it takes pandas and the study's framework, which the other commands need not.
     names, scores = importlib.import_module("aimer2.site.prediction").predict(place, models.find(place, digest), file, dataset=dataset)

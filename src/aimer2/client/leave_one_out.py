@@ -126,7 +126,7 @@ def _rows(study: Study, others: Mapping[SiteId, Table | Dataset], data: Table) -
     pooled = cohort.Design(
         first.names,
         first.numeric,
-        np.concatenate([part.features for part in parts]),
+        np.concatenate([cohort.in_columns(part) for part in parts]),
         np.concatenate([part.targets for part in parts]),
         np.concatenate([part.patient for part in parts]),
     )

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, final
 
@@ -22,7 +22,7 @@ from aimer2.connectors.frame import from_frame
 from aimer2.connectors.table import Table
 from aimer2.core import tree
 from aimer2.core.clock import SystemClock
-from aimer2.core.dataset import Dataset, Samples
+from aimer2.core.dataset import Dataset, rows_of
 from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import AimerError, BadData, BadInput
 from aimer2.core.protocols import Algorithm, Learner
@@ -239,7 +239,7 @@ def _ready(study: Study, site: SiteId, data: Dataset, files: Mapping[str, Path])
     """A site whose rows need no preparation; each row counts as a patient."""
     rows = np.arange(len(data))
     held = stream(study.seed, "held-out", site).random(len(data)) < study.evaluation.held_out
-    train, held_out = (Samples(*data.batch(rows[part])) for part in (~held, held))
+    train, held_out = (replace(rows_of(data, rows[part]), patients=None) for part in (~held, held))
     return Participant(
         site=site,
         algorithm=catalogue.make(study.method.name, study.method.rounds, study.method.parameters),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol, final
 
 from aimer2.connectors.mapping import Applied, Cells, DataMapping, apply
+from aimer2.connectors.pictures import HasPictures, gather
 from aimer2.connectors.table import DataDescription, Snapshot, Table, describe, save_table
 from aimer2.core.clock import Clock
 from aimer2.core.errors import BadInput
@@ -43,12 +45,13 @@ class Connector:
 
     def refresh(self, to: Path, *, clock: Clock) -> Snapshot:
         """Writes the data as they are now into a new snapshot; it says how many rows were left out."""
-        applied = self._read()
+        applied = self._read(to.parent)
         return save_table(applied.table, to, clock=clock, opted_out=applied.opted_out)
 
-    def _read(self) -> Applied:
+    def _read(self, scratch: Path | None = None) -> Applied:
         cells = self.source.cells(self.mapping.sources())
-        return apply(self.mapping, cells, split_key=self.split_key, opted_out=self.opted_out)
+        pictures = partial(gather, source=self.source, scratch=scratch) if isinstance(self.source, HasPictures) else None
+        return apply(self.mapping, cells, split_key=self.split_key, opted_out=self.opted_out, pictures=pictures)
 
 
 def read_opt_out(path: Path) -> frozenset[str]:

@@ -14,6 +14,11 @@ missing = ["0"]
 kind = "category"
 categories = ["female", "male"]
 values = { "0" = "female", "1" = "male" }
+
+[columns.xray]
+kind = "image"
+source = "FILE"
+channels = 1
 """
 
 from __future__ import annotations
@@ -54,9 +59,20 @@ class ColumnMapping(Document):
     categories: tuple[str, ...] = Field(default=(), description="all standard categories")
     values: Mapping[str, str] = Field(default_factory=dict, description="value in the source → category; empty: the values are the categories")
     missing: tuple[str, ...] = Field(default=(), description="values that mean missing in this column, besides the data set's")
+    channels: Literal[1, 3] | None = Field(default=None, description="of an image: 1 grey, 3 colour; none: as the first one is")
+    height: int | None = Field(default=None, ge=1, le=8192, description="of an image or mask: pixels; none: as the first one is")
+    width: int | None = Field(default=None, ge=1, le=8192)
+    resize: Literal["refuse", "stretch", "pad"] = Field(
+        default="refuse", description="of another size: refuse, resample to this size, or resample with the same proportions on black"
+    )
+    white: int | None = Field(default=None, ge=1, le=65535, description="of an image: the pixel value that is white; none: the largest of its bits")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.kind in ("image", "mask"):
+            return self._pictures()
+        if {"channels", "height", "width", "resize", "white"} & self.model_fields_set:
+            raise ValueError("`channels`, `height`, `width`, `resize` and `white` are of images")
         if self.kind == "category":
             if not self.categories or len(set(self.categories)) < len(self.categories):
                 raise ValueError("a category needs `categories`, each once")
@@ -70,6 +86,22 @@ class ColumnMapping(Document):
             raise ValueError("a number has no `categories` and no `values`; set kind = 'category'")
         elif self._conversion() is None:
             raise ValueError(f"no conversion from {self.source_unit} to {self.unit} is known; give `factor` (and `offset`)")
+        return self
+
+    def _pictures(self) -> Self:
+        if self.unit is not None or self.source_unit is not None or self.factor is not None or self.offset or self.missing:
+            raise ValueError("an image has no unit, no conversion and no missing values")
+        if (self.height is None) != (self.width is None) or (self.resize != "refuse" and self.height is None):
+            raise ValueError("give `height` and `width` together; `resize` needs them")
+        if self.kind == "image" and (self.categories or self.values):
+            raise ValueError("an image has no `categories`; those of pixels are of a mask")
+        if self.kind == "mask":
+            if self.channels is not None or self.white is not None:
+                raise ValueError("a mask has one channel, and codes in place of white")
+            if not 2 <= len(set(self.categories)) == len(self.categories) <= 256:
+                raise ValueError("a mask needs `categories`, two or more, each once")
+            if not set(self.values.values()) <= set(self.categories) or not all(value.isdecimal() for value in self.values):
+                raise ValueError('`values` of a mask leads from pixel values to categories: { "0" = "background", "255" = "lesion" }')
         return self
 
     def _conversion(self) -> tuple[float, float] | None:
@@ -126,8 +158,19 @@ class Applied:
     opted_out: int
 
 
-def apply(mapping: DataMapping, cells: Mapping[str, Cells], *, split_key: bytes, opted_out: frozenset[str] = frozenset()) -> Applied:
-    """Raw columns, by their name in the source, as a table.
+Pictures = Callable[[str, ColumnMapping, Cells], Column]
+"""Makes a column of images of the cells that say which they are."""
+
+
+def apply(
+    mapping: DataMapping,
+    cells: Mapping[str, Cells],
+    *,
+    split_key: bytes,
+    opted_out: frozenset[str] = frozenset(),
+    pictures: Pictures | None = None,
+) -> Applied:
+    """Raw columns, by their name in the source, as a table. Images of patients who have opted out are not looked at.
 
     Raises BadData naming the column and the number of bad cells, never a cell: a column that is not there, cells that are no number or of
     no category, rows without a patient's id, an opt-out list without a patient column.
@@ -137,7 +180,15 @@ def apply(mapping: DataMapping, cells: Mapping[str, Cells], *, split_key: bytes,
         raise BadData(f"The source has no column {', '.join(map(repr, lacking))}.")
     ids = _ids(mapping, cells, opted_out)
     keep = np.array([text not in opted_out for text in ids], bool)
-    columns = {name: _column(name, column, cells[column.source or name][keep], mapping) for name, column in mapping.columns.items()}
+    columns = {}
+    for name, column in mapping.columns.items():
+        raw = cells[column.source or name][keep]
+        if column.kind not in ("image", "mask"):
+            columns[name] = _column(name, column, raw, mapping)
+        elif pictures is None:
+            raise BadData(f"Column {name!r}: this source has no images.", remedy="Use a source of kind 'images' or 'npz'.")
+        else:
+            columns[name] = pictures(name, column, texts(raw))
     kept = [text for text, stays in zip(ids, keep, strict=True) if stays]
     return Applied(Table(columns, pseudonyms(kept, split_key)), int((~keep).sum()))
 
@@ -147,7 +198,7 @@ def _ids(mapping: DataMapping, cells: Mapping[str, Cells], opted_out: frozenset[
         if opted_out:
             raise BadData("The opt-out list cannot be applied: the mapping names no patient column.")
         return [f"row {number}" for number in range(1, len(next(iter(cells.values()))) + 1)]
-    ids: list[str] = _texts(cells[mapping.patient]).tolist()
+    ids: list[str] = texts(cells[mapping.patient]).tolist()
     without = ids.count("")
     if without:
         raise BadData(f"Column {mapping.patient!r}: {without} rows have no patient id.")
@@ -158,7 +209,7 @@ def _column(name: str, column: ColumnMapping, raw: Cells, mapping: DataMapping) 
     markers = {_canonical(marker) for marker in (*mapping.missing, *column.missing)} | {""}
     if column.kind == "category":
         return _category(name, column, raw, markers)
-    values = raw if raw.dtype.kind == "f" else _parsed(_texts(raw), markers, mapping.decimal)
+    values = raw if raw.dtype.kind == "f" else _parsed(texts(raw), markers, mapping.decimal)
     numbers = values.astype(np.float64)
     for marker in markers - {""}:
         if isinstance(marker, Decimal):
@@ -187,14 +238,14 @@ def _category(name: str, column: ColumnMapping, raw: Cells, markers: set[str | D
     codes = {_canonical(value): column.categories.index(category) for value, category in values.items()}
     codes |= dict.fromkeys(markers, MISSING)
     unknown = len(column.categories)
-    found = _each(_texts(raw), lambda text: codes.get(_canonical(text), unknown), np.int32)
+    found = _each(texts(raw), lambda text: codes.get(_canonical(text), unknown), np.int32)
     bad = int((found == unknown).sum())
     if bad:
         raise BadData(f"Column {column.source or name!r}: {bad} cells have a value that the mapping does not list.", remedy=_REMEDY)
     return Column("category", found, column.categories)
 
 
-def _texts(raw: Cells) -> Cells:
+def texts(raw: Cells) -> Cells:
     """The cells as stripped texts; missing is empty, and a whole number has no fraction, as patients' ids and codes are written."""
     if raw.dtype.kind == "f":
         return _each(raw, lambda cell: "" if not isfinite(cell) else str(int(cell)) if cell == int(cell) else repr(float(cell)), object)

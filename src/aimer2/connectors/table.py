@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias, final
 
@@ -24,16 +24,23 @@ import numpy.typing as npt
 
 from aimer2.core.clock import Clock
 from aimer2.core.errors import BadData, BadInput, Conflict, NotFound, OutOfResources, Tampered, VersionMismatch
+from aimer2.core.study.image import described
 from aimer2.core.task import Document
 from aimer2.privacy.disclosure import MINIMUM_CELL, coarse
 
-Kind: TypeAlias = Literal["number", "category"]
+Kind: TypeAlias = Literal["number", "category", "image", "mask"]
 
 MISSING = -1
 """The code of a missing category; a missing number is NaN."""
 
 _FORMAT = 1
-_TYPES: Mapping[Kind, np.dtype[Any]] = {"number": np.dtype("<f8"), "category": np.dtype("<i4")}
+_TYPES: Mapping[Kind, tuple[np.dtype[Any], ...]] = {
+    "number": (np.dtype("<f8"),),
+    "category": (np.dtype("<i4"),),
+    "image": (np.dtype("u1"), np.dtype("<u2")),
+    "mask": (np.dtype("u1"),),
+}
+_AXES: Mapping[Kind, int] = {"number": 1, "category": 1, "image": 4, "mask": 3}
 _PSEUDONYM = np.dtype("<u8")
 _SUMS = "SHA256SUMS"
 _COLUMNS = "columns.json"
@@ -43,7 +50,9 @@ _PATIENT = "patient.npy"
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Column:
-    """One column: float64 numbers (NaN = missing), or int32 codes into ``categories`` (-1 = missing); both ``(n,)``."""
+    """One column: float64 numbers (NaN = missing), or int32 codes into ``categories`` (-1 = missing), both ``(n,)``; images of 8 or 16 bits
+    ``(n, channels, height, width)``; or masks ``(n, height, width)``, whose uint8 pixels are codes into ``categories``. No image is missing.
+    """
 
     kind: Kind
     values: npt.NDArray[Any]
@@ -52,8 +61,20 @@ class Column:
 
     @property
     def missing(self) -> npt.NDArray[np.bool_]:
+        if self.kind in ("image", "mask"):
+            return np.zeros(len(self.values), bool)
         found: npt.NDArray[np.bool_] = np.isnan(self.values) if self.kind == "number" else self.values == MISSING
         return found
+
+    @property
+    def form(self) -> str:
+        """Of images and masks: channels, size and bits, for people."""
+        if self.kind == "image":
+            return f"{described(*self.values.shape[1:])}, {8 * self.values.itemsize} bits"
+        return "{}×{}".format(*self.values.shape[1:]) if self.kind == "mask" else ""
+
+    def taken(self, rows: npt.NDArray[Any]) -> Column:
+        return replace(self, values=self.values[rows])
 
 
 @final
@@ -79,12 +100,16 @@ class Table:
 
 def _check_column(name: str, column: Column, rows: int) -> None:
     values = column.values
-    if values.shape != (rows,) or values.dtype != _TYPES[column.kind]:
-        raise BadData(f"Column {name!r} is not {rows} values of {_TYPES[column.kind].name}.")
-    if (column.kind == "category") != bool(column.categories) or len(set(column.categories)) < len(column.categories):
+    if len(values) != rows or values.ndim != _AXES[column.kind] or values.dtype not in _TYPES[column.kind]:
+        raise BadData(f"Column {name!r} is not {rows} values of {' or '.join(known.name for known in _TYPES[column.kind])}.")
+    if (column.kind in ("category", "mask")) != bool(column.categories) or len(set(column.categories)) < len(column.categories):
         raise BadData(f"Column {name!r}: a category has different categories, a number has none.")
     if column.kind == "number":
         faults = int(np.isinf(values).sum())
+    elif column.kind == "image":
+        faults = 0
+    elif column.kind == "mask":
+        faults = sum(int((mask >= len(column.categories)).any()) for mask in values)
     else:
         faults = int(((values < MISSING) | (values >= len(column.categories))).sum())
     if faults:
@@ -239,12 +264,13 @@ def _map(path: Path) -> npt.NDArray[Any]:
 
 
 class ColumnDescription(Document):
-    """One column in words and counts of patients; ``quantiles`` (0, 25, 50, 75, 100 %) only where the description stays at the site."""
+    """One column in words and counts of patients; ``form`` of images; ``quantiles`` (0, 25, 50, 75, 100 %) only where it stays at the site."""
 
     name: str
     kind: Kind
     unit: str | None
     missing: str
+    form: str = ""
     categories: Mapping[str, str] = {}
     quantiles: tuple[float, ...] = ()
 
@@ -260,9 +286,9 @@ class DataDescription(Document):
 def describe(table: Table, *, minimum_cell: int = MINIMUM_CELL) -> DataDescription:
     """What may be published of a data set.
 
-    Leaves the site: names, kinds, units and category names of the columns (the site declared them, they are no data); numbers of rows, of
-    patients, of patients per category and with a missing cell, each rounded to 5, below the minimum cell only `<10`. No value of a patient,
-    no smallest, largest or quantile.
+    Leaves the site: names, kinds, units and category names of the columns (the site declared them, they are no data); channels, size and bits
+    of images, which all have in common; numbers of rows, of patients, of patients per category (of a mask: in which it occurs) and with a
+    missing cell, each rounded to 5, below the minimum cell only `<10`. No value of a patient, no smallest, largest or quantile.
     """
 
     def told(count: int) -> str:
@@ -277,6 +303,7 @@ def describe(table: Table, *, minimum_cell: int = MINIMUM_CELL) -> DataDescripti
             name=name,
             kind=column.kind,
             unit=column.unit,
+            form=column.form,
             missing=told(count_patients(table.patient[column.missing])),
             categories={label: told(count) for label, count in _levels(column, table.patient).items()},
         )
@@ -292,6 +319,7 @@ def describe_locally(table: Table) -> DataDescription:
             name=name,
             kind=column.kind,
             unit=column.unit,
+            form=column.form,
             missing=str(count_patients(table.patient[column.missing])),
             categories={label: str(count) for label, count in _levels(column, table.patient).items()},
             quantiles=_quantiles(column),
@@ -302,10 +330,13 @@ def describe_locally(table: Table) -> DataDescription:
 
 
 def _levels(column: Column, patient: npt.NDArray[np.uint64]) -> dict[str, int]:
+    if column.kind == "mask":
+        found = [np.unique(mask) for mask in column.values]
+        return {label: count_patients(patient[[code in codes for codes in found]]) for code, label in enumerate(column.categories)}
     return {label: count_patients(patient[column.values == code]) for code, label in enumerate(column.categories)}
 
 
 def _quantiles(column: Column) -> tuple[float, ...]:
-    if column.kind == "category" or column.missing.all():
+    if column.kind != "number" or column.missing.all():
         return ()
     return tuple(float(value) for value in np.nanquantile(column.values, (0, 0.25, 0.5, 0.75, 1)))

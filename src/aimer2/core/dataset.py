@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, final
+from typing import Any, Protocol, TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ class Dataset(Protocol):
 
     def __len__(self) -> int: ...
     @property
-    def targets(self) -> npt.NDArray[Any]: ...
+    def targets(self) -> Part: ...
     @property
     def feature_shape(self) -> tuple[int, ...]:
         """Shape of one row's features: ``(d,)`` for a table, ``(channels, height, width)`` for images."""
@@ -28,16 +28,43 @@ class Dataset(Protocol):
         ...
 
 
+class Stored(Protocol):
+    """Rows that lie in a file, such as images: read and prepared when they are asked for, never all at once."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The given rows, by number or by truth values, prepared."""
+        ...
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """All of them."""
+        ...
+
+    def at(self, rows: npt.NDArray[Any]) -> Stored:
+        """Those rows alone; none is read."""
+        ...
+
+
+Part: TypeAlias = npt.NDArray[Any] | Stored
+
+
+def part_at(part: Part, rows: npt.NDArray[Any]) -> Any:
+    """These rows of features or targets; what lies in a file stays there."""
+    return part[rows] if isinstance(part, np.ndarray) else part.at(rows)
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """A data set in memory: features and targets ``(n, …)``, and whose row each is; without ``patients`` each row is a patient.
+    """A data set: features and targets ``(n, …)`` in memory or in a file, and whose row each is; without ``patients`` each row is a patient.
 
     ``groups`` ``(n, groups)``: 1 where a row belongs to a group, else 0; in a row whose group is not known all are 0.
     """
 
-    features: npt.NDArray[Any]
-    targets: npt.NDArray[Any]
+    features: Part
+    targets: Part
     patients: npt.NDArray[np.uint64] | None = None
     groups: npt.NDArray[np.float64] | None = None
 
@@ -56,6 +83,20 @@ class Samples:
 
     def batch(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         return self.features[rows], self.targets[rows]
+
+    def at(self, rows: npt.NDArray[Any]) -> Samples:
+        """These rows, by number or by truth values; of what lies in a file none is read."""
+        patients, groups = (None if part is None else part[rows] for part in (self.patients, self.groups))
+        return Samples(part_at(self.features, rows), part_at(self.targets, rows), patients, groups)
+
+    @property
+    def in_memory(self) -> bool:
+        return isinstance(self.features, np.ndarray) and isinstance(self.targets, np.ndarray)
+
+
+def rows_of(data: Dataset, rows: npt.NDArray[np.int64]) -> Samples:
+    """These rows as a data set of their own."""
+    return data.at(rows) if isinstance(data, Samples) else Samples(*data.batch(rows))
 
 
 @final

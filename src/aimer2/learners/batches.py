@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from aimer2.core.dataset import Dataset, Samples
+from aimer2.core.dataset import Dataset, Samples, rows_of
 from aimer2.core.errors import BadData
 
 Rows = npt.NDArray[np.int64]
@@ -67,5 +67,4 @@ def set_aside(data: Dataset, share: float) -> tuple[Samples, Samples]:
     judged = validation(patients, share)
     if judged.all() or not judged.any():
         raise BadData("There are too few patients to set a validation part aside for early stopping.")
-    kept, aside = (Samples(*data.batch(np.flatnonzero(rows)), patients[rows]) for rows in (~judged, judged))
-    return kept, aside
+    return rows_of(data, np.flatnonzero(~judged)), rows_of(data, np.flatnonzero(judged))

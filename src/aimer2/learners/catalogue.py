@@ -69,7 +69,7 @@ def faults(study: Study) -> list[Fault]:
         found.append(Fault("training.schedule", f"there is no '{training.schedule}'", f"use one of {', '.join(SCHEDULES)}"))
     if training.mixed_precision and not framework.mixed_precision:
         found.append(Fault("training.mixed_precision", f"{model.framework} has none", "leave it out"))
-    found += [*_without_gradients(study), *_several(study), *_no_probabilities(study), *tasks.faults(study)]
+    found += [*_without_gradients(study), *_several(study), *_no_probabilities(study), *_images(study), *tasks.faults(study)]
     if model.name is not None:
         found += _models().faults(model.framework, model.name, study.cohort.target.classes, model.options, study.cohort.target.kind)
     return found
@@ -145,6 +145,22 @@ def _no_probabilities(study: Study) -> list[Fault]:
         return []
     problem, remedy = f"takes the score for a probability, and {name} tells none", "leave it out, or set model.name = 'logistic'"
     return [Fault("evaluation.metrics", f"{metric} {problem}", remedy) for metric in study.metrics if metric in _OF_PROBABILITIES]
+
+
+def _images(study: Study) -> list[Fault]:
+    """Models that images are too much or too small for."""
+    name, framework, image = study.model.name, study.model.framework, study.cohort.image
+    if image is None:
+        return []
+    if framework == "trees":
+        return [Fault("model.framework", "trees are grown on tables, and the cohort is of images", "use torch")]
+    if name is None or name not in _models().available(framework):
+        return []
+    least = _models().smallest(framework, name, study.model.options)
+    if min(image.height, image.width) >= least:
+        return []
+    problem = f"are of {image.height}×{image.width}, and the model halves them until {least}×{least} is one pixel"
+    return [Fault("cohort.image", problem, "set fewer `model.options.channels`, or take larger images")]
 
 
 def _several(study: Study) -> list[Fault]:

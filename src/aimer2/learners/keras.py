@@ -301,10 +301,10 @@ class KerasLearner:
 
     def _in_memory(self, data: Dataset) -> tuple[Any, Any] | None:
         """All rows as tensors, kept until another data set is trained on; None where the rows are read as they are needed."""
-        if not isinstance(data, Samples) or data.features.nbytes > RESIDENT_BYTES:
+        if not isinstance(data, Samples) or not data.in_memory or np.asarray(data.features).nbytes > RESIDENT_BYTES:
             return None
         if self._resident is None or self._resident[0] is not data:
-            self._resident = (data, *self._converted(data.features, data.targets))
+            self._resident = (data, *self._converted(np.asarray(data.features), np.asarray(data.targets)))
         return self._resident[1:]
 
     def _measured(self, data: Dataset, *, with_loss: bool = False) -> tuple[npt.NDArray[Any], float]:

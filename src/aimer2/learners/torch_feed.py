@@ -18,13 +18,15 @@ RESIDENT_BYTES = 1 << 30
 
 @final
 class Feed:
-    """The batches of one data set; rows in memory are converted once, others as they are needed."""
+    """The batches of one data set; rows in memory are converted once, those in a file as they are needed."""
 
     def __init__(self, data: Dataset, features: torch.dtype, targets: torch.dtype, device: torch.device) -> None:
         self.data = data
         self._types = (features, targets)
         self._device = device
-        self._whole = self._converted(data.features, data.targets) if isinstance(data, Samples) else None
+        self._whole = None
+        if isinstance(data, Samples) and data.in_memory:
+            self._whole = self._converted(np.asarray(data.features), np.asarray(data.targets))
         if self._whole is not None and self._whole[0].nbytes <= RESIDENT_BYTES:
             self._whole = self._whole[0].to(device), self._whole[1].to(device)
         self._held: tuple[npt.NDArray[np.int64], tuple[Tensor, Tensor]] | None = None

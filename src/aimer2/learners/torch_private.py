@@ -114,7 +114,7 @@ class PrivateTorchLearner(TorchLearner):
             raise BadInput("The terms of differential privacy have no evaluation.")
         records = _Records.of(data)
         self._recipe.check(data)
-        told = Samples(*data.batch(records.one_row_each(self._source)))
+        told = data.at(records.one_row_each(self._source))
         scores, _ = self._measured(told)
         return noisy_metrics(
             self._recipe.target.kind, scores, np.asarray(told.targets), self._recipe.metrics, self._terms.evaluation_noise, self._source

@@ -83,6 +83,13 @@ def tells_probabilities(framework: str, name: str) -> bool:
     return name not in available(framework) or _find(framework, name).probabilities
 
 
+def smallest(framework: str, name: str, chosen: Mapping[str, Any]) -> int:
+    """Height and width that an image must have for the model with these options; of a choice with faults 1."""
+    if faults(framework, name, 0, chosen, _find(framework, name).targets[0]):
+        return 1
+    return int(getattr(options(framework, name)(**chosen), "smallest", 1))
+
+
 def faults(framework: str, name: str, classes: int, chosen: Mapping[str, Any], kind: str | None = None) -> list[Fault]:
     """All that is wrong with this choice; ``classes`` 1 means a regression, unless ``kind`` says what the target is.
 

@@ -1,6 +1,6 @@
 """A small convolutional network for images.
 
-Group normalisation (Wu & He 2018) instead of batch normalisation: it keeps no running means, which differ between hospitals (Hsieh et
+Group normalisation (Wu & He 2018) unless a study asks for that of batches: it keeps no running means, which differ between hospitals (Hsieh et
 al. 2020, "The Non-IID Data Quagmire of Decentralized Machine Learning", section 5).
 """
 
@@ -19,7 +19,7 @@ GROUPS = 8
 
 @final
 class Cnn(nn.Module):
-    """Blocks of 3×3 convolution, group normalisation, ReLU and 2×2 maximum; then the mean over the image and one linear layer."""
+    """Blocks of 3×3 convolution, normalisation, ReLU and 2×2 maximum; then the mean over the image and one linear layer."""
 
     def __init__(self, inputs: int, outputs: int, options: CnnOptions) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Cnn(nn.Module):
         for channels in options.channels:
             blocks += [
                 nn.Conv2d(inputs, channels, 3, padding=1, bias=False),
-                nn.GroupNorm(gcd(GROUPS, channels), channels),
+                normalisation(channels, batch=options.batch_norm),
                 nn.ReLU(),
                 nn.MaxPool2d(2),
             ]
@@ -43,10 +43,14 @@ class Cnn(nn.Module):
         return scores
 
 
+def normalisation(channels: int, *, batch: bool) -> nn.Module:
+    return nn.BatchNorm2d(channels) if batch else nn.GroupNorm(gcd(GROUPS, channels), channels)
+
+
 def build(feature_shape: tuple[int, ...], outputs: int, options: CnnOptions) -> nn.Module:
     """Raises BadModel where the features are not images or these are too small for so many blocks."""
     if len(feature_shape) != 3:
         raise BadModel(f"A cnn is for images (channels, height, width); the features have shape {feature_shape}.")
-    if min(feature_shape[1:]) < 2 ** len(options.channels):
+    if min(feature_shape[1:]) < options.smallest:
         raise BadModel(f"Images of {feature_shape[1]}×{feature_shape[2]} cannot be halved {len(options.channels)} times: set fewer `channels`.")
     return Cnn(feature_shape[0], outputs, options)

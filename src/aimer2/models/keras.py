@@ -50,20 +50,23 @@ def build_mlp(feature_shape: tuple[int, ...], outputs: int, options: MlpOptions)
 
 
 def build_cnn(feature_shape: tuple[int, ...], outputs: int, options: CnnOptions) -> keras.Model:
-    """Blocks of 3×3 convolution, group normalisation, ReLU and 2×2 maximum; then the mean over the image and one dense layer.
+    """Blocks of 3×3 convolution, normalisation, ReLU and 2×2 maximum; then the mean over the image and one dense layer.
 
     Raises BadModel where the features are not images or these are too small for so many blocks.
     """
     if len(feature_shape) != 3:
         raise BadModel(f"A cnn is for images (channels, height, width); the features have shape {feature_shape}.")
-    if min(feature_shape[1:]) < 2 ** len(options.channels):
+    if min(feature_shape[1:]) < options.smallest:
         raise BadModel(f"Images of {feature_shape[1]}×{feature_shape[2]} cannot be halved {len(options.channels)} times: set fewer `channels`.")
     # TensorFlow convolves on a processor with the channels last only
     parts: list[layers.Layer] = [layers.Permute((2, 3, 1))]
     for block, channels in enumerate(options.channels):
+        name = f"blocks.{4 * block + 1}"
         parts += [
             layers.Conv2D(channels, 3, padding="same", use_bias=False, name=f"blocks.{4 * block}"),
-            layers.GroupNormalization(gcd(GROUPS, channels), epsilon=EPSILON, name=f"blocks.{4 * block + 1}"),
+            layers.BatchNormalization(momentum=0.9, epsilon=EPSILON, name=name)
+            if options.batch_norm
+            else layers.GroupNormalization(gcd(GROUPS, channels), epsilon=EPSILON, name=name),
             layers.ReLU(name=f"blocks.{4 * block + 2}"),
             layers.MaxPooling2D(2, name=f"blocks.{4 * block + 3}"),
         ]

@@ -43,3 +43,9 @@ class MlpOptions(Document):
 class CnnOptions(Document):
     channels: tuple[Width, ...] = Field(default=(16, 32, 64), min_length=1, description="of each block; a block halves height and width")
     dropout: Share = Field(default=0.0, description="share of values set to zero before the last layer while training")
+    batch_norm: bool = Field(default=False, description="normalise by the batch, not by groups of channels; its running means differ between sites")
+
+    @property
+    def smallest(self) -> int:
+        """Height and width that an image has at the least."""
+        return 2 ** len(self.channels)

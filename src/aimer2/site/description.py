@@ -52,6 +52,8 @@ def _reads(study: Study) -> Iterator[str]:
     for feature in study.columns if study.analyses else cohort.features:
         kind = feature.unit or ("number" if feature.kind == "number" else "one of " + ", ".join(feature.categories))
         yield f"                 {feature.name} ({kind})"
+    if cohort.image is not None:
+        yield f"                 {cohort.image.name} (images: {cohort.image.size})"
     if cohort.group is not None:
         yield f"                 {cohort.group.name} (one of {', '.join(cohort.group.categories)}; groups that are looked at apart)"
     for column in cohort.target.columns:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aimer2.connectors.catalogue import SourceKind, make_connector
+from aimer2.connectors.catalogue import kind_of, make_connector
 from aimer2.connectors.mapping import DataMapping, read_mapping
 from aimer2.connectors.table import Column, Table
 from aimer2.core.errors import BadInput, NotAvailable
@@ -26,7 +26,8 @@ _NO_KEY = bytes(16)
 def predict(folder: SiteFolder, card: Card, file: Path, *, dataset: str | None = None) -> tuple[Sequence[str], npt.NDArray[Any]]:
     """Names of the scores, and per row of the file its scores ``(n, scores)``; NaN where the study leaves a row with missing values out.
 
-    The file needs the columns of the study's features as the data set's source has them, no target.
+    The file needs the columns of the study's features as the data set's source has them, no target. Of a study of images it is an index of
+    them, an archive, or one image.
 
     Raises NotAvailable for a study that brings its own code: that runs in the confined worker only.
     """
@@ -65,12 +66,12 @@ def _read(folder: SiteFolder, dataset: str, study: Study, file: Path) -> Table:
     path = folder.dataset(dataset) / "mapping.toml"
     if not path.is_file():
         raise BadInput(f"There is no data set '{dataset}' here, by whose mapping the file is read.", remedy="Name one with --dataset.")
-    mapping, wanted = read_mapping(path), [feature.name for feature in study.cohort.features]
+    mapping, image = read_mapping(path), study.cohort.image
+    wanted = study.cohort.inputs
     if missing := [name for name in wanted if name not in mapping.columns]:
         raise BadInput(f"The mapping of '{dataset}' has no column {', '.join(missing)}.")
     features = DataMapping(columns={name: mapping.columns[name] for name in wanted}, missing=mapping.missing, decimal=mapping.decimal)
-    kind: SourceKind = "parquet" if file.is_dir() or file.suffix in (".parquet", ".pq") else "csv"
-    read = make_connector(kind, {"path": file}, features, split_key=_NO_KEY).read()
+    read = make_connector(kind_of(file, images=image is not None), {"path": file}, features, split_key=_NO_KEY).read()
     count = len(read)
     columns = dict(read.columns)
     for asked in study.cohort.target.columns:

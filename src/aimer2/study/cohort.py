@@ -1,4 +1,4 @@
-"""From a site's table to what a model sees: the study's columns in its order, the held-out patients, missing cells, standardisation.
+"""From a site's table to what a model sees: the study's columns in its order or its images, the held-out patients, missing cells, standardisation.
 
 Every sentence raised here names columns as the study names them and counts patients, fewer than ten never exactly; none quotes a cell.
 """
@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from aimer2.connectors.table import Column, Kind, Table, count_patients
-from aimer2.core.dataset import Samples
+from aimer2.core.dataset import Part, Samples, part_at
 from aimer2.core.errors import BadData
-from aimer2.core.study import Cohort, Feature, Target
+from aimer2.core.study import Cohort, Feature, Image, Target
 from aimer2.privacy.disclosure import MINIMUM_CELL, coarse
+from aimer2.study.images import Pictures, check_image
 
 Rows = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -25,17 +26,17 @@ Floats = npt.NDArray[np.float64]
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Design:
-    """The study's view of a table: one row per row with a target, one column per number and per category level but the first.
+    """The study's view of a table: one row per row with a target, one column per number and per category level but the first; or its images.
 
     ``features`` float64 ``(n, p)``, NaN where missing (a missing category: in all its levels); ``numeric`` ``(p,)`` says which columns are
     numbers; ``targets`` int64 classes or float64 values ``(n,)``, int64 labels ``(n, L)``, or float64 times and events (0, 1) ``(n, 2)``;
     ``groups`` float64 ``(n, groups)`` as of `Samples`, where the study names a group; ``dropped`` counts the rows that lack a target, or a
-    part of it.
+    part of it. Of images ``features`` is a `Pictures`, and there are no columns.
     """
 
     names: tuple[str, ...]
     numeric: Rows
-    features: Floats
+    features: Part
     targets: npt.NDArray[Any]
     patient: npt.NDArray[np.uint64]
     dropped: int = 0
@@ -46,7 +47,7 @@ class Design:
 
     def at(self, rows: Rows) -> Design:
         groups = None if self.groups is None else self.groups[rows]
-        return Design(self.names, self.numeric, self.features[rows], self.targets[rows], self.patient[rows], self.dropped, groups)
+        return Design(self.names, self.numeric, part_at(self.features, rows), self.targets[rows], self.patient[rows], self.dropped, groups)
 
 
 @final
@@ -68,19 +69,17 @@ def design_width(cohort: Cohort) -> int:
     return len(design_names(cohort))
 
 
+def feature_shape(cohort: Cohort) -> tuple[int, ...]:
+    """Of one row."""
+    return (design_width(cohort),) if cohort.image is None else cohort.image.shape
+
+
 def design(cohort: Cohort, table: Table) -> Design:
     """The columns that the study asks for.
 
     Raises BadData where a column is not there, has another kind or unit, a category the study does not list, or a value out of range.
     """
-    blocks = []
-    for feature in cohort.features:
-        column = find(table, feature.name)
-        check_kind(feature, column)
-        check_unit(feature, column)
-        check_categories(feature, column, table.patient)
-        check_range(feature, column, table.patient)
-        blocks.append(_block(feature, column))
+    features = _columns(cohort, table) if cohort.image is None else _pictures(cohort.image, table)
     parts = []
     for asked in cohort.target.columns:
         column = find(table, asked.name)
@@ -93,12 +92,30 @@ def design(cohort: Cohort, table: Table) -> Design:
     return Design(
         names=design_names(cohort),
         numeric=np.array([feature.kind == "number" for feature in cohort.features for _ in _names(feature)], bool),
-        features=np.hstack(blocks)[known],
+        features=part_at(features, known),
         targets=(parts[0] if len(parts) == 1 else np.stack(parts, axis=1))[known],
         patient=table.patient[known],
         dropped=int((~known).sum()),
         groups=None if cohort.group is None else _groups(cohort.group, table)[known],
     )
+
+
+def _columns(cohort: Cohort, table: Table) -> Floats:
+    blocks = []
+    for feature in cohort.features:
+        column = find(table, feature.name)
+        check_kind(feature, column)
+        check_unit(feature, column)
+        check_categories(feature, column, table.patient)
+        check_range(feature, column, table.patient)
+        blocks.append(_block(feature, column))
+    return np.hstack(blocks)
+
+
+def _pictures(wanted: Image, table: Table) -> Pictures:
+    column = find(table, wanted.name)
+    check_image(wanted, column)
+    return Pictures.of(column, wanted)
 
 
 def split(whole: Design, fraction: float) -> tuple[Design, Design]:
@@ -113,11 +130,22 @@ def split(whole: Design, fraction: float) -> tuple[Design, Design]:
 
 def own_moments(whole: Design) -> Moments:
     """Over the rows of this design alone, as `aimer2.statistics.moments` has them over all sites. Without a value: mean 0, deviation 0."""
-    there = ~np.isnan(whole.features)
+    features = in_columns(whole)
+    there = ~np.isnan(features)
     count = there.sum(axis=0).astype(np.float64)
-    mean = np.where(there, whole.features, 0.0).sum(axis=0) / np.maximum(count, 1)
-    squares = np.where(there, whole.features - mean, 0.0) ** 2
+    mean = np.where(there, features, 0.0).sum(axis=0) / np.maximum(count, 1)
+    squares = np.where(there, features - mean, 0.0) ** 2
     return Moments(count, mean, np.sqrt(squares.sum(axis=0) / np.maximum(count - 1, 1)))
+
+
+def in_columns(whole: Design) -> Floats:
+    """The features as a table, with no column where they are images."""
+    return whole.features if isinstance(whole.features, np.ndarray) else np.empty((len(whole), 0))
+
+
+def incomplete(whole: Design) -> Rows:
+    """The rows in which a feature is missing."""
+    return np.asarray(np.isnan(in_columns(whole)).any(axis=1))
 
 
 def complete(whole: Design, cohort: Cohort, moments: Moments) -> Samples:
@@ -125,11 +153,14 @@ def complete(whole: Design, cohort: Cohort, moments: Moments) -> Samples:
     shifted; or by the study's range.
 
     The study's rule for missing features: `refuse` raises BadData; `drop` leaves the row out; `mean` puts the mean of ``moments``, `zero` the
-    raw number 0 (before standardising), and under both a missing category is 0 in all its levels; `keep` leaves the gaps, NaN.
+    raw number 0 (before standardising), and under both a missing category is 0 in all its levels; `keep` leaves the gaps, NaN. Images are
+    prepared as they are read.
     """
+    if cohort.image is not None:
+        return Samples(whole.features, whole.targets, whole.patient, whole.groups)
     if cohort.missing == "drop":
-        whole = whole.at(np.asarray(~np.isnan(whole.features).any(axis=1)))
-    features = whole.features.copy()
+        whole = whole.at(~incomplete(whole))
+    features = in_columns(whole).copy()
     missing = np.isnan(features)
     if cohort.missing == "refuse":
         check_complete(cohort, whole)
@@ -217,7 +248,7 @@ def without_target(target: Target, table: Table) -> Rows:
 
 def check_complete(cohort: Cohort, whole: Design) -> None:
     """Raises BadData naming the features in which a cell is missing."""
-    missing = np.isnan(whole.features)
+    missing = np.isnan(in_columns(whole))
     if missing.any():
         sources = [feature.name for feature in cohort.features for _ in _names(feature)]
         faults = dict.fromkeys(sources[number] for number in np.flatnonzero(missing.any(axis=0)))

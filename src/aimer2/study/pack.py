@@ -16,7 +16,7 @@ from aimer2.learners.catalogue import make_learner
 from aimer2.messages.package import Package
 from aimer2.study.analysing import VERSION, versions_of
 from aimer2.study.checkpoint import store
-from aimer2.study.cohort import design_width
+from aimer2.study.cohort import feature_shape as shape_of
 from aimer2.study.weights import load_given
 
 
@@ -32,7 +32,7 @@ def pack(
             study=study, method_version=VERSION, versions=versions_of(study), initial=store({}, blobs), roster=dict(sorted(roster.items()))
         )
     files = {} if study.model.code is None else {study.model.code: folder / study.model.code}
-    shape = (design_width(study.cohort),) if feature_shape is None else feature_shape
+    shape = shape_of(study.cohort) if feature_shape is None else feature_shape
     learner = make_learner(study, feature_shape=shape, files=files, device="cpu")
     initialise(learner, study)
     if study.model.weights is not None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from aimer2.algorithms.personal import Personal, fit
 from aimer2.core import tree
-from aimer2.core.dataset import Dataset, Samples
+from aimer2.core.dataset import Dataset, Samples, rows_of
 from aimer2.core.errors import BadData
 from aimer2.core.protocols import Local
 from aimer2.core.study import Study
@@ -58,8 +58,7 @@ def divide(data: Dataset, share: float) -> tuple[Dataset, Dataset]:
     judges = validation(patients ^ _OWN_SIDES, share)
     if judges.all() or not judges.any():
         raise BadData("There are too few patients to set some aside who choose between the common model and the site's own.")
-    trained, aside = (Samples(*data.batch(np.flatnonzero(rows)), patients[rows]) for rows in (~judges, judges))
-    return trained, aside
+    return rows_of(data, np.flatnonzero(~judges)), rows_of(data, np.flatnonzero(judges))
 
 
 def compare(algorithm: Personal, received: Mapping[str, Tree], common: Tree, site: Local, judges: Dataset, held_out: Dataset) -> Compared:

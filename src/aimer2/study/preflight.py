@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import distributions
+from math import prod
 from pathlib import Path
 from typing import Any, final
 
@@ -26,6 +27,7 @@ from aimer2.core.task import Check
 from aimer2.learners.batches import validation
 from aimer2.learners.catalogue import distribution, frameworks
 from aimer2.study import cohort as cohorts
+from aimer2.study.images import check_image
 
 DISK_BYTES = 1 << 30
 """Free disk that a study needs: models, updates and the worker's files."""
@@ -56,7 +58,9 @@ def probe(path: Path) -> Environment:
 def checks(study: Study, table: Table, environment: Environment) -> tuple[Check, ...]:
     """Every check in one go. Those that count rows (missing, patients, classes, held-out) are there only where the columns are right."""
     contract = tuple(_columns(study.cohort, table))
-    needed = MEMORY_BYTES + COPIES * 8 * len(table) * cohorts.design_width(study.cohort)
+    # Images are read batch by batch.
+    together = len(table) if study.cohort.image is None else min(len(table), study.training.batch_size or len(table))
+    needed = MEMORY_BYTES + COPIES * 8 * together * prod(cohorts.feature_shape(study.cohort))
     rows = tuple(_rows(study, table)) if all(check.passed for check in contract) else ()
     return (*contract, *rows, _packages(study, environment), _framework(study, environment), *_room_for(needed, environment))
 
@@ -79,10 +83,11 @@ def _enough(cohort: Cohort, patients: int) -> Check:
 def _columns(cohort: Cohort, table: Table) -> Iterator[Check]:
     groups = () if cohort.group is None else (cohort.group,)
     asked: tuple[Feature | Target, ...] = (*cohort.features, *groups, *cohort.target.columns)
+    names = [wanted.name for wanted in asked] + ([] if cohort.image is None else [cohort.image.name])
     there = [(wanted, table.columns[wanted.name]) for wanted in asked if wanted.name in table.columns]
     fitting = [(wanted, column) for wanted, column in there if _fault(cohorts.check_kind, wanted, column) is None]
     numbers = [(wanted, column) for wanted, column in fitting if isinstance(wanted, Feature) and wanted.kind == "number"]
-    yield _check("columns", f"All {len(asked)} columns are there.", [_fault(cohorts.find, table, wanted.name) for wanted in asked])
+    yield _check("columns", f"All {len(names)} columns are there.", [_fault(cohorts.find, table, name) for name in names])
     yield _check("kinds", "Every column is of the kind asked for.", [_fault(cohorts.check_kind, *pair) for pair in there])
     yield _check("units", "Every unit is the one asked for.", [_fault(cohorts.check_unit, *pair) for pair in there])
     strange = [_fault(cohorts.check_categories, *pair, table.patient) for pair in fitting]
@@ -91,12 +96,15 @@ def _columns(cohort: Cohort, table: Table) -> Iterator[Check]:
     if all(target.name in table.columns for target in cohort.target.columns):
         ranges.append(_fault(cohorts.check_times, cohort.target, table))
     yield _check("ranges", "Every number is in its range.", ranges)
+    if cohort.image is not None and cohort.image.name in table.columns:
+        fault = _fault(check_image, cohort.image, table.columns[cohort.image.name])
+        yield _check("images", "Channels, size and bits of the images are those asked for.", [fault])
 
 
 def _rows(study: Study, table: Table) -> Iterator[Check]:
     cohort = study.cohort
     whole = cohorts.design(cohort, table)
-    incomplete = np.asarray(np.isnan(whole.features).any(axis=1))
+    incomplete = cohorts.incomplete(whole)
     yield _missing(cohort, whole, incomplete, table)
     usable = whole.at(~incomplete) if cohort.missing == "drop" else whole
     yield _enough(cohort, count_patients(usable.patient))

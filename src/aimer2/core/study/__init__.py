@@ -10,6 +10,7 @@ from aimer2.core.study.analyses import Analysis
 from aimer2.core.study.cohort import Cohort, Feature, Target
 from aimer2.core.study.faults import faults_of
 from aimer2.core.study.fields import NAME, Scalar
+from aimer2.core.study.image import Image
 from aimer2.core.study.study import Study, read_study
 from aimer2.core.study.terms import DifferentialPrivacy, Evaluation, Privacy, Sites
 from aimer2.core.study.training import Method, Model, Training
@@ -21,6 +22,7 @@ __all__ = [
     "DifferentialPrivacy",
     "Evaluation",
     "Feature",
+    "Image",
     "Method",
     "Model",
     "Privacy",

@@ -56,7 +56,8 @@ class Study(Document):
             return fields
         cohort = fields.get("cohort")
         if isinstance(cohort, Mapping):
-            cohort = {"features": None, "target": None, **cohort}
+            seen = {} if cohort.get("image") else {"features": None}
+            cohort = {**seen, "target": None, **cohort}
         return {"model": None, **fields} | ({} if cohort is None else {"cohort": cohort})
 
     @model_validator(mode="after")
@@ -66,7 +67,7 @@ class Study(Document):
         training = ("model", "training", "method", "evaluation")
         given = [name for name in training if getattr(self, name) != type(self).model_fields[name].default]
         given += ["cohort.target"] if self.cohort.target.columns else []
-        given += ["cohort.group"] if self.cohort.group is not None else []
+        given += [f"cohort.{name}" for name in ("group", "image") if getattr(self.cohort, name) is not None]
         if given:
             raise ValueError(f"`analyses` stand in place of a model to train: leave out {', '.join(given)}")
         names = [analysis.name for analysis in self.analyses]

@@ -74,6 +74,10 @@ class Rebuilding:
     _searching: float = 0.0
     _least: float = field(default=CLOSE)
 
+    @property
+    def _features(self) -> npt.NDArray[Any]:
+        return np.asarray(self.hospitals.samples.features)
+
     def level(self, size: int, most: int) -> Level:
         """Updates of ``size`` records each, until ``most`` records were attacked."""
         rows = len(self.hospitals.samples)
@@ -93,7 +97,7 @@ class Rebuilding:
         found: dict[View, Outcome] = {}
         for seen in self._views(own):
             candidates = self._candidates(seen, searched)
-            found[seen.view] = judge(candidates, self.hospitals.samples.features[own], self.hospitals.samples.features, self.rng)
+            found[seen.view] = judge(candidates, self._features[own], self._features, self.rng)
             outcomes.setdefault(seen.view, []).append(found[seen.view])
         self._show(own, found)
 
@@ -125,7 +129,7 @@ class Rebuilding:
     def _training(self, matching: Any, seen: _Seen) -> Any:
         hospitals, training = self.hospitals, self.hospitals.study.training
         size = len(seen.parts[0])
-        flat = hospitals.samples.features.reshape(len(hospitals.samples), -1)
+        flat = self._features.reshape(len(hospitals.samples), -1)
         orders = [[batch + size * number for batch in hospitals.order(size, number)] for number in range(len(seen.parts))]
         return matching.Training(
             kind=hospitals.study.cohort.target.kind,
@@ -159,7 +163,7 @@ class Rebuilding:
         if error >= CLOSE or (self.example is not None and (self.example.records, -self._least) > (len(own), -error)):
             return
         self._least = error
-        record = self.hospitals.samples.features[own[best]].reshape(-1)
+        record = self._features[own[best]].reshape(-1)
         rebuilt = found["alone"].candidates[found["alone"].nearest[best]]
         protected = found["sum"].candidates[found["sum"].nearest[best]] if np.isfinite(found["sum"].errors[best]) else None
         cells = tuple(self._cell(place, record, rebuilt, protected) for place in range(min(_SHOWN_FEATURES, len(record))))
@@ -170,7 +174,7 @@ class Rebuilding:
         def own_unit(value: Any) -> float:
             return float(np.clip(self.scale.shift[place] + self.scale.unit[place] * float(value), -1e300, 1e300))
 
-        column = self.hospitals.samples.features.reshape(len(self.hospitals.samples), -1)[:, place]
+        column = self._features.reshape(len(self.hospitals.samples), -1)[:, place]
 
         return Cell(
             feature=self.scale.names[place][:200],

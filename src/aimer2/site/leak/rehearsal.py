@@ -122,9 +122,10 @@ class Rehearsal:
         """Found by letting the study's own preparation work on a row of zeros and a row of ones."""
         pair = np.vstack([np.zeros(len(design.names)), np.ones(len(design.names))])
         both = cohort.complete(cohort.Design(design.names, design.numeric, pair, design.targets[:2], design.patient[:2]), self.study.cohort, moments)
-        step = both.features[1] - both.features[0]
+        zeros, ones = np.asarray(both.features)
+        step = ones - zeros
         unit = 1 / np.where(step == 0, 1.0, step)
-        return Scale(design.names, -both.features[0] * unit, unit)
+        return Scale(design.names, -zeros * unit, unit)
 
     def _module(self, rows: Samples) -> Any:
         """The study's torch module; None for other frameworks, whose updates are read off the first layer alone."""

@@ -1,0 +1,180 @@
+"""Images at a hospital: from the command that makes them known to a kept model's scores for new ones."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from aimer2.blobs.folder import FolderStore
+from aimer2.cli.site import site as command
+from aimer2.connectors.table import load_table
+from aimer2.core import tree
+from aimer2.core.clock import SystemClock
+from aimer2.core.dataset import Samples
+from aimer2.core.errors import NotAvailable
+from aimer2.core.study import Study
+from aimer2.core.task import Answer, Task
+from aimer2.learners.catalogue import make_learner
+from aimer2.messages.package import digest as digest_of
+from aimer2.messages.tensors import read_tree, write_tree
+from aimer2.site import models, prediction, snapshots
+from aimer2.site.decisions import Decisions
+from aimer2.site.leak.confined import Asked, rehearse
+from aimer2.site.memory_files import MemoryFile, OpenFile
+from aimer2.site.settings import Retention, Settings, WorkerSettings
+from aimer2.site.store import Finished
+from aimer2.site.workers import Opening, Worker
+from aimer2.study.checkpoint import store
+from aimer2.study.evaluation import documents
+from aimer2.study.images import prepared
+from aimer2.study.pack import initialise, pack
+from aimer2.study.perform import open_performer
+
+MAPPING = 'patient = "patient"\n[columns.xray]\nkind = "image"\nsource = "file"\n[columns.ill]\n'
+IMAGE = {"name": "xray", "height": 8, "width": 8}
+
+
+@pytest.fixture
+def study(a_study: Callable[..., Study]) -> Study:
+    return a_study(
+        cohort={"dataset": "chest", "image": IMAGE, "target": {"name": "ill"}},
+        model={"name": "cnn", "options": {"channels": [4]}},
+        training={"local_steps": 3, "batch_size": 8},
+        method={"name": "ditto", "rounds": 1, "parameters": {"validation": 0.3}},
+        evaluation={"held_out": 0.3},
+    )
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    """The index of 80 images of 40 patients, and the images."""
+    rng, folder = np.random.default_rng(4), tmp_path / "pacs"
+    folder.mkdir()
+    lines = ["patient,file,ill"]
+    for row in range(80):
+        Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(folder / f"{row}.png")
+        lines.append(f"P{row // 2},{row}.png,{row // 2 % 2}")
+    (folder / "index.csv").write_text("\n".join(lines) + "\n")
+    return folder / "index.csv"
+
+
+def said(site: Decisions, *arguments: str, fails: bool = False) -> str:
+    (site.folder.path / "split.key").write_text("ab" * 32)
+    done = CliRunner().invoke(command, [*arguments, "--folder", str(site.folder.path)])
+    assert bool(done.exit_code) == fails, done.output + repr(done.exception)
+    return done.output + str(done.exception or "")
+
+
+@pytest.fixture
+def chest(site: Decisions, settings: Settings, scans: Path, tmp_path: Path) -> snapshots.SnapshotRecord:
+    """The data set as a person adds it."""
+    site.key.save(site.folder.key)
+    known = settings.coordinator
+    site.folder.settings.write_text(f'site = "north"\n[coordinator]\nurl = "{known.url}"\nname = "T"\nkey = "{known.key}"\n')
+    (tmp_path / "mapping.toml").write_text(MAPPING)
+    told = said(site, "dataset", "add", "chest", "--images", str(scans), "--mapping", str(tmp_path / "mapping.toml"))
+    assert "40 patients, 80 rows" in told
+    return snapshots.current(site.folder, "chest", Retention(), SystemClock().now())
+
+
+def test_it_is_added_listed_and_published(site: Decisions, chest: snapshots.SnapshotRecord, scans: Path) -> None:
+    assert "grey, 8×8, 8 bits" in said(site, "dataset", "list")
+    published = said(site, "dataset", "publish", "chest")
+    assert '"form": "grey, 8×8, 8 bits"' in published and '"patients": "40"' in published
+    (scans.parent / "17.png").write_bytes(b"broken")
+    assert "1 of 80 images: not a PNG" in said(site, "dataset", "refresh", "chest", fails=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--images", "INDEX", "--npz", "INDEX"), "Give one of"),
+        (("--npz", "INDEX", "--image-folder", "FOLDER"), "--image-folder is not for --npz"),
+        (("--images", "INDEX", "--parts", "train"), "--parts is not for --images"),
+        (("--images", "INDEX"), "needs --mapping"),
+    ],
+)
+def test_options_that_do_not_go_together(site: Decisions, chest: Any, scans: Path, options: tuple[str, ...], told: str) -> None:
+    places = {"INDEX": str(scans), "FOLDER": str(scans.parent)}
+    assert told in said(site, "dataset", "add", "more", *(places.get(word, word) for word in options), fails=True)
+
+
+def test_a_confined_worker_reads_them_from_the_snapshot_alone(
+    study: Study, chest: snapshots.SnapshotRecord, scans: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "studies" / "chest"
+    (folder / "files").mkdir(parents=True)
+    (folder / "files" / "study.json").write_text(study.model_dump_json())
+    for scan in scans.parent.iterdir():
+        scan.unlink()
+    opening = Opening("north", folder, chest.path, chest.sha256, 60, WorkerSettings(memory_mib=2048))
+
+    async def train() -> dict[str, Any]:
+        worker = await Worker.start(opening)
+        try:
+            file = MemoryFile()
+            write_tree(initial(study), file)
+            task = Task(id="t", study="0" * 64, site="north", stage="train", round_number=1).model_dump(mode="json")
+            reply, files = await worker.ask({"task": task, "received": ["model"], "memory": []}, [file.seal()])
+            return {name: read_tree(OpenFile(file)) for name, file in zip(reply["sums"], files, strict=False)}
+        finally:
+            await worker.end()
+
+    sums = asyncio.run(train())
+    here = open_performer(study, load_table(chest.path, verify=True), site="north", files={})
+    task = Task(id="t", study="0" * 64, site="north", stage="train", round_number=1)
+    expected = here.perform(task, {"model": initial(study)}, {}).sums
+    for name, leaf in expected["difference"].items():
+        np.testing.assert_array_equal(tree.load(sums["difference"][name]), leaf)
+    assert np.abs(expected["difference"]["head.weight"]).max() > 0
+
+
+def initial(study: Study) -> Any:
+    learner = make_learner(study, feature_shape=(1, 8, 8), files={}, device="cpu")
+    initialise(learner, study)
+    return learner.parameters()
+
+
+def test_a_kept_model_scores_new_images(site: Decisions, study: Study, chest: snapshots.SnapshotRecord, scans: Path, tmp_path: Path) -> None:
+    coming = FolderStore(tmp_path / "coming")
+    package = pack(study, tmp_path, {"north": "key"}, coming)
+    digest = digest_of(package)
+    site.store.note_study(digest, "running", 0)
+    site.store.keep_package(digest, package)
+    blobs, memory = FolderStore(site.folder.blobs(digest)), dict[str, Any]()
+    performer = open_performer(study, load_table(chest.path, verify=False), site="north", files={})
+    for stage in ("train", "final"):
+        task = Task.model_validate({"id": stage, "study": digest, "site": "north", "stage": stage, "round_number": 1})
+        done = performer.perform(task, {"model": read_tree(coming.open(package.initial))}, memory)
+        kept = {name: store(leaves, blobs) for name, leaves in memory.items()}
+        figures = [figure.model_dump() for figure in documents(done.figures)]
+        site.store.commit(Finished(task, Answer(task=stage, attempt=1, site="north"), kept, figures, 0.0, 5.0))
+    card = models.keep(site, digest, blobs)
+    assert card is not None
+
+    pixels = np.stack([np.asarray(Image.open(scans.parent / f"{number}.png")) for number in range(3)])
+    learner = make_learner(study, feature_shape=(1, 8, 8), files={})
+    learner.load(read_tree(models.weights(site.folder, card)))
+    expected = learner.predict(ready(prepared(pixels[:, None], study.cohort.image)))  # type: ignore[arg-type]
+    (scans.parent / "new.csv").write_text("file\n0.png\n1.png\n2.png\n")
+    assert prediction.predict(site.folder, card, scans.parent / "new.csv")[1][:, 0] == pytest.approx(expected)
+    assert prediction.predict(site.folder, card, scans.parent / "2.png")[1][:, 0] == pytest.approx(expected[2:])
+
+
+def ready(features: Any) -> Any:
+    return Samples(features, np.zeros(len(features), np.int64))
+
+
+def test_a_rehearsal_of_images_is_refused_and_says_so(site: Decisions, study: Study, settings: Settings, chest: Any, tmp_path: Path) -> None:
+    package = pack(study, tmp_path, {"north": "key"}, FolderStore(tmp_path / "coming"))
+    site.store.note_study(digest_of(package), "running", 0)
+    site.store.keep_package(digest_of(package), package)
+    with pytest.raises(NotAvailable, match="reads images"):
+        rehearse(site, settings, digest_of(package)[:12], Asked(by="Dr Ada Test"))
