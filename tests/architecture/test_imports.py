@@ -15,6 +15,7 @@ import pytest
 
 # Library: where it may be imported. A pattern's `*` also crosses folders.
 HOMES = {
+    "PIL": ("connectors/images.py",),
     "alembic": ("coordinator/*", "site/*"),
     "click": ("cli/*",),
     "dp_accounting": ("privacy/accounting.py",),

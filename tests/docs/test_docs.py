@@ -18,7 +18,9 @@ from pydantic import BaseModel
 from aimer2.algorithms import catalogue
 from aimer2.cli.main import aimer2
 from aimer2.connectors.csv import Csv
+from aimer2.connectors.images import Images
 from aimer2.connectors.mapping import ColumnMapping, DataMapping, read_mapping
+from aimer2.connectors.npz import Npz
 from aimer2.coordinator.app import build_app
 from aimer2.coordinator.coordinator import Coordinator
 from aimer2.coordinator.people import ROLES
@@ -64,6 +66,7 @@ def missing(names: object, text: str) -> list[str]:
         (study.Study, "## The study itself"),
         (study.Cohort, "## `[cohort]`"),
         (study.Feature, "### `[[cohort.features]]`"),
+        (study.Image, "### `[cohort.image]`"),
         (study.Target, "### `[cohort.target]`"),
         (study.Analysis, "## `[[analyses]]`"),
         (study.Model, "## `[model]`"),
@@ -109,7 +112,7 @@ def test_every_error() -> None:
 
 def test_every_setting() -> None:
     settings = page("docs/site-settings.md")
-    for document in (site.Settings, site.CoordinatorAddress, site.WorkerSettings, site.Retention, Disclosure, DatasetSettings, Csv):
+    for document in (site.Settings, site.CoordinatorAddress, site.WorkerSettings, site.Retention, Disclosure, DatasetSettings, Csv, Images, Npz):
         assert missing(document.model_fields.keys() - {"worker", "coordinator", "retention", "disclosure"}, settings) == []
     guide = page("docs/site-guide.md")
     assert missing([*Rule.model_fields, *ColumnMapping.model_fields], guide) == []

@@ -114,8 +114,8 @@ def test_patients_are_counted_and_split_not_images() -> None:
 
 
 def test_images_larger_than_memory_are_divided_and_read_by_the_batch(tmp_path: Path) -> None:
-    """A terabyte of pixels, nearly all of them holes in a file."""
-    rows, size = 250_000, 2048
+    """Sixty gigabytes of pixels, nearly all of them holes in a file."""
+    rows, size = 250_000, 512
     values = np.memmap(tmp_path / "holes", np.uint8, "w+", shape=(rows, 1, size, size))
     values[rows - 1, 0, 5, 7] = 255
     large = Table({"xray": Column("image", values), "spot": Column("number", np.arange(rows) % 2.0)}, np.arange(rows, dtype=np.uint64))

@@ -48,4 +48,4 @@ class CnnOptions(Document):
     @property
     def smallest(self) -> int:
         """Height and width that an image has at the least."""
-        return 2 ** len(self.channels)
+        return 1 << len(self.channels)
