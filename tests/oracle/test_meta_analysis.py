@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pandas as pd
 import pytest
+from sklearn.datasets import load_breast_cancer
 from statsmodels.stats.meta_analysis import combine_effects
 
 from aimer2.core.errors import BadInput
-from aimer2.statistics.meta_analysis import Spread, Weighted, combine, combined, weigh
+from aimer2.core.study import Feature
+from aimer2.statistics.meta_analysis import Measure, MetaAnalysis, Spread, Weighted, combine, combined, of_counts, weigh
 
 # Tuberculosis and none among the vaccinated, tuberculosis and none among the others.
 BCG = np.array(
@@ -92,3 +97,67 @@ def test_no_estimate_of_nothing() -> None:
     for variance in (0.0, -1.0, np.inf, np.nan):
         with pytest.raises(BadInput, match="variance above 0"):
             combine([1.0, 2.0], [0.1, variance])
+
+
+def hospitals(table: Any) -> list[pd.DataFrame]:
+    """Each trial as a hospital with its patients."""
+    return [
+        pd.DataFrame({"tb": np.repeat([1.0, 0.0, 1.0, 0.0], row.astype(int)), "arm": np.repeat(["bcg", "bcg", "none", "none"], row.astype(int))})
+        for row in table
+    ]
+
+
+FEATURES = (Feature(name="tb"), Feature(name="arm", kind="category", categories=("none", "bcg")))
+
+
+@pytest.mark.parametrize("method", ["fixed", "dersimonian_laird", "paule_mandel", "reml"])
+@pytest.mark.parametrize("knapp", [False, True])
+def test_hospitals_are_asked(ask: Any, method: Spread, knapp: bool) -> None:
+    """Six of the trials as hospitals with all their patients; the search by sixteen points a round finds what the iterations do."""
+    chosen = [0, 1, 2, 6, 9, 5]
+    question = MetaAnalysis(formula="tb ~ arm", features=FEATURES, measure="log_risk_ratio", spread=method, hartung_knapp=knapp)
+    table = ask(question, hospitals(BCG[chosen])).table()
+    expected = combine(Y[chosen], V[chosen], method, hartung_knapp=knapp)
+    line = table.rows[0]
+    np.testing.assert_allclose(line[1:6], [expected.estimate, expected.standard_error, *expected.interval, expected.statistic], rtol=1e-9)
+    assert table.facts["tau_squared"] == pytest.approx(expected.tau_squared, rel=1e-8)
+    assert table.facts["q"] == pytest.approx(expected.q, rel=1e-10)
+    if expected.tau_squared_interval is not None and expected.prediction is not None:
+        low, high = table.facts["tau_squared_low"], table.facts["tau_squared_high"]
+        np.testing.assert_allclose([low, high], expected.tau_squared_interval, rtol=1e-8)
+        np.testing.assert_allclose(table.rows[1][3:5], expected.prediction, rtol=1e-8)
+
+
+def test_a_hospital_without_an_estimate_is_left_out(ask: Any) -> None:
+    """One class at a hospital, one arm only, one patient, nobody: not counted, and nothing of the answer moves."""
+    chosen = [0, 1, 6]
+    silent = np.array([[0, 50, 0, 40], [3, 40, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]])
+    question = MetaAnalysis(formula="tb ~ arm", features=FEATURES, measure="log_odds_ratio")
+    with_them, without = (ask(question, hospitals(rows)).table() for rows in ([*BCG[chosen], *silent], BCG[chosen]))
+    assert with_them.facts["hospitals"] == 3 and with_them.rows == without.rows
+    nothing = ask(question, hospitals(silent)).table()
+    assert nothing.title == "No answer" and "two hospitals" in nothing.notes[0]
+
+
+def test_differences_of_means(ask: Any) -> None:
+    cancer: Any = load_breast_cancer()
+    rows = pd.DataFrame({"radius": cancer.data[:, 0], "kind": np.where(cancer.target == 0, "malignant", "benign")})
+    sites = [rows.iloc[place::5] for place in range(5)]
+    each = [[site.loc[site["kind"] == kind, "radius"] for kind in ("malignant", "benign")] for site in sites]
+    y, v = [a.mean() - b.mean() for a, b in each], [a.var() / len(a) + b.var() / len(b) for a, b in each]
+    features = (Feature(name="radius"), Feature(name="kind", kind="category", categories=("benign", "malignant")))
+    found = ask(MetaAnalysis(formula="radius ~ kind", features=features, spread="paule_mandel"), sites).table().rows[0]
+    expected = combine(y, v, "paule_mandel")
+    np.testing.assert_allclose(found[1:5], [expected.estimate, expected.standard_error, *expected.interval], rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("measure", "estimate", "variance"),
+    [
+        ("log_odds_ratio", np.log(4 * 128 / (119 * 11)), 1 / 4 + 1 / 119 + 1 / 11 + 1 / 128),
+        ("log_risk_ratio", Y[0], V[0]),
+        ("risk_difference", 4 / 123 - 11 / 139, 4 * 119 / 123**3 + 11 * 128 / 139**3),
+    ],
+)
+def test_a_hospital_s_own_estimate(measure: Measure, estimate: float, variance: float) -> None:
+    assert of_counts(measure, (4, 123), (11, 139)) == (pytest.approx(estimate), pytest.approx(variance))

@@ -13,7 +13,7 @@ from sklearn.datasets import load_breast_cancer, load_wine
 from aimer2.core.errors import BadData, BadInput
 from aimer2.core.study import Feature
 from aimer2.metrics.binned_scores import EDGES, auc, delong_variance, histogram
-from aimer2.statistics.auc_comparison import compare, placements, products
+from aimer2.statistics.auc_comparison import AucComparison, compare, placements, products
 from aimer2.statistics.rank_test import RankTest, kruskal_wallis, mann_whitney, undecided
 
 CANCER: Any = load_breast_cancer()
@@ -118,3 +118,27 @@ def test_a_value_outside_of_the_range_is_no_value(ask: Any) -> None:
     features = (Feature(name="x", minimum=0, maximum=9), Feature(name="g", kind="category", categories=("a", "b")))
     with pytest.raises(BadData, match="outside of the study's range"):
         ask(RankTest(formula="x ~ g", features=features), [pd.DataFrame({"x": [1.0, 9.5], "g": ["a", "b"]})])
+
+
+@pytest.mark.parametrize("kind", ["category", "number"])
+def test_hospitals_are_asked_which_model_ranks_better(ask: Any, part: Any, kind: str) -> None:
+    """DeLong's definition on all pairs of the pooled patients, of scores rounded to their bins."""
+    positive = CANCER.target == 0
+    scores = np.column_stack([stats.rankdata(CANCER.data[:, column]) / 600 for column in (4, 9)])
+    data = pd.DataFrame(
+        {"a": scores[:, 0], "b": scores[:, 1], "ill": np.where(positive, "yes", "no") if kind == "category" else positive.astype(float)}
+    )
+    event = Feature(name="ill", kind="category", categories=("no", "yes")) if kind == "category" else Feature(name="ill")
+    found = ask(AucComparison(formula="ill ~ a + b", features=(Feature(name="a"), Feature(name="b"), event)), part(data, "ill")).frame()
+    areas, covariance = by_definition(np.searchsorted(EDGES, scores, side="right"), positive)
+    np.testing.assert_allclose(found["estimate"], [*areas, areas[0] - areas[1]], rtol=1e-10)
+    error = np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+    assert found["standard_error"][2] == pytest.approx(error, rel=1e-9)
+
+
+def test_areas_of_one_class(ask: Any) -> None:
+    data = pd.DataFrame({"a": [0.1, 0.2], "b": [0.3, 0.4], "ill": [1.0, 1.0]})
+    method = AucComparison(formula="ill ~ a + b", features=(Feature(name="a"), Feature(name="b"), Feature(name="ill")))
+    assert ask(method, [data]).table().title == "No answer"
+    with pytest.raises(BadData, match="between 0 and 1"):
+        ask(method, [data.assign(a=1.5)])
