@@ -29,7 +29,7 @@ HOMES = {
     "psycopg": (),  # loaded by SQLAlchemy from the database's address
     "pyarrow": ("connectors/parquet.py",),
     "rich": ("cli/*", "client/*"),
-    "scipy": ("statistics/distributions.py",),
+    "scipy": ("statistics/distributions.py", "statistics/families.py"),
     "sklearn": ("cli/demo*", "models/sklearn.py"),
     "sqlalchemy": ("connectors/sql.py", "coordinator/*", "site/*"),
     "starlette": ("coordinator/*",),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import statsmodels.api as sm
 
 from aimer2.blobs.memory import MemoryStore
 from aimer2.client.simulate import simulate
@@ -54,6 +55,28 @@ def hospitals(rows: int = 240) -> dict[str, pd.DataFrame]:
 
 def pooled() -> pd.DataFrame:
     return pd.concat(hospitals().values())
+
+
+def test_a_saturated_model_and_a_rare_outcome_are_refused() -> None:
+    rng = np.random.default_rng(1)
+    sites = {f"site-{place}": pd.DataFrame({f"x{n}": rng.normal(size=40) for n in range(14)} | {"y": np.arange(40) < 3}) * 1.0 for place in range(3)}
+    many = {"method": "glm", "formula": "x0 ~ " + " + ".join(f"x{n}" for n in range(1, 14))}
+    with pytest.raises(AimerError, match="14 coefficients are too many"):
+        simulate(study(many), sites)
+    with pytest.raises(AimerError, match="fewer than 10 patients have one of the outcomes"):
+        simulate(study({"method": "glm", "formula": "y ~ x0", "options": {"family": "binomial"}}), sites)
+    with pytest.raises(AimerError, match="values that a binomial response cannot have"):
+        simulate(study({"method": "glm", "formula": "x1 ~ x0", "options": {"family": "binomial"}}), sites)
+
+
+@pytest.mark.parametrize("privacy", [{}, PLAIN], ids=["secret", "plain"])
+def test_a_regression_in_secret_and_in_the_clear_are_one(privacy: Any) -> None:
+    sites = {site: data.assign(heavy=(data["bmi"] + data["age"] > 85) * 1.0) for site, data in hospitals().items()}
+    found = simulate(study({"method": "glm", "formula": "heavy ~ age", "options": {"family": "binomial"}}, privacy=privacy), sites).tables.frame()
+    whole = pd.concat(sites.values())
+    pooled = sm.Logit(whole["heavy"], sm.add_constant(whole[["age"]])).fit(disp=0, tol=1e-14)
+    np.testing.assert_allclose(found["estimate"], pooled.params, rtol=1e-9)
+    np.testing.assert_allclose(found["standard_error"], pooled.bse, rtol=1e-9)
 
 
 @pytest.mark.parametrize("privacy", [{}, PLAIN], ids=["secret", "plain"])

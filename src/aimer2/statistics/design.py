@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aimer2.core.dataset import Frame
+from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import BadData
 from aimer2.core.study import Feature
 from aimer2.core.study.formula import Formula, Term, Variable
@@ -45,7 +46,8 @@ class Coded:
 class Design:
     """The right side of a formula: one column per number and per category but the first, the intercept first.
 
-    Treatment contrasts: the first category is the reference. Without an intercept the first category that stands alone has all its columns.
+    Treatment contrasts, the first category being the reference: in a term a category has all its columns only where the rest of the term (of a
+    category alone: the intercept) is not in the formula, as R has it.
     """
 
     columns: tuple[Coded, ...]
@@ -72,18 +74,24 @@ def design(formula: Formula, features: tuple[Feature, ...], *, intercept: bool =
     categories = {feature.name: feature.categories for feature in features}
     kept = formula.intercept and intercept
     columns = [Coded(INTERCEPT, ())] if kept else []
-    full = None if formula.intercept or not intercept else next((term for term in formula.terms if len(term) == 1 and categories[term[0].name]), None)
+    spanned: set[frozenset[Variable]] = {frozenset()} if formula.intercept or not intercept else set()
     for term in formula.terms:
-        columns += _coded(term, categories, full=term == full)
+        whole = frozenset(term)
+        full = {variable for variable in term if whole - {variable} not in spanned}
+        columns += _coded(term, categories, full)
+        spanned.add(whole)
+        if len(term) == 1 and categories[term[0].name] and full:
+            # all its columns add up to the intercept
+            spanned.add(frozenset())
     return Design(tuple(columns), kept)
 
 
-def _coded(term: Term, categories: Mapping[str, Sequence[str]], *, full: bool) -> list[Coded]:
+def _coded(term: Term, categories: Mapping[str, Sequence[str]], full: set[Variable]) -> list[Coded]:
     choices: list[list[tuple[str, int | None]]] = []
     for variable in term:
         levels = categories[variable.name]
         if levels:
-            choices.append([(f"{variable} = {level}", code) for code, level in enumerate(levels) if full or code > 0])
+            choices.append([(f"{variable} = {level}", code) for code, level in enumerate(levels) if variable in full or code > 0])
         else:
             choices.append([(str(variable), None)])
     return [
@@ -118,3 +126,13 @@ def groups(variables: Sequence[Variable], features: Sequence[Feature], frame: Fr
         code = code * len(levels) + frame.columns[variable.name].astype(np.int64)
         names = [f"{name}, {variable} = {level}".removeprefix(", ") for name in names for level in levels]
     return code, tuple(names)
+
+
+def small_categories(formula: Formula, features: Sequence[Feature], rows: Frame, disclosure: Disclosure) -> Iterator[str]:
+    """What speaks against an answer that looks at these categories: some patients have one, but fewer than the minimum cell."""
+    used = {variable.name for variable in formula.variables}
+    for feature in features:
+        if feature.name in used:
+            for code, level in enumerate(feature.categories):
+                if disclosure.is_small(rows.counted(rows.columns[feature.name] == code)):
+                    yield f"fewer than {disclosure.minimum_cell} patients have {feature.name} = {level}"

@@ -4,8 +4,8 @@ Wilkinson and Rogers 1973, "Symbolic Description of Factorial Models", as R and 
 one column or ``Surv(time, event)`` or ``Surv(entry, time, event)``; right of it terms joined by ``+``. ``a:b`` is an interaction, ``a*b``
 means ``a + b + a:b``, ``0`` or ``- 1`` leaves the intercept out. A term is a column, a function of one (`FUNCTIONS`), or a category: ``C(sex)``,
 or with its categories ``C(sex, "female", "male")``, the first being the reference. ``offset(log(days))`` is a term whose coefficient is 1,
-``strata(hospital)`` says within which groups to compare, ``cluster(family)`` whose rows belong together. A column whose name is no name
-stands in backticks.
+``weights(count)`` says for how many a row stands, ``strata(hospital)`` within which groups to compare, ``cluster(family)`` whose rows belong
+together. A column whose name is no name stands in backticks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import final
 FUNCTIONS = ("log", "log2", "log10", "log1p", "sqrt", "exp", "square")
 """Functions of one column that a formula may name."""
 
-ROLES = ("offset", "strata", "cluster")
+ROLES = ("offset", "weights", "strata", "cluster")
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<name>[^\W\d][\w.]*)|`(?P<quoted>[^`]+)`|(?P<number>\d+(?:\.\d+)?)"""
@@ -56,6 +56,7 @@ class Formula:
     intercept: bool = True
     survival: bool = False
     offset: tuple[Variable, ...] = ()
+    weights: tuple[Variable, ...] = ()
     strata: tuple[Variable, ...] = ()
     cluster: tuple[Variable, ...] = ()
 
@@ -63,7 +64,7 @@ class Formula:
     def variables(self) -> tuple[Variable, ...]:
         """Each variable once, in the order of the text, the response first."""
         inside = [variable for term in self.terms for variable in term]
-        return tuple(dict.fromkeys([*self.response, *inside, *self.offset, *self.strata, *self.cluster]))
+        return tuple(dict.fromkeys([*self.response, *inside, *self.offset, *self.weights, *self.strata, *self.cluster]))
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -1,0 +1,330 @@
+"""Generalised linear models: linear, logistic, Poisson, Gamma and negative binomial regression, equal to the pooled fit.
+
+Nelder, Wedderburn 1972, "Generalized Linear Models": Fisher scoring, β ← β + (I + P)⁻¹(U − Pβ) with the score U = Σ w (y − μ) μ'/V · x and the
+information I = Σ w μ'²/V · xxᵀ, sums over patients; P = ``ridge`` on the diagonal, but for the intercept. The first round finds the columns' means
+and spreads, about which all sums are then taken; a step that does not lower the deviance is halved. It has converged when the step would change
+the log-likelihood by less than 1e-18. A negative binomial's α is estimated with the coefficients by Newton steps in log 1/α (Lawless 1987).
+
+Errors: of the model, I⁻¹φ with φ = Pearson's χ² / (n − p) (1 but for Gaussian and Gamma); ``robust``, I⁻¹ (Σ uuᵀ) I⁻¹ over rows (Huber 1967,
+White 1980); ``patients`` and ``sites``, the same over sums u of a patient's rows or of a whole site (Liang, Zeger 1986, with the factor
+G/(G − 1) · (n − 1)/(n − p)). Tests are by t where φ is estimated, else by z.
+
+Leaves the site: ``size`` = rows, patients, sum of weights; ``sites`` = 1 where there is any row; ``moments`` = per column the sums of values
+and squares; ``start`` = sums of the response, of the offset and of its exponential; ``score`` = per coefficient the derivative of the
+log-likelihood; ``information`` = per pair of coefficients its second derivative; ``fit`` = sums of deviance, Pearson's χ² and log-likelihood;
+``shape`` = of a negative binomial the derivatives by its shape; ``meat`` = for robust errors, the sum of squared parts of the score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, final
+
+import numpy as np
+from pydantic import Field
+
+from aimer2.core.dataset import Frame
+from aimer2.core.disclosure import Disclosure
+from aimer2.core.errors import BadData, BadUpdate
+from aimer2.core.study import Feature
+from aimer2.core.table import Cell, Table, number
+from aimer2.statistics import distributions, families
+from aimer2.statistics.design import Design, Floats, design, numbers, small_categories
+from aimer2.statistics.estimates import Fit, Scale, coefficients, independent, inverse
+from aimer2.statistics.families import ESTIMATED_DISPERSION, LINKS, USUAL_LINKS, FamilyName, LinkName
+from aimer2.statistics.statistic import AbstractStatistic, Values
+
+CONVERGED = 1e-18
+_SEPARATED = 1e6
+_RATIOS = {("binomial", "logit"): "odds_ratio", ("poisson", "log"): "rate_ratio", ("negative_binomial", "log"): "rate_ratio"}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Glm(AbstractStatistic):
+    """``link`` empty: the usual one of the family. ``alpha`` of a negative binomial, V = μ + αμ²; 0: estimated. ``level`` of the intervals."""
+
+    of_sites: ClassVar[frozenset[str]] = frozenset({"sites", "meat"})
+
+    family: FamilyName = "gaussian"
+    link: LinkName | Literal[""] = ""
+    ridge: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    errors: Literal["model", "robust", "patients", "sites"] = "model"
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+
+    def faults(self) -> Iterator[str]:
+        formula = self.parsed
+        if formula.survival or len(formula.response) != 1:
+            yield "glm has one response: write 'y ~ …'"
+            return
+        if formula.strata or formula.cluster:
+            yield "glm knows neither strata() nor cluster(); add C(centre) as a term, or set `errors`"
+        if len(formula.offset) > 1 or len(formula.weights) > 1:
+            yield "glm takes one offset() and one weights()"
+        feature = next(one for one in self.features if one.name == formula.response[0].name)
+        if feature.kind == "category" and (self.family != "binomial" or len(feature.categories) != 2):
+            yield f"the response {feature.name} is a category: family = 'binomial' takes one of two categories, the second being the event"
+        if not self._design.columns:
+            yield "there is no term to estimate"
+
+    def against(self, frame: Frame, disclosure: Disclosure, *, secure: bool) -> Iterator[str]:
+        yield from super().against(frame, disclosure, secure=secure)
+        rows = self.read(frame)
+        y = self._response(rows)
+        if rows.counted() < disclosure.patients_per_parameter * len(self._design.columns):
+            yield f"{len(self._design.columns)} coefficients are too many for the patients here"
+        yield from small_categories(self.parsed, self.features, rows, disclosure)
+        if self.family == "binomial" and any(disclosure.is_small(rows.counted(y == outcome)) for outcome in (0, 1)):
+            yield f"fewer than {disclosure.minimum_cell} patients have one of the outcomes"
+
+    def start(self) -> Values:
+        return {}
+
+    def sums(self, values: Values, frame: Frame, round_number: int) -> Values:
+        rows = self.read(frame)
+        y, weight, offset = self._response(rows), self._weight(rows), self._offset(rows)
+        matrix = self._design.matrix(rows)
+        if round_number == 1:
+            return {
+                "size": np.array([len(rows), rows.counted(), weight.sum()]),
+                "sites": np.array([float(len(rows) > 0)]),
+                "moments": np.array([weight @ matrix, weight @ matrix**2]),
+                "start": np.array([weight @ y, weight @ offset, weight @ np.exp(np.clip(offset, -40, 40))]),
+            }
+        scaled = self._scale(values).apply(matrix)
+        alpha = float(values["alpha"][0])
+        eta = scaled @ values["beta"] + offset
+        link = LINKS[self._link]
+        mean, slope = families.inside(self.family, link.mean(eta)), link.slope(eta)
+        spread = families.variance(self.family, mean, alpha)
+        part = scaled * (weight * (y - mean) * slope / spread)[:, None]
+        likely = families.likelihood(self.family, y, mean, alpha)
+        deviance = weight @ families.deviance(self.family, y, mean, alpha)
+        made = {
+            "score": part.sum(axis=0),
+            "information": scaled.T @ (scaled * (weight * slope**2 / spread)[:, None]),
+            "fit": np.array([deviance, weight @ ((y - mean) ** 2 / spread), *(weight @ one for one in likely)]),
+        }
+        if self._estimates_alpha:
+            made["shape"] = np.array([weight @ one for one in families.alpha_steps(y, mean, alpha)])
+        if self.errors != "model":
+            made["meat"] = self._meat(part, rows)
+        return made
+
+    def _meat(self, part: Floats, rows: Frame) -> Floats:
+        if self.errors == "sites":
+            part = part.sum(axis=0, keepdims=True)
+        elif self.errors == "patients":
+            patients, place = np.unique(rows.patients, return_inverse=True)
+            whole = np.zeros((len(patients), part.shape[1]))
+            np.add.at(whole, place, part)
+            part = whole
+        return part.T @ part
+
+    def step(self, values: Values, total: Values, round_number: int) -> tuple[Values, bool]:
+        if round_number == 1:
+            return self._begun(total), False
+        beta, before, penalty = values["beta"], values["before"], self._penalty(values)
+        deviance = float(total["fit"][0])
+        objective = deviance + float(beta @ (penalty * beta)) if not self._estimates_alpha else -2 * float(total["fit"][2])
+        if round_number > 2 and objective > values["objective"][0] + 1e-8 * (abs(values["objective"][0]) + 1e-30):
+            return {**values, "beta": (beta + before) / 2}, False
+        information, score = total["information"], total["score"] - penalty * beta
+        kept = independent(information) if round_number == 2 else values["kept"] > 0
+        cover = inverse(information + np.diag(penalty), kept)
+        move = cover @ score
+        dispersion = self._dispersion(total["fit"], values["size"], kept)
+        decrement = float(score @ move) / max(dispersion, np.finfo(np.float64).tiny)
+        moved = {
+            **values,
+            "before": beta,
+            "beta": beta + move,
+            "kept": kept.astype(np.float64),
+            "objective": np.array([objective]),
+            "information": information,
+            "fit": total["fit"],
+            "meat": total.get("meat", np.zeros_like(information)),
+        }
+        if round_number == 2:
+            moved |= {"null": total["fit"], "first": np.diag(cover).copy()}
+        if self._estimates_alpha:
+            moved["alpha"], further = _next_alpha(float(values["alpha"][0]), total["shape"])
+            decrement += further
+        separated = (np.diag(cover) > _SEPARATED * np.maximum(moved["first"], np.finfo(np.float64).tiny)).any()
+        return moved | {"converged": np.array([float(decrement <= CONVERGED)])}, bool(decrement <= CONVERGED or separated)
+
+    def _begun(self, total: Values) -> Values:
+        weight = float(total["size"][2])
+        if not weight > 0:
+            raise BadUpdate("Nobody's data count: the weights add up to nothing.")
+        design_of = self._design
+        scale = Scale.of(weight, *total["moments"], has_intercept=design_of.has_intercept, centred=design_of.has_intercept)
+        beta = np.zeros(len(design_of.columns))
+        if design_of.has_intercept:
+            response, offset, factor = total["start"]
+            mean = families.inside(self.family, np.array([response / (factor if self._link == "log" else weight)]))
+            beta[0] = LINKS[self._link].of(mean)[0] - (0.0 if self._link == "log" else offset / weight)
+        return {
+            "size": total["size"],
+            "sites": total["sites"],
+            "beta": beta,
+            "before": beta,
+            "centre": scale.centre,
+            "spread": scale.spread,
+            "alpha": np.array([self.alpha or 1.0]),
+        }
+
+    def told(self, values: Values) -> Values:
+        return {name: values[name] for name in ("beta", "centre", "spread", "alpha") if name in values}
+
+    def tables(self, name: str, values: Values) -> Sequence[Table]:
+        kept, scale, penalty = values["kept"] > 0, self._scale(values), self._penalty(values)
+        cover = inverse(values["information"] + np.diag(penalty), kept)
+        rows, patients, weight = values["size"]
+        freedom = weight - kept.sum()
+        dispersion = self._dispersion(values["fit"], values["size"], kept)
+        if self.errors == "model":
+            covariance = cover @ values["information"] @ cover * dispersion if self.ridge else cover * dispersion
+        else:
+            clusters = patients if self.errors == "patients" else values["sites"][0]
+            covariance = cover @ values["meat"] @ cover * self._correction(clusters, rows, freedom)
+        back = scale.back
+        fit = Fit(
+            names=self._design.names,
+            estimates=back @ np.where(kept, values["beta"], 0.0),
+            covariance=back @ covariance @ back.T,
+            aliased=~kept,
+            freedom=float(freedom) if self.family in ESTIMATED_DISPERSION else None,
+            level=self.level,
+            ratio=_RATIOS.get((self.family, self._link), ""),
+        )
+        facts = self._facts(values, kept, dispersion)
+        return [coefficients(fit, analysis=name, method=self.name, facts=facts, notes=list(self._notes(values, kept, cover)))]
+
+    def _correction(self, clusters: float, rows: float, freedom: float) -> float:
+        if self.errors == "robust":
+            return 1.0
+        return clusters / (clusters - 1) * (rows - 1) / freedom if clusters > 1 and freedom > 0 else 1.0
+
+    def _facts(self, values: Values, kept: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], dispersion: float) -> dict[str, Cell]:
+        rows, patients, weight = values["size"]
+        deviance, pearson, *likely = (float(value) for value in values["fit"])
+        parameters = int(kept.sum())
+        freedom, ll = weight - parameters, families.log_likelihood(self.family, np.array(likely), weight, deviance)
+        counted = parameters + (self.family in ESTIMATED_DISPERSION or self._estimates_alpha)
+        facts: dict[str, Cell] = {
+            "family": self.family,
+            "link": self._link,
+            "errors": self.errors,
+            "rows": int(rows),
+            "patients": int(patients),
+            "parameters": parameters,
+            "residual_freedom": number(float(freedom)),
+            "log_likelihood": number(ll),
+            "aic": number(2 * counted - 2 * ll),
+            "bic": number(counted * float(np.log(weight)) - 2 * ll),
+            "deviance": deviance,
+            "pearson_chi2": pearson,
+            "dispersion": number(dispersion),
+        }
+        if self.family == "negative_binomial":
+            facts["alpha"] = float(values["alpha"][0])
+        if self._has_null:
+            facts |= self._against_null(values, parameters, float(freedom), ll)
+        return facts
+
+    def _against_null(self, values: Values, parameters: int, freedom: float, ll: float) -> dict[str, Cell]:
+        weight, deviance = float(values["size"][2]), float(values["fit"][0])
+        null, *_ = (float(value) for value in values["null"])
+        facts: dict[str, Cell] = {"null_deviance": null}
+        more = parameters - 1
+        if self.family == "gaussian":
+            facts["r_squared"] = number(1 - deviance / null) if null > 0 else None
+            if more > 0 and freedom > 0 and deviance > 0:
+                ratio = (null - deviance) / more / (deviance / freedom)
+                facts |= {"adjusted_r_squared": 1 - deviance / null * (weight - 1) / freedom, "f": ratio}
+                facts["f_p"] = float(distributions.f_above(ratio, more, freedom))
+        elif more > 0 and not self._estimates_alpha and not self.ridge:
+            chi = 2 * (ll - families.log_likelihood(self.family, values["null"][2:], weight, null)) if self.family != "gamma" else None
+            if chi is not None:
+                facts |= {"likelihood_ratio_chi2": chi, "likelihood_ratio_p": float(distributions.chi_squared_above(chi, more))}
+        return facts
+
+    def _notes(self, values: Values, kept: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], cover: Floats) -> Iterator[str]:
+        names = np.array(self._design.names)
+        if not kept.all():
+            yield f"these follow from the terms before them (collinear, or nobody has the category) and have no estimate: {', '.join(names[~kept])}"
+        apart = kept & (np.diag(cover) > 1e4 * np.maximum(values["first"], np.finfo(np.float64).tiny))
+        if apart.any():
+            told = ", ".join(name for name in names[apart] if name != "intercept") or "the intercept"
+            yield f"separation: the outcome follows from {told}, so no finite estimate exists; a ridge penalty gives one"
+        if not values["converged"][0]:
+            yield f"it has not converged in {self.rounds} rounds: do not use these estimates"
+        if self.ridge:
+            yield f"penalised by {self.ridge:g}/2 times the sum of squared coefficients: estimates are drawn towards 0, and intervals lie about these"
+        if self.errors == "sites" and values["sites"][0] < 20:
+            yield f"errors over {int(values['sites'][0])} sites: fewer than about twenty make them too small"
+
+    @property
+    def _link(self) -> LinkName:
+        return self.link or USUAL_LINKS[self.family]
+
+    @property
+    def _design(self) -> Design:
+        return design(self.parsed, self.features)
+
+    @property
+    def _estimates_alpha(self) -> bool:
+        return self.family == "negative_binomial" and self.alpha == 0
+
+    @property
+    def _has_null(self) -> bool:
+        """Whether the first step starts at the model of the intercept alone."""
+        usual = not self.parsed.offset or (self.family, self._link) in (("gaussian", "identity"), ("poisson", "log"))
+        return self.parsed.intercept and usual and not self._estimates_alpha
+
+    def _scale(self, values: Values) -> Scale:
+        return Scale(values["centre"], values["spread"], self._design.has_intercept)
+
+    def _penalty(self, values: Values) -> Floats:
+        penalty = self.ridge / values["spread"] ** 2
+        if self._design.has_intercept:
+            penalty[0] = 0.0
+        return penalty
+
+    def _dispersion(self, fit: Floats, size: Floats, kept: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> float:
+        freedom = float(size[2] - kept.sum())
+        return float(fit[1]) / freedom if self.family in ESTIMATED_DISPERSION and freedom > 0 else 1.0
+
+    def _response(self, rows: Frame) -> Floats:
+        """Raises BadData where the family has no such response."""
+        y = numbers(self.parsed.response[0], rows)
+        fits = {"gaussian": np.isfinite(y), "binomial": (y >= 0) & (y <= 1), "gamma": y > 0}.get(self.family, y >= 0)
+        if not fits.all():
+            raise BadData(f"{self.parsed.response[0]} has values that a {self.family.replace('_', ' ')} response cannot have.")
+        return y
+
+    def _weight(self, rows: Frame) -> Floats:
+        """Raises BadData for a weight below 0."""
+        if not self.parsed.weights:
+            return np.ones(len(rows))
+        weight = numbers(self.parsed.weights[0], rows)
+        if (weight < 0).any():
+            raise BadData(f"{self.parsed.weights[0]} has weights below 0.")
+        return weight
+
+    def _offset(self, rows: Frame) -> Floats:
+        return numbers(self.parsed.offset[0], rows) if self.parsed.offset else np.zeros(len(rows))
+
+
+def _next_alpha(alpha: float, shape: Floats) -> tuple[Floats, float]:
+    """A Newton step in log θ, at most to a factor of e², and by how much it would change twice the log-likelihood."""
+    first, second = shape
+    move = first / -second if second < 0 else np.sign(first)
+    limited = float(np.clip(move, -2.0, 2.0))
+    return np.array([np.clip(alpha * np.exp(-limited), 1e-8, 1e8)]), abs(float(first * limited))
+
+
+EXAMPLE = Glm(formula="y ~ x1 + C(g)", features=(Feature(name="y"), Feature(name="x1"), Feature(name="g", kind="category", categories=("a", "b"))))
