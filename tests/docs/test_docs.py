@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from aimer2.algorithms import catalogue
 from aimer2.cli.main import aimer2
+from aimer2.compression import catalogue as compressions
 from aimer2.connectors.csv import Csv
 from aimer2.connectors.images import Images
 from aimer2.connectors.mapping import ColumnMapping, DataMapping, read_mapping
@@ -72,6 +73,7 @@ def missing(names: object, text: str) -> list[str]:
         (study.Model, "## `[model]`"),
         (study.Training, "## `[training]`"),
         (study.Method, "## `[method]`"),
+        (study.Compression, "### `[method.compression]`"),
         (study.Sites, "## `[sites]`"),
         (study.Evaluation, "## `[evaluation]`"),
         (study.Privacy, "## `[privacy]`"),
@@ -103,6 +105,15 @@ def test_every_method_with_its_hyper_parameters() -> None:
 def test_every_statistical_method_with_its_options() -> None:
     for name in statistics.names():
         assert missing(statistics.options(name), section("docs/statistics.md", f"### `{name}`")) == []
+
+
+def test_every_compression_with_its_parameters_and_equation() -> None:
+    for name in compressions.names():
+        fields = {field.name for field in dataclasses.fields(compressions.example(name))}
+        text = section("docs/compression.md", f"### `{name}`")
+        assert missing(fields, text) == []
+        assert re.search(r"\b(19|20)\d\d\b", text), f"{name}: no source"
+    assert missing(compressions.names(), section("docs/study-file.md", "### `[method.compression]`")) == []
 
 
 def test_every_error() -> None:

@@ -82,7 +82,7 @@ def test_a_task_that_fails_leaves_no_memory(bad: Any) -> None:
     assert (reply.code, reply.reason) in [
         ("bad-data", "There is no column 'age'."),
         ("bad-update", "The update has values that are not finite."),
-        ("bad-update", "w is bool; only float32, float64, int64, uint32 and uint64 travel."),
+        ("bad-update", "w is bool; only float16, float32, float64, int64, uint8, uint16, uint32 and uint64 travel."),
     ]
     site.work = lambda _: {}
     assert sums(ask(engine, task("a", 2))[0], blobs)["memory"] == {"n": 1.0}

@@ -15,7 +15,7 @@ from aimer2.core.task import BlobRef
 from aimer2.messages.package import Package, digest
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "package-1.json"
-DIGEST = "e5fba65791253919b9f6ad6081543fa4c8f330ee36c96104ef70cc07ec2a59df"
+DIGEST = "462b3f6dd0fb88f1c3be868b436e6e80d99dbadaefcd143690031ab10a0aba13"
 
 
 def package() -> Package:
@@ -57,6 +57,7 @@ def package() -> Package:
                 "parameters": {"mu": 0.1, "flag": True, "count": 3, "word": "one"},
                 "aggregator": "krum",
                 "aggregator_parameters": {"byzantine": 1},
+                "compression": {"name": "random_k", "parameters": {"fraction": 0.25}},
             },
             sites={"names": ["a", "b", "c"], "minimum": 3, "quorum": 2, "deadline_seconds": 60, "block": 2},
             evaluation={"held_out": 0.3, "metrics": ["auc", "brier"], "release_per_site": True},

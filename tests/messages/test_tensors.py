@@ -21,7 +21,7 @@ from aimer2.core.tree import FileArray
 from aimer2.messages import tensors
 from aimer2.messages.tensors import read_tree, write_tree
 
-DTYPES = ["float32", "float64", "int64", "uint32", "uint64"]
+DTYPES = ["float16", "float32", "float64", "int64", "uint8", "uint16", "uint32", "uint64"]
 
 leaves = st.builds(
     lambda shape, dtype, seed: np.asarray(np.random.default_rng(seed).uniform(0 if dtype[0] == "u" else -300, 300, shape), dtype),
@@ -117,9 +117,9 @@ def test_large_blobs_stay_in_their_file_when_read_lazily(tmp_path: Path, monkeyp
     assert written(lazy) == written(given_tree)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "int32", "bool", "complex64", "uint16", "datetime64[s]"])
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "bool", "complex64", "datetime64[s]"])
 def test_other_types_do_not_travel(dtype: str) -> None:
-    with pytest.raises(BadUpdate, match=r"only float32, float64, int64, uint32 and uint64"):
+    with pytest.raises(BadUpdate, match=r"only float16, float32, float64, int64, uint8, uint16, uint32 and uint64"):
         written({"w": np.zeros(2, dtype)})
 
 

@@ -24,6 +24,7 @@ from aimer2.engines.in_process import InProcess
 from aimer2.messages.package import Package, digest
 from aimer2.messages.tensors import read_tree
 from aimer2.study import preflight
+from aimer2.study.compressing import Compression
 from aimer2.study.conduct import conduct
 from aimer2.study.events import EVENT, Event
 from aimer2.study.pack import pack
@@ -130,10 +131,13 @@ class World:
         self.digest = digest(self.package)
         performers = {site: open_performer(self.study, table, site=site, files={}) for site, table in self.tables.items()}
         self.performers: dict[SiteId, Any] = dict(performers)
-        self.engine = ToldEngine(InProcess(self.performers, self.blobs), list(self.tables))
+        self.engine = ToldEngine(self.sites(), list(self.tables))
+
+    def sites(self) -> InProcess:
+        return InProcess(self.performers, self.blobs, compression=Compression.of(self.study))
 
     def restart_sites(self) -> None:
-        self.engine.inner = InProcess(self.performers, self.blobs)
+        self.engine.inner = self.sites()
 
     def run(self, *, stop_after: int | None = None, lose_last: bool = False, on_event: Callable[[Event], None] = lambda _: None) -> list[Event]:
         """The events of one conducting, kept as they come. After so many it dies, having kept the last or not."""

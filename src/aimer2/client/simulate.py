@@ -37,6 +37,7 @@ from aimer2.messages.tensors import read_tree
 from aimer2.secure_aggregation.vault import MemoryVault
 from aimer2.study.check import refuse_faults
 from aimer2.study.checkpoint import Remembered
+from aimer2.study.compressing import Compression
 from aimer2.study.conduct import Loop, conduct
 from aimer2.study.events import Event, RoundFinished, StudyFinished, StudyPaused
 from aimer2.study.pack import pack
@@ -192,7 +193,7 @@ async def _simulate(
     secure = {}
     if study.privacy.secure_aggregation:
         secure = {site: SecureUpdate.of(package, digest, site, key, MemoryVault()) for site, key in keys.items()}
-    engine = InProcess(performers, blobs, order=order, secure=secure, method=study.method)
+    engine = InProcess(performers, blobs, order=order, secure=secure, method=study.method, compression=Compression.of(study))
     await _listen(conduct(package, digest, engine, blobs, past, clock=clock), past, on_event)
     last = past.past[-1]
     assert isinstance(last, StudyFinished)

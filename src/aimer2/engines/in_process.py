@@ -15,6 +15,7 @@ from aimer2.core.tree import Tree
 from aimer2.messages.tensors import read_tree
 from aimer2.study.bounding import bounded
 from aimer2.study.checkpoint import store
+from aimer2.study.compressing import Compression, compressed
 from aimer2.study.performed import Performs
 from aimer2.study.secure_update import SecureUpdate
 
@@ -22,7 +23,8 @@ from aimer2.study.secure_update import SecureUpdate
 @final
 class InProcess:
     """Performs each task at once. ``order`` may permute the sites, to show that the order of arrival changes no bit; ``secure``: the sites'
-    halves of secure aggregation, where the study has it; ``method``: as the study has it, where it bounds what a site may change."""
+    halves of secure aggregation, where the study has it; ``method``: as the study has it, where it bounds what a site may change;
+    ``compression``: of the updates, where the study has one."""
 
     def __init__(
         self,
@@ -32,12 +34,15 @@ class InProcess:
         order: Sequence[SiteId] | None = None,
         secure: Mapping[SiteId, SecureUpdate] | None = None,
         method: Method | None = None,
+        compression: Compression | None = None,
     ) -> None:
         self._sites = dict(sites)
         self._blobs = blobs
         self._order = list(order) if order is not None else sorted(sites)
         self._secure = dict(secure or {})
         self._method = method or Method()
+        self._compression = compression
+        self._left_out: dict[SiteId, Mapping[str, Tree]] = {}
         self._memory: dict[SiteId, dict[str, Tree]] = {site: {} for site in sites}
         self._last: dict[SiteId, Reply] = {}
 
@@ -75,7 +80,8 @@ class InProcess:
         memory = dict(self._memory[task.site])
         received = {name: read_tree(self._blobs.open(ref)) for name, ref in task.inputs.items()}
         performed = self._sites[task.site].perform(task, received, memory)
-        leaving = bounded(self._method, task.stage, performed.sums)
+        small = compressed(self._compression, task, performed.sums, self._left_out.get(task.site, {}))
+        leaving = bounded(self._method, task.stage, small.sums)
         if secure is None:
             sums, message = {name: self._send(sent) for name, sent in leaving.items()}, ""
         else:
@@ -83,6 +89,8 @@ class InProcess:
             sums = {name: store(sent, self._blobs) for name, sent in masked.trees.items()}
             message = secure.submit(task, masked, sums)
         self._memory[task.site] = memory
+        if small.memory:
+            self._left_out[task.site] = small.memory
         answer = Answer(
             task=task.id,
             attempt=task.attempt,

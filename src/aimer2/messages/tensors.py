@@ -28,6 +28,10 @@ _TYPES: dict[str, np.dtype[Any]] = {
     # the words of masked sums
     "U32": np.dtype("<u4"),
     "U64": np.dtype("<u8"),
+    # compressed updates
+    "U8": np.dtype("u1"),
+    "U16": np.dtype("<u2"),
+    "F16": np.dtype("<f2"),
 }
 _CODES = {(dtype.kind, dtype.itemsize): code for code, dtype in _TYPES.items()}
 _HEADER_LIMIT = 100 * 1024 * 1024
@@ -45,7 +49,7 @@ _METADATA = "__metadata__"
 def write_tree(tree: Tree, writer: BlobWriter) -> None:
     """Streams the tree into the writer.
 
-    Raises BadUpdate for a leaf that is not float32, float64, int64, uint32 or uint64, and for a name that no blob can have.
+    Raises BadUpdate for a leaf of a type that does not travel, and for a name that no blob can have.
     """
     names = sorted(tree)
     layout = []
@@ -53,7 +57,7 @@ def write_tree(tree: Tree, writer: BlobWriter) -> None:
         leaf = tree[name]
         code = _CODES.get((leaf.dtype.kind, leaf.dtype.itemsize))
         if code is None:
-            raise BadUpdate(f"{name} is {leaf.dtype.name}; only float32, float64, int64, uint32 and uint64 travel.")
+            raise BadUpdate(f"{name} is {leaf.dtype.name}; only float16, float32, float64, int64, uint8, uint16, uint32 and uint64 travel.")
         layout.append((name, code, tuple(leaf.shape)))
     writer.write(_header(tuple(layout)))
     for name, code, _ in layout:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from aimer2.algorithms import catalogue
 from aimer2.algorithms.aggregators import catalogue as aggregators
+from aimer2.compression import catalogue as compressions
 from aimer2.core.clock import rfc3339
 from aimer2.core.errors import BadStudy
 from aimer2.core.study import Analysis, Study
@@ -125,6 +126,7 @@ def what_leaves(study: Study) -> Sequence[str]:
         lines.append("before the first round: of each column how many values and their sum")
         lines.append("and then, about the mean that came of it: the sums of the distances and of the squared distances")
     lines += [f"each round: {line.replace('``', '')}" for line in _method(study.method.name)]
+    lines += _compressed(study)
     if study.method.largest_change is not None:
         lines.append(f"of that, a mean change of the model longer than {study.method.largest_change:g} is shortened here to this length")
     if study.evaluation.held_out > 0:
@@ -133,6 +135,19 @@ def what_leaves(study: Study) -> Sequence[str]:
     if study.evaluation.release_per_site:
         lines.append("once, at the end: this site's own figures, under its name")
     return lines
+
+
+def _compressed(study: Study) -> Iterator[str]:
+    asked = study.method.compression
+    if asked is None:
+        return
+    if asked.name not in compressions.names():
+        yield f"of that, the difference compressed by '{asked.name}', which this installation does not have and would refuse"
+        return
+    stated = "".join(f", {parameter} = {value}" for parameter, value in sorted(asked.parameters.items()))
+    yield f"of that, the difference compressed here by {asked.name}{stated}: {compressions.summary(asked.name)}"
+    if compressions.example(asked.name).remembers:
+        yield "  what is left out stays here, in the site's memory of the study, and goes along later"
 
 
 def _method(name: str) -> Sequence[str]:

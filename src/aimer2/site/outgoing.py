@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 from pydantic import ValidationError
 
 from aimer2.blobs.folder import FolderStore
 from aimer2.core.errors import AimerError, BadUpdate
-from aimer2.core.task import Check, Document, FigureDocument, Task
+from aimer2.core.task import BlobRef, Check, Document, FigureDocument, Task
 from aimer2.messages.package import Package
+from aimer2.messages.tensors import read_tree
 from aimer2.site import check
 from aimer2.site.memory_files import close
 from aimer2.study.bounding import bounded
+from aimer2.study.compressing import MEMORY, Compression, compressed
 from aimer2.study.secure_update import SecureUpdate
 
 MOST_CHECKS, LONGEST_NAME, LONGEST_FINDING = 300, 120, 300
@@ -31,6 +33,8 @@ class Work:
     dataset: str
     secure: SecureUpdate | None
     """Where the study sums in secret: the site's half of it."""
+    left_out: Mapping[str, BlobRef] = field(default_factory=dict)
+    """What the agent itself keeps for the study's compression."""
 
 
 @final
@@ -54,7 +58,7 @@ class Handed(Document):
 
 
 def protect(work: Work, handed: Handed, files: list[int], wanted: list[check.Wanted], store: FolderStore) -> Protected:
-    """Checks, bounds, masks and stores sums, then the site's memory; closes the files.
+    """Checks, compresses, bounds, masks and stores sums, then the site's memory; closes the files.
 
     What may leave is written once: under secure aggregation the sums themselves never lie on a disk.
     """
@@ -62,10 +66,12 @@ def protect(work: Work, handed: Handed, files: list[int], wanted: list[check.Wan
         if handed.checks and work.task.stage != "preflight":
             raise BadUpdate("The worker says more than its sums.")
         trees = check.checked(files, wanted)
-        sums = bounded(work.package.study.method, work.task.stage, dict(zip(handed.sums, trees, strict=False)))
+        left_out = {name: read_tree(store.open(ref), lazy=True) for name, ref in work.left_out.items()}
+        small = compressed(Compression.of(work.package.study), work.task, dict(zip(handed.sums, trees, strict=False)), left_out)
+        sums = bounded(work.package.study.method, work.task.stage, small.sums)
         masked = None if work.secure is None else work.secure.mask(work.task, sums)
         leaving = sums if masked is None else masked.trees
-        stored = check.keep([*leaving.values(), *trees[len(sums) :]], store)
+        stored = check.keep([*leaving.values(), *trees[len(sums) :], *small.memory.values()], store)
     finally:
         close(files)
     made = dict(zip(leaving, stored, strict=False))
@@ -76,14 +82,15 @@ def protect(work: Work, handed: Handed, files: list[int], wanted: list[check.Wan
         except AimerError:
             store.delete(*(one.ref for one in made.values()))
             raise
-    return Protected(made, dict(zip(handed.memory, stored[len(leaving) :], strict=True)), message)
+    return Protected(made, dict(zip((*handed.memory, *small.memory), stored[len(leaving) :], strict=True)), message)
 
 
 def handed_over(reply: dict[str, Any], files: list[int]) -> Handed:
     try:
         handed = Handed.model_validate(reply)
         names = (*handed.sums, *handed.memory)
-        if len(names) == len(files) and len(set(handed.sums)) == len(handed.sums):
+        own = not any(name.startswith(MEMORY) for name in handed.memory)
+        if own and len(names) == len(files) and len(set(handed.sums)) == len(handed.sums):
             return handed
     except ValidationError:
         pass

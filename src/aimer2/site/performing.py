@@ -43,6 +43,7 @@ from aimer2.site.store import Finished, Standing, Stored
 from aimer2.site.threads import to_the_end
 from aimer2.site.vault import FileVault
 from aimer2.site.workers import Opening, Worker, WorkerDied, Workers, of_death
+from aimer2.study.compressing import MEMORY
 from aimer2.study.evaluation import released
 from aimer2.study.secure_update import SecureUpdate
 from aimer2.study.spending import spending
@@ -125,7 +126,9 @@ class Performing:
             await self._settle(package, decision, stored.answer)
             return await self.ready(task.study, stored.answer)
         opening = self._opening(task, decision, standing)
-        return await self._compute(Work(task, package, decision.dataset, secure), opening, standing.memory, attachments)
+        left_out = {name: ref for name, ref in standing.memory.items() if name.startswith(MEMORY)}
+        memory = {name: ref for name, ref in standing.memory.items() if name not in left_out}
+        return await self._compute(Work(task, package, decision.dataset, secure, left_out), opening, memory, attachments)
 
     def _secure(self, task: Task, package: Package) -> SecureUpdate | None:
         """The site's half of secure aggregation, where the approved study has it. What the coordinator asks for must be in the same terms.

@@ -14,7 +14,7 @@ from aimer2.core.study import Study
 from aimer2.learners.catalogue import faults as learner_faults
 from aimer2.metrics import figures
 from aimer2.secure_aggregation.roster import MINIMUM
-from aimer2.study import bounding, differential_privacy, seams, trees
+from aimer2.study import bounding, compressing, differential_privacy, seams, trees
 from aimer2.study.analysing import analyses_of
 
 _NOT_SECURE = "set `privacy.secure_aggregation` to false and say why in `privacy.why_not_secure`"
@@ -42,7 +42,8 @@ def promises(study: Study) -> list[Fault]:
     """What the coordinator that conducts it must keep, and looks at again: secrecy of updates, method, aggregator, differential privacy."""
     if study.analyses:
         return [*_secrecy(study), *_groups(study), *_analyses(study)]
-    return [*_secrecy(study), *_method(study), *_aggregator(study), *_groups(study), *bounding.faults(study), *differential_privacy.faults(study)]
+    kept = [bounding, compressing, differential_privacy]
+    return [*_secrecy(study), *_method(study), *_aggregator(study), *_groups(study), *(fault for one in kept for fault in one.faults(study))]
 
 
 def refuse_faults(study: Study, folder: Path, clock: Clock) -> None:

@@ -22,6 +22,7 @@ from aimer2.core.update import Update
 from aimer2.messages.package import Package
 from aimer2.study.checkpoint import Checkpoints, StoredTree, blobs_of, finite, load_state, refs_of, save_state, store
 from aimer2.study.collect import Collected
+from aimer2.study.compressing import Opening
 from aimer2.study.events import (
     Absence,
     Event,
@@ -207,8 +208,16 @@ class Loop:
         except RoundLost as lost:
             yield await self._repeat(part, number, lost, collected)
             return
+        if (opening := self._opening(part, state)) is not None and not self._plan.secure:
+            collected = await self._aside(opening.each, collected)
         self._require(collected, patience)
         yield await self._step(part, state, number, collected, patience, began)
+
+    def _opening(self, part: Part, state: Any) -> Opening | None:
+        """How the next round's updates are restored; None where they come whole."""
+        if self._plan.compression is None or part.stage != "train":
+            return None
+        return self._plan.compression.opening(self.position.round_number + 1, part.algorithm.broadcast(state)["model"])
 
     def _way(self, part: Part) -> Summing:
         """The data contract has no sums."""
@@ -331,7 +340,9 @@ class Loop:
         figures = self._plan.figures(total.update.sums)
         if part.stage == "final":
             return Advance(save_state(state, self._blobs), None, figures, total.secrecy)
-        sums = {name: tree.map(finite, leaves) for name, leaves in total.update.sums.items() if name != "metrics"}
+        opening = self._opening(part, state)
+        whole = total.update if opening is None else opening.whole(total.update)
+        sums = {name: tree.map(finite, leaves) for name, leaves in whole.sums.items() if name != "metrics"}
         try:
             moved = part.algorithm.update(state, Update(sums))
         except LookupError as error:

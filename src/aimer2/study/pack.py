@@ -14,6 +14,7 @@ from aimer2.core.study import Study
 from aimer2.core.task import SiteId
 from aimer2.learners.catalogue import make_learner
 from aimer2.messages.package import Package
+from aimer2.study import compressing
 from aimer2.study.analysing import VERSION, versions_of
 from aimer2.study.checkpoint import store
 from aimer2.study.cohort import feature_shape as shape_of
@@ -37,7 +38,9 @@ def pack(
     initialise(learner, study)
     if study.model.weights is not None:
         load_given(learner, folder / study.model.weights)
-    catalogue.check(catalogue.make(study.method.name, study.method.rounds, study.method.parameters), learner)
+    method = catalogue.make(study.method.name, study.method.rounds, study.method.parameters)
+    catalogue.check(method, learner)
+    compressing.refuse_vectors(study, method, learner.parameters())
     stored = {}
     for name, path in files.items():
         writer = blobs.create()

@@ -22,6 +22,7 @@ from aimer2.statistics.moments import Moments
 from aimer2.study.analysing import analyses_of
 from aimer2.study.checkpoint import StoredTree
 from aimer2.study.cohort import design_width
+from aimer2.study.compressing import Compression
 from aimer2.study.evaluation import pooled
 from aimer2.study.quorum import Patience
 from aimer2.study.secure_update import rosters_of
@@ -57,6 +58,8 @@ class Plan:
     """Whose updates are added in secret, group by group; none: in the clear."""
     groups_needed: int = 1
     """So many groups' sums a round is made of at least."""
+    compression: Compression | None = None
+    """Of the updates in training; None: they come whole."""
     keep: frozenset[str] = frozenset()
     """Blobs that outlive their round."""
 
@@ -85,6 +88,7 @@ def plan_of(package: Package, digest: str, blobs: BlobStore) -> Plan:
         figures=partial(pooled, study),
         secure=rosters_of(package, digest) if study.privacy.secure_aggregation else (),
         groups_needed=1 if study.privacy.group_size is None else aggregator.sites_needed,
+        compression=Compression.of(study),
         keep=frozenset({package.initial.sha256}),
     )
 

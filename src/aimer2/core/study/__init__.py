@@ -13,12 +13,13 @@ from aimer2.core.study.fields import NAME, Scalar
 from aimer2.core.study.image import Image
 from aimer2.core.study.study import Study, read_study
 from aimer2.core.study.terms import DifferentialPrivacy, Evaluation, Privacy, Sites
-from aimer2.core.study.training import Method, Model, Training
+from aimer2.core.study.training import Compression, Method, Model, Training
 
 __all__ = [
     "NAME",
     "Analysis",
     "Cohort",
+    "Compression",
     "DifferentialPrivacy",
     "Evaluation",
     "Feature",

@@ -99,6 +99,13 @@ class Training(Document):
         return max(1, round((self.local_epochs or 1.0) * per_epoch))
 
 
+class Compression(Document):
+    """What makes a site's update smaller before it leaves."""
+
+    name: str = Field(pattern=METHOD)
+    parameters: Mapping[str, Scalar] = Field(default_factory=dict)
+
+
 class Method(Document):
     """Which algorithm, with its hyper-parameters."""
 
@@ -110,3 +117,4 @@ class Method(Document):
     )
     aggregator: str = Field(default="weighted_mean", pattern=METHOD, description="what makes one update of the sites' updates")
     aggregator_parameters: Mapping[str, Scalar] = Field(default_factory=dict)
+    compression: Compression | None = Field(default=None, exclude_if=unset, description="of the sites' updates; none: they travel whole")
