@@ -33,6 +33,7 @@ class AbstractComparison(AbstractStatistic):
     most_groups: ClassVar[int] = 50
     needs_group: ClassVar[bool] = True
     takes_strata: ClassVar[bool] = False
+    takes_offset: ClassVar[bool] = False
     is_survival: ClassVar[bool] = False
 
     def faults(self) -> Iterator[str]:
@@ -47,8 +48,8 @@ class AbstractComparison(AbstractStatistic):
         elif not 2 <= len(self.categories_of(self._group)) <= self.most_groups:
             least = "two" if self.most_groups == 2 else f"two to {self.most_groups}"
             yield f'{self._group} must have {least} categories: list them in `cohort.features`, or write C({self._group.name}, "one", "other")'
-        if formula.offset or formula.cluster or (formula.strata and not self.takes_strata):
-            yield f"{self.name} knows neither offset() nor cluster()" + ("" if self.takes_strata else " nor strata()")
+        roles = {"offset": (formula.offset, self.takes_offset), "strata": (formula.strata, self.takes_strata), "cluster": (formula.cluster, False)}
+        yield from (f"{self.name} knows no {role}()" for role, (given, taken) in roles.items() if given and not taken)
         yield from (f"strata({one}) is no category" for one in formula.strata if not self.categories_of(one))
 
     def against(self, frame: Frame, disclosure: Disclosure, *, secure: bool) -> Iterator[str]:
