@@ -172,6 +172,7 @@ QUESTIONS = [
     ("t_test", "alcohol ~ pale + late", {}, "one column"),
     ("t_test", "~ pale", {}, "outcome ~ group"),
     ("t_test", "alcohol ~ pale + strata(late)", {}, "strata"),
+    ("t_test", "alcohol ~ pale + weights(strong)", {}, "knows no weights"),
     ("t_test", "alcohol ~ pale", {"margin": 1.0}, "margin"),
     ("t_test", "alcohol ~ pale", {"hypothesis": "equivalence"}, "margin"),
     ("contingency", "pale ~ kind", {"hypothesis": "equivalence", "margin": 0.1}, "two groups"),

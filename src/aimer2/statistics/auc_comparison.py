@@ -25,6 +25,7 @@ from aimer2.core.dataset import Frame
 from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import BadData, BadInput
 from aimer2.core.study import Feature
+from aimer2.core.study.formula import ROLES
 from aimer2.core.table import Cell, Table, number
 from aimer2.metrics.binned_scores import EDGES, histogram
 from aimer2.statistics.comparison import EFFECT, SIGNIFICANCE, Level, effect_cells, events, facts, has_few, significance_cells
@@ -111,8 +112,7 @@ class AucComparison(AbstractStatistic):
             yield "the scores are numbers between 0 and 1"
         elif len(self._categories(formula.response[0].name)) not in (0, 2):
             yield f"{formula.response[0]} must have two categories, the event being the second, or be 0 or 1"
-        if formula.offset or formula.cluster or formula.strata:
-            yield "auc_comparison knows neither offset() nor cluster() nor strata()"
+        yield from (f"auc_comparison knows no {role}()" for role in ROLES if getattr(formula, role))
 
     def against(self, frame: Frame, disclosure: Disclosure, *, secure: bool) -> Iterator[str]:
         yield from super().against(frame, disclosure, secure=secure)

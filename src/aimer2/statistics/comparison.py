@@ -14,7 +14,7 @@ from pydantic import Field
 from aimer2.core.dataset import Frame
 from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import BadData, BadInput
-from aimer2.core.study.formula import Variable
+from aimer2.core.study.formula import ROLES, Variable
 from aimer2.core.table import Cell, Table, number
 from aimer2.statistics.design import Floats, groups, numbers
 from aimer2.statistics.significance import Effect, Significance
@@ -48,8 +48,8 @@ class AbstractComparison(AbstractStatistic):
         elif not 2 <= len(self.categories_of(self._group)) <= self.most_groups:
             least = "two" if self.most_groups == 2 else f"two to {self.most_groups}"
             yield f'{self._group} must have {least} categories: list them in `cohort.features`, or write C({self._group.name}, "one", "other")'
-        roles = {"offset": (formula.offset, self.takes_offset), "strata": (formula.strata, self.takes_strata), "cluster": (formula.cluster, False)}
-        yield from (f"{self.name} knows no {role}()" for role, (given, taken) in roles.items() if given and not taken)
+        taken = {"offset": self.takes_offset, "strata": self.takes_strata}
+        yield from (f"{self.name} knows no {role}()" for role in ROLES if getattr(formula, role) and not taken.get(role))
         yield from (f"strata({one}) is no category" for one in formula.strata if not self.categories_of(one))
 
     def against(self, frame: Frame, disclosure: Disclosure, *, secure: bool) -> Iterator[str]:

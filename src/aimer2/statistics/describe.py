@@ -52,8 +52,8 @@ class Describe(AbstractStatistic):
             yield "describe takes columns, not interactions: join them with '+'"
         if not formula.terms:
             yield "describe needs a column to describe"
-        if formula.offset or formula.cluster:
-            yield "describe knows neither offset() nor cluster()"
+        if formula.offset or formula.weights or formula.cluster:
+            yield "describe knows neither offset() nor weights() nor cluster()"
         if self.bins and any(low is None or high is None for low, high in self._ranges):
             yield "a histogram needs `minimum` and `maximum` of every number in `cohort.features`, so that its bins tell of nobody"
         kinds = {feature.name: feature.kind for feature in self.features}

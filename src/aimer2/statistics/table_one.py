@@ -22,7 +22,7 @@ import numpy as np
 from aimer2.core.dataset import Frame
 from aimer2.core.disclosure import Disclosure
 from aimer2.core.study import Feature
-from aimer2.core.study.formula import Variable
+from aimer2.core.study.formula import ROLES, Variable
 from aimer2.core.table import Cell, Table, number
 from aimer2.statistics.comparison import facts
 from aimer2.statistics.design import Floats, groups, numbers
@@ -38,8 +38,9 @@ class TableOne(AbstractStatistic):
 
     def faults(self) -> Iterator[str]:
         formula = self.parsed
-        if formula.response or formula.offset or formula.cluster:
-            yield "table_one is asked as ~ age + sex + strata(arm), without a response, offset() or cluster()"
+        if formula.response:
+            yield "table_one is asked as ~ age + sex + strata(arm), without a response"
+        yield from (f"table_one knows no {role}()" for role in ROLES if role != "strata" and getattr(formula, role))
         if not formula.terms or any(len(term) > 1 for term in formula.terms):
             yield "table_one takes columns joined by '+', and one at least"
         if len(formula.strata) != 1 or len(self._levels_of(formula.strata[0].name)) < 2:
