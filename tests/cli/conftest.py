@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pytest
 
-from aimer2.cli.federation import Federation, Hospital
+from aimer2.cli.federation import RESEARCHER, Federation, Hospital
 from aimer2.cli.main import main
+from aimer2.client.transport import fetch_fingerprint
 
 POLICY = """\
 [[rule]]
@@ -93,3 +94,14 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
         made.make_sites([Hospital("north", folder / "north.csv", "[columns.age]\n[columns.disease]\n", POLICY)])
         made.run_site("north")
         yield made
+
+
+@pytest.fixture
+def logged_in(command: Any, federation: Federation, tmp_path: Path) -> Any:
+    """The command, with a log-in made as a person makes it."""
+    password = tmp_path / "password"
+    password.write_text(federation.password + "\n")
+    pin = fetch_fingerprint(federation.url)
+    told = command("login", federation.url, "--user", RESEARCHER, "--fingerprint", pin, "--password-file", password)
+    assert told.status == 0, told.err
+    return command

@@ -92,17 +92,6 @@ def test_a_file_that_is_not_there_or_not_toml(command: Any, tmp_path: Path) -> N
     assert "not TOML" in told.err
 
 
-@pytest.fixture
-def logged_in(command: Any, federation: Federation, tmp_path: Path) -> Any:
-    """The command, with a log-in made as a person makes it."""
-    password = tmp_path / "password"
-    password.write_text(federation.password + "\n")
-    pin = fetch_fingerprint(federation.url)
-    told = command("login", federation.url, "--user", RESEARCHER, "--fingerprint", pin, "--password-file", password)
-    assert told.status == 0, told.err
-    return command
-
-
 def test_a_study_from_submission_to_its_result(logged_in: Any, write_study: WriteStudy, tmp_path: Path) -> None:
     path = write_study("whole-way")
     told = logged_in("study", "submit", path, "--watch")

@@ -220,7 +220,7 @@ def test_nothing_runs_before_approval(make_federation: Callable[..., Federation]
 
 def test_withdrawal_takes_effect_at_once_and_is_named(make_federation: Callable[..., Federation]) -> None:
     federation = make_federation()
-    run = federation.researcher().submit(study_of(method={"name": "fedavg", "rounds": 200}), federation.folder)
+    run = federation.researcher().submit(study_of(method={"name": "fedavg", "rounds": 600}), federation.folder)
     withdraw = ("site", "withdraw", run.digest, "--by", "Dr Test Person", "--folder", str(federation.site("west")))
     events = finish(run, {2: lambda: federation.command(*withdraw)})
     assert isinstance(events[-1], StudyFinished), events[-1]

@@ -61,7 +61,7 @@ def test_nothing_but_noisy_counts_is_told() -> None:
 
 def test_counts_below_zero_are_mended_without_adding_patients() -> None:
     names = ["accuracy", "auc"]
-    told = noisy_metrics("binary", SCORES[:600], TARGETS[:600], names, 8.0, SecureBytes())
+    told = noisy_metrics("binary", SCORES[:600], TARGETS[:600], names, 2.0, SecureBytes())
     mended = plausible(told)
     assert min(float(table.min()) for table in mended.values()) >= 0
     assert mended["binned_scores"].sum(axis=1) == pytest.approx(told["binned_scores"].sum(axis=1))

@@ -80,6 +80,8 @@ class Kind(StrEnum):
     STUDY_FAILED = "study-failed", "The study could not go on."
     STUDY_FINISHED = "study-finished", "The study ended and its record was signed."
 
+    MODEL_STAGED = "model-staged", "A named person moved the model of a finished study to another stage, for the reason given."
+
     # Who may take part and log in
     INVITATION_MADE = "invitation-made", "An invitation to enrol one site was made."
     SITE_ENROLLED = "site-enrolled", "A site used its invitation and its public key was recorded."

@@ -28,6 +28,7 @@ from aimer2.core.errors import AimerError, BadInput, Conflict, NotAllowed, NotAu
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("aimer2.cli.demo:demo", "Run a whole federated study on this machine."),
     "study": ("aimer2.cli.study:study", "Write, check, submit and follow studies."),
+    "model": ("aimer2.cli.model:model", "Use, compare, check and hand on what studies have left."),
     "simulate": ("aimer2.cli.simulate:simulate", "Run a study over files on this machine, without a network."),
     "login": ("aimer2.cli.login:login", "Log in at a coordinator."),
     "logout": ("aimer2.cli.login:logout", "Forget a log-in."),

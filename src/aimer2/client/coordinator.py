@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy.typing as npt
 import urllib3
@@ -29,8 +29,10 @@ from aimer2.core.task import BlobRef, Document, SiteId
 from aimer2.identity.documents import open_document
 from aimer2.identity.keys import PublicKey
 from aimer2.messages.package import digest as digest_of
+from aimer2.messages.record import ModelSummary, StageRequest, StudyRecord
 from aimer2.messages.tensors import read_tree
 from aimer2.messages.wire import CoordinatorInfo, Login, SiteStatus, StudySummary, Token
+from aimer2.repository.version import RECORD, WEIGHTS, Version, open_version, read_version, write_version
 from aimer2.study.check import refuse_faults
 from aimer2.study.events import EVENT, Event, StudyFinished, StudyStopped
 from aimer2.study.pack import pack
@@ -158,21 +160,7 @@ class Coordinator:
 
         Raises Unreachable, Tampered where a finished study's model is not the one that its signed result names.
         """
-        draft, summed, size = path.with_name(f".{path.name}.{os.getpid()}.draft"), hashlib.sha256(), 0
-        expected = self._final_model(digest)
-        try:
-            with self._opened(f"/v1/studies/{digest}/model") as response, draft.open("wb") as file:
-                for piece in response.stream(PIECE):
-                    file.write(piece)
-                    summed.update(piece)
-                    size += len(piece)
-                announced = response.headers.get("ETag", "").strip('"')
-            if summed.hexdigest() != (expected or announced):
-                raise Tampered("The model that came does not have the digest that was announced.")
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-        return BlobRef(sha256=summed.hexdigest(), size=size)
+        return self._save(f"/v1/studies/{digest}/model", self._final_model(digest), path)
 
     def model(self, digest: str) -> dict[str, npt.NDArray[Any]]:
         """The same as arrays by name."""
@@ -180,6 +168,46 @@ class Coordinator:
             path = Path(scratch) / "model"
             blob = FileBlob(self.save_model(digest, path), path)
             return {name: tree.load(leaf).copy() for name, leaf in read_tree(blob).items()}
+
+    def models(self) -> list[ModelSummary]:
+        """The versions that finished studies have left: one's own, and those that are released. The oldest first."""
+        return parse(list[ModelSummary], self._transport.ask("GET", "/v1/models"))
+
+    def find_model(self, which: str) -> ModelSummary:
+        """By the study's digest or its beginning, by ``name`` (the newest version) or ``name@number``. Raises NotFound, Conflict."""
+        name, _, number = which.partition("@")
+        known = self.models()
+        found = [model for model in known if model.study.startswith(which)] if len(which) >= 4 else []
+        named = [model for model in known if model.name == name and (not number or str(model.number) == number)]
+        found = found or named[-1:]
+        if not found:
+            raise NotFound(f"There is no model {which!r}.", remedy="`aimer2 model list` shows those that you may see.")
+        if len(found) > 1:
+            raise Conflict(f"{which!r} could be {len(found)} models.", remedy="Give more of the digest: " + ", ".join(m.study[:16] for m in found))
+        return found[0]
+
+    def record(self, digest: str) -> StudyRecord:
+        """Everything by which a finished study can be checked offline. Raises NotFound before its end."""
+        return parse(StudyRecord, self._transport.ask("GET", f"/v1/models/{digest}/record"))
+
+    def pull(self, which: str, folder: Path) -> Version:
+        """A version into a folder: its weights and its record, both checked against the coordinator's signature. ``which``: see `find_model`.
+
+        Raises NotFound, Conflict where the folder holds another version, Tampered.
+        """
+        model = self.find_model(which)
+        key = PublicKey.from_text(self.key or self.info().key)
+        version = open_version(self.record(model.study), key, folder / WEIGHTS)
+        if (folder / RECORD).is_file() and read_version(folder).digest != version.digest:
+            raise Conflict(f"{folder} holds another version.", remedy="Name another folder.")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._save(f"/v1/models/{model.study}/weights", version.model.sha256, folder / WEIGHTS)
+        write_version(folder, version)
+        return version
+
+    def move_model(self, digest: str, stage: Literal["validated", "released", "retired"], reason: str) -> ModelSummary:
+        """Moves a version to another stage. Raises Conflict where it cannot be reached from its present one."""
+        return parse(ModelSummary, self._transport.ask("POST", f"/v1/models/{digest}/stage", StageRequest(stage=stage, reason=reason)))
 
     def sites(self) -> list[SiteStatus]:
         return parse(list[SiteStatus], self._transport.ask("GET", "/v1/sites"))
@@ -202,6 +230,22 @@ class Coordinator:
             return str(self.result(digest)["model"]["sha256"])
         except NotFound:
             return None
+
+    def _save(self, address: str, expected: str | None, path: Path) -> BlobRef:
+        draft, summed, size = path.with_name(f".{path.name}.{os.getpid()}.draft"), hashlib.sha256(), 0
+        try:
+            with self._opened(address) as response, draft.open("wb") as file:
+                for piece in response.stream(PIECE):
+                    file.write(piece)
+                    summed.update(piece)
+                    size += len(piece)
+                announced = response.headers.get("ETag", "").strip('"')
+            if summed.hexdigest() != (expected or announced):
+                raise Tampered("The model that came does not have the digest that was announced.")
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+        return BlobRef(sha256=summed.hexdigest(), size=size)
 
     def _upload(self, blob: Blob) -> None:
         """From where an earlier attempt stopped. What is there already is sent all the same: it proves that we have it."""

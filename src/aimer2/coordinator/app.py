@@ -14,16 +14,18 @@ from aimer2.coordinator.http import problems
 from aimer2.coordinator.http.blob_api import blob_routes
 from aimer2.coordinator.http.events_api import event_routes
 from aimer2.coordinator.http.health import health_routes
+from aimer2.coordinator.http.model_api import model_routes
 from aimer2.coordinator.http.research_api import Stop, people_routes, research_routes
 from aimer2.coordinator.http.site_api import site_routes
 from aimer2.messages.package import Package
+from aimer2.messages.record import StageRequest
 from aimer2.messages.wire import EnrolmentRequest, Exchange, KeyRotation, Login, Problem, SignedDecision
 
 _DESCRIPTION = """The interface of an AIMER2 coordinator. Sites open every connection; errors are problem documents (RFC 9457).
 Tasks, decisions and results are signed (JWS, Ed25519); weights and updates travel as blobs named by their SHA-256."""
 
 # Bodies that routes read by themselves, so FastAPI does not know them.
-_BODIES = (EnrolmentRequest, Exchange, KeyRotation, Login, Package, SignedDecision, Stop, Problem)
+_BODIES = (EnrolmentRequest, Exchange, KeyRotation, Login, Package, SignedDecision, StageRequest, Stop, Problem)
 _REF = "#/components/schemas/{model}"
 
 
@@ -38,7 +40,7 @@ def build_app(coordinator: Coordinator) -> FastAPI:
             "default": {"description": "A problem", "content": {problems.MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}}
         },
     )
-    for router in (site_routes, blob_routes, people_routes, research_routes, event_routes, health_routes):
+    for router in (site_routes, blob_routes, people_routes, research_routes, model_routes, event_routes, health_routes):
         app.include_router(router(coordinator))
     problems.install(app)
     app.openapi = lambda: _describe(app)  # type: ignore[method-assign]  # FastAPI's documented way

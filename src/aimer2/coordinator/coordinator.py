@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from aimer2.audit.log import AuditLog
 from aimer2.coordinator.enrolment import Enrolment, EnrolmentParts
 from aimer2.coordinator.metrics import Metrics
+from aimer2.coordinator.models import Models
 from aimer2.coordinator.people import People
 from aimer2.coordinator.presence import Presence
 from aimer2.coordinator.queue import Queue, QueueParts, StudyQueue
@@ -63,6 +64,7 @@ class Coordinator:
     enrolment: Enrolment
     people: People
     studies: Studies
+    models: Models
     clock: Clock
     closing: Signal
     lock: int
@@ -85,9 +87,23 @@ class Coordinator:
         # A process of the same folder is dead once the folder's lock is free: its studies are taken over without waiting for their leases.
         holder = f"{socket.gethostname()}:{folder.path.resolve()}/{secrets.token_hex(8)}"
         parts = StudyParts(database, registry, storage, queue, records, metrics, key, clock, conduct, holder, settings.lease_seconds)
-        people, studies = People(database, records, clock), Studies(parts)
         return cls(
-            settings, key, database, storage, registry, presence, queue, records, metrics, enrolment, people, studies, clock, Signal(), lock
+            settings=settings,
+            key=key,
+            database=database,
+            storage=storage,
+            registry=registry,
+            presence=presence,
+            queue=queue,
+            records=records,
+            metrics=metrics,
+            enrolment=enrolment,
+            people=People(database, records, clock),
+            studies=Studies(parts),
+            models=Models(database, registry, records, key, clock),
+            clock=clock,
+            closing=Signal(),
+            lock=lock,
         )
 
     async def start(self) -> None:

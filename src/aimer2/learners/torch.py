@@ -285,10 +285,26 @@ class TorchLearner:
             loss = float(self._loss(outputs, targets, "sum"))
         return self._objective.scores(outputs).numpy(), loss
 
+    def scorer(self) -> nn.Module:
+        """The model as it stands, from rows ``(n, *feature_shape)`` to scores: what `predict` computes, as a module to hand on."""
+        return _Scorer(self._module, self._objective.scores, self._recipe.score_shape)
+
     def _probe(self) -> None:
         """A forward pass of two rows of zeros, so that a model of the wrong form is refused before any patient's record is read."""
         shape = (2, *self._recipe.feature_shape)
         self._measured(Samples(np.zeros(shape, np.float32), np.zeros((2, *self._recipe.target_shape))))
+
+
+class _Scorer(nn.Module):
+    def __init__(self, module: nn.Module, scores: Callable[[Tensor], Tensor], score_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(module).cpu().eval()
+        self._scores = scores
+        self._score_shape = score_shape
+
+    def forward(self, rows: Tensor) -> Tensor:
+        logits: Tensor = self.module(rows).reshape(-1, *self._score_shape)
+        return self._scores(logits)
 
 
 def _device(name: str | None) -> torch.device:

@@ -65,6 +65,11 @@ def design_names(cohort: Cohort) -> tuple[str, ...]:
     return tuple(name for feature in cohort.features for name in _names(feature))
 
 
+def numeric_columns(cohort: Cohort) -> tuple[bool, ...]:
+    """Of each column in the same order whether it is a number."""
+    return tuple(feature.kind == "number" for feature in cohort.features for _ in _names(feature))
+
+
 def design_width(cohort: Cohort) -> int:
     return len(design_names(cohort))
 
@@ -91,7 +96,7 @@ def design(cohort: Cohort, table: Table) -> Design:
     known = ~without_target(cohort.target, table)
     return Design(
         names=design_names(cohort),
-        numeric=np.array([feature.kind == "number" for feature in cohort.features for _ in _names(feature)], bool),
+        numeric=np.array(numeric_columns(cohort), bool),
         features=part_at(features, known),
         targets=(parts[0] if len(parts) == 1 else np.stack(parts, axis=1))[known],
         patient=table.patient[known],
@@ -165,28 +170,37 @@ def complete(whole: Design, cohort: Cohort, moments: Moments) -> Samples:
     if cohort.missing == "refuse":
         check_complete(cohort, whole)
     elif cohort.missing in ("mean", "zero"):
-        put = np.where(whole.numeric, moments.mean, 0.0) if cohort.missing == "mean" else np.zeros(features.shape[1])
-        features = np.where(missing, put, features)
+        features = np.where(missing, in_place_of_missing(cohort, whole.numeric, moments), features)
+    shift, divisor = scaling(cohort, whole.numeric, moments)
+    return Samples(np.ascontiguousarray((features - shift) / divisor), whole.targets, whole.patient, whole.groups)
+
+
+def in_place_of_missing(cohort: Cohort, numeric: Rows, moments: Moments) -> Floats:
+    """Of each design column ``(p,)`` what a missing cell becomes under the rules `mean` and `zero`."""
+    return np.where(numeric, moments.mean, 0.0) if cohort.missing == "mean" else np.zeros(len(numeric))
+
+
+def scaling(cohort: Cohort, numeric: Rows, moments: Moments) -> tuple[Floats, Floats]:
+    """Of each design column ``(p,)`` what is subtracted and what it is then divided by; 0 and 1 where it stays as it is."""
+    if cohort.standardise == "none":
+        return np.zeros(len(numeric)), np.ones(len(numeric))
     if cohort.standardise == "range":
-        features = _by_range(cohort, features)
-    elif cohort.standardise != "none":
-        # Of a constant column rounding may leave a deviation; divided by it, the rounding would become the signal.
-        rounding = moments.count * np.finfo(np.float64).eps * np.abs(moments.mean)
-        divisor = np.where(moments.deviation <= rounding, 1.0, moments.deviation)
-        features = np.where(whole.numeric, (features - moments.mean) / divisor, features)
-    return Samples(np.ascontiguousarray(features), whole.targets, whole.patient, whole.groups)
+        return _by_range(cohort)
+    # Of a constant column rounding may leave a deviation; divided by it, the rounding would become the signal.
+    rounding = moments.count * np.finfo(np.float64).eps * np.abs(moments.mean)
+    divisor = np.where(moments.deviation <= rounding, 1.0, moments.deviation)
+    return np.where(numeric, moments.mean, 0.0), np.where(numeric, divisor, 1.0)
 
 
-def _by_range(cohort: Cohort, features: Floats) -> Floats:
+def _by_range(cohort: Cohort) -> tuple[Floats, Floats]:
     """Numbers from -1 at the study's minimum to 1 at its maximum: of no patient's data, so it tells nothing of them."""
-    middle, half = np.zeros(features.shape[1]), np.ones(features.shape[1])
     sources = [feature for feature in cohort.features for _ in _names(feature)]
+    middle, half = np.zeros(len(sources)), np.ones(len(sources))
     for column, source in enumerate(sources):
         if source.minimum is not None and source.maximum is not None:
             middle[column] = (source.maximum + source.minimum) / 2
             half[column] = (source.maximum - source.minimum) / 2 or 1.0
-    scaled: Floats = (features - middle) / half
-    return scaled
+    return middle, half
 
 
 def coded(column: Feature, table: Table) -> Floats:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ParamSpec, TypeVar, final
 
 import numpy as np
@@ -18,6 +19,7 @@ from aimer2.core.clock import Clock
 from aimer2.core.errors import AimerError, BadData, BadUpdate, NotApproved
 from aimer2.core.protocols import BlobStore, Engine
 from aimer2.core.task import ITERATED, BlobRef, FigureDocument, SiteId, Task
+from aimer2.core.tree import Tree
 from aimer2.core.update import Update
 from aimer2.messages.package import Package
 from aimer2.study.checkpoint import Checkpoints, StoredTree, blobs_of, finite, load_state, refs_of, save_state, store
@@ -113,7 +115,8 @@ async def conduct(
     if loop.model is not None:
         # Aside: to account for differential privacy takes a second.
         tables = plan.tables(StoredTree(loop.model, blobs))
-        result = await asyncio.to_thread(build_result, package, digest, loop.model, await checkpoints.events(), tables)
+        made = partial(build_result, package, digest, loop.model, await checkpoints.events(), tables=tables, moments=loop.moments)
+        result = await asyncio.to_thread(made)
         yield StudyFinished(time=clock.now(), result=result)
 
 
@@ -167,6 +170,12 @@ class Loop:
             yield StudyPaused(time=self._clock.now(), reason=str(pause))
             return
         self.model = BlobRef(**self.position.models["model"])
+
+    @property
+    def moments(self) -> Tree | None:
+        """The sites' common moments, where the study has them."""
+        found = self.position.models.get("moments")
+        return None if found is None else StoredTree(BlobRef(**found), self._blobs)
 
     async def _run_part(self) -> AsyncIterator[Event]:
         part = self._plan.parts[self.position.part]

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
+from aimer2.core import tree
 from aimer2.core.clock import rfc3339
 from aimer2.core.table import Table
 from aimer2.core.task import ITERATED, BlobRef, SiteId
+from aimer2.core.tree import Tree
 from aimer2.messages.package import Package
+from aimer2.privacy.disclosure import coarse
+from aimer2.study.cohort import design_names
 from aimer2.study.events import Event, RoundFinished, StudyStarted
 from aimer2.study.statement import differential_privacy, guarantee, secrecy, secure_aggregation
 
 
-def build_result(package: Package, digest: str, model: BlobRef, events: Sequence[Event], tables: Sequence[Table] = ()) -> dict[str, Any]:
-    """The document that the coordinator signs; it holds sums over sites and what sites released, nothing of a single patient."""
+def build_result(
+    package: Package, digest: str, model: BlobRef, events: Sequence[Event], *, tables: Sequence[Table] = (), moments: Tree | None = None
+) -> dict[str, Any]:
+    """The document that the coordinator signs; it holds sums over sites and what sites released, nothing of a single patient.
+
+    ``moments``: the sites' common means and deviations (`aimer2.statistics.moments`), without which the model cannot be used elsewhere.
+    """
     study = package.study
     rounds = [event for event in events if isinstance(event, RoundFinished)]
     started = next((event.time for event in events if isinstance(event, StudyStarted)), None)
@@ -35,6 +45,8 @@ def build_result(package: Package, digest: str, model: BlobRef, events: Sequence
         "rounds": [_round(event) for event in rounds],
         "figures": [] if last is None else [figure.model_dump() for figure in last.figures],
         "released": {site: [f.model_dump() for f in figures] for event in rounds for site, figures in event.released.items()},
+        "preprocessing": _preprocessing(package, moments),
+        "environment": {"aimer2": version("aimer2"), "requires": dict(study.requires)},
         "privacy": {
             "secure_aggregation": secret,
             "why_not_secure": study.privacy.why_not_secure,
@@ -63,6 +75,22 @@ def _answers(package: Package, tables: Sequence[Table]) -> dict[str, Any]:
         return {}
     asked = [analysis.model_dump(mode="json") | {"version": package.versions[analysis.method]} for analysis in package.study.analyses]
     return {"analyses": asked, "tables": [table.model_dump(mode="json") for table in tables]}
+
+
+def _preprocessing(package: Package, moments: Tree | None) -> dict[str, Any] | None:
+    """How a row becomes what the model reads: its inputs in order, the rules, and the numbers that the rules need; counts as they may be told.
+
+    None where there is no model.
+    """
+    cohort = package.study.cohort
+    if package.study.analyses:
+        return None
+    rules = {"inputs": list(design_names(cohort)), "missing": cohort.missing, "standardise": cohort.standardise}
+    if moments is None:
+        return rules | {"moments": None}
+    told = {name: [float(value) for value in tree.load(moments[name]).ravel()] for name in ("mean", "deviation")}
+    count = [coarse(int(value)) for value in tree.load(moments["count"]).ravel()]
+    return rules | {"moments": {"count": count, **told}}
 
 
 def _participation(package: Package, rounds: Sequence[RoundFinished]) -> dict[SiteId, Mapping[str, Any]]:

@@ -119,6 +119,16 @@ events = Table(
     Column("model", _Digest, index=True),
 )
 
+# Each as the coordinator has signed it, and never changed.
+model_stages = Table(
+    "model_stages",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("study", _Digest, ForeignKey("studies.digest"), nullable=False, index=True),
+    Column("stage", String(10), nullable=False),
+    Column("statement", Text, nullable=False),
+)
+
 # A counter per topic, so that one process learns cheaply that another one has changed something.
 changes = Table(
     "changes",

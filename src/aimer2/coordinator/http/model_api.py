@@ -1,0 +1,61 @@
+"""What people call about models: the versions that studies have left, their records, their stages."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from aimer2.coordinator.coordinator import Coordinator
+from aimer2.coordinator.http.access import person_of, study_for
+from aimer2.coordinator.http.bodies import described, read_document
+from aimer2.coordinator.http.files import send_blob
+from aimer2.core.errors import NotFound
+from aimer2.identity.tokens import Holder
+from aimer2.messages.record import ModelSummary, StageRequest, StudyRecord
+
+
+def model_routes(coordinator: Coordinator) -> APIRouter:
+    routes = APIRouter(tags=["models"])
+
+    def may_see(holder: Holder, model: ModelSummary) -> bool:
+        return holder.role != "researcher" or model.submitted_by == holder.subject or model.stage == "released"
+
+    async def model_for(request: Request, digest: str) -> ModelSummary:
+        """A model that this person may see: a researcher his own, and released ones. Raises NotFound for all else."""
+        holder = person_of(coordinator, request)
+        model = await coordinator.models.one(digest)
+        if not may_see(holder, model):
+            raise NotFound("There is no study with this digest.")
+        return model
+
+    @routes.get("/v1/models")
+    async def models(request: Request) -> list[ModelSummary]:
+        """The versions that this person may see, the oldest first."""
+        holder = person_of(coordinator, request)
+        return [model for model in await coordinator.models.all() if may_see(holder, model)]
+
+    @routes.get("/v1/models/{digest}")
+    async def model(request: Request, digest: str) -> ModelSummary:
+        """The version that the study of this digest has left."""
+        return await model_for(request, digest)
+
+    @routes.get("/v1/models/{digest}/record")
+    async def record(request: Request, digest: str) -> StudyRecord:
+        """Everything by which the version can be checked offline."""
+        await model_for(request, digest)
+        return await coordinator.models.record(digest)
+
+    @routes.get("/v1/models/{digest}/weights")
+    async def weights(request: Request, digest: str) -> Response:
+        """The weights, a tensor blob; ranges as for blobs."""
+        found = await model_for(request, digest)
+        return await send_blob(coordinator, request, coordinator.storage.of(digest), found.model.sha256)
+
+    @routes.post("/v1/models/{digest}/stage", openapi_extra=described(StageRequest))
+    async def stage(request: Request, digest: str) -> ModelSummary:
+        """Moves the version to another stage: who led the study may validate, release and retire it, and so may an operator."""
+        _, holder = study_for(coordinator, request, digest, "researcher", "operator")
+        asked = await read_document(request, StageRequest, coordinator.settings.max_request_bytes)
+        return await coordinator.models.move(digest, asked, holder.subject)
+
+    return routes

@@ -1,0 +1,122 @@
+"""The models that studies have left: every finished study is a version, which people move from stage to stage."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, final
+
+from sqlalchemy import Connection
+
+from aimer2.audit.kinds import Kind
+from aimer2.coordinator.records import Records
+from aimer2.coordinator.registry import Registry
+from aimer2.coordinator.store import models as rows
+from aimer2.coordinator.store.database import Database
+from aimer2.core.clock import Clock
+from aimer2.core.errors import NotFound
+from aimer2.core.task import BlobRef, FigureDocument
+from aimer2.identity.documents import open_document, sign_document
+from aimer2.identity.keys import SigningKey
+from aimer2.messages.record import STAGE_KIND, ModelStage, ModelSummary, StageChange, StageRequest, StudyRecord
+
+_BEFORE: dict[str, tuple[ModelStage, ...]] = {
+    "validated": ("candidate",),
+    "released": ("validated",),
+    "retired": ("candidate", "validated", "released"),
+}
+"""From which stages each can be reached."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Stages:
+    statements: tuple[str, ...] = ()
+    now: ModelStage = "candidate"
+
+
+@final
+class Models:
+    def __init__(self, database: Database, registry: Registry, records: Records, key: SigningKey, clock: Clock) -> None:
+        self._database = database
+        self._registry = registry
+        self._records = records
+        self._key = key
+        self._clock = clock
+        self._results: dict[str, dict[str, Any]] = {}
+        self._signed: dict[str, str] = {}
+
+    async def all(self) -> list[ModelSummary]:
+        """Every version, the oldest first; a study that answered statistical questions has left none."""
+        stages = await self._read()
+        numbers: Counter[str] = Counter()
+        found = []
+        models = ((digest, result) for digest, result in self._results.items() if result.get("preprocessing") is not None)
+        for digest, result in sorted(models, key=lambda item: (item[1]["finished"], item[0])):
+            numbers[result["name"]] += 1
+            found.append(self._summary(digest, result, numbers[result["name"]], stages.get(digest, _Stages())))
+        return found
+
+    async def one(self, digest: str) -> ModelSummary:
+        """Raises NotFound while the study has not finished."""
+        found = next((one for one in await self.all() if one.study == digest), None)
+        if found is None:
+            raise NotFound("The study has no model yet.", remedy="A version comes when the study has finished.")
+        return found
+
+    async def record(self, digest: str) -> StudyRecord:
+        """Raises NotFound while the study has not finished."""
+        stages = await self._read()
+        if digest not in self._signed:
+            raise NotFound("The study has no record yet.", remedy="It comes when the study has finished.")
+        offer = self._registry.study(digest)
+        return StudyRecord(
+            study=digest,
+            package=offer.package,
+            decisions=tuple(offer.decisions[site].statement for site in sorted(offer.decisions)),
+            result=self._signed[digest],
+            stages=stages.get(digest, _Stages()).statements,
+            key=self._key.public.text,
+        )
+
+    async def move(self, digest: str, asked: StageRequest, by: str) -> ModelSummary:
+        """Raises NotFound, Conflict where the model is at a stage from which this one is not reached."""
+        model = (await self.one(digest)).model
+        change = StageChange(study=digest, model=model.sha256, stage=asked.stage, by=by, reason=asked.reason, time=self._clock.now())
+        statement = sign_document(change.model_dump_json().encode(), self._key, kind=STAGE_KIND)
+        await self._database.write(rows.add_stage, digest, _BEFORE[asked.stage], asked.stage, statement)
+        await self._records.add(Kind.MODEL_STAGED, actor=by, study=digest, stage=asked.stage, reason=asked.reason, sha256=model.sha256)
+        return await self.one(digest)
+
+    async def _read(self) -> dict[str, _Stages]:
+        """A result never changes: each is opened once."""
+        new, stages = await self._database.read(self._rows)
+        for digest, text in new.items():
+            self._results[digest] = json.loads(open_document(text, self._key.public, kind="result"))
+            self._signed[digest] = text
+        return stages
+
+    def _rows(self, connection: Connection) -> tuple[dict[str, str], dict[str, _Stages]]:
+        stages: dict[str, _Stages] = {}
+        for row in rows.read_stages(connection):
+            stages[row.study] = _Stages((*stages.get(row.study, _Stages()).statements, row.statement), row.stage)
+        return rows.finished_studies(connection, list(self._signed)), stages
+
+    def _summary(self, digest: str, result: dict[str, Any], number: int, stages: _Stages) -> ModelSummary:
+        private = result["privacy"]["differential_privacy"]
+        return ModelSummary(
+            study=digest,
+            name=result["name"],
+            number=number,
+            question=result["question"],
+            stage=stages.now,
+            finished=datetime.fromisoformat(result["finished"]).timestamp(),
+            submitted_by=self._registry.study(digest).submitted_by,
+            model=BlobRef(**result["model"]),
+            method=result["method"]["name"],
+            sites=sum(part["rounds"] > 0 for part in result["sites"].values()),
+            epsilon=private["epsilon"] if private else None,
+            figures=tuple(FigureDocument(**figure) for figure in result["figures"]),
+        )

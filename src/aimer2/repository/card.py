@@ -1,0 +1,189 @@
+"""The model card: what the model is for, whose data made it, how good it is and for whom, what protects the patients, where it ends.
+
+Mitchell et al. 2019, "Model Cards for Model Reporting"; every line is taken from signed documents, none is written by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any, final
+
+from aimer2.core.study import Feature
+from aimer2.core.task import FigureDocument
+from aimer2.repository.version import Version
+
+_LIMITS = (
+    "It was measured on patients of the sites named here, held out at random; how good it is elsewhere, or later, is not known.",
+    "Nobody has approved it for use in the care of patients by making this card.",
+)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading with facts (name, text), a table (head, rows) and remarks, any of them empty."""
+
+    title: str
+    facts: Sequence[tuple[str, str]] = ()
+    head: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    remarks: Sequence[str] = ()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Card:
+    title: str
+    lead: str
+    sections: Sequence[Section] = field(default_factory=tuple)
+
+
+def card(version: Version) -> Card:
+    study, result = version.study, version.result
+    return Card(
+        title=f"{study.name}: {_target(version)}",
+        lead=study.question,
+        sections=(
+            _identity(version),
+            Section("Intended use", [("purpose", study.purpose), ("ethics approval", study.ethics), ("led by", study.principal_investigator)]),
+            _inputs(version),
+            _training(version),
+            _performance("Performance", "On the patients held out at all sites together.", result["figures"]),
+            *(_performance(f"Performance at {site}", "Released by the site.", figures) for site, figures in sorted(result["released"].items())),
+            Section("Privacy", remarks=[result["privacy"]["statement"]]),
+            Section("Limits", remarks=[*_limits(version), *_LIMITS]),
+        ),
+    )
+
+
+def _identity(version: Version) -> Section:
+    facts = [
+        ("study", version.digest),
+        ("weights", f"SHA-256 {version.model.sha256}, {version.model.size:,} bytes"),
+        ("architecture", _architecture(version)),
+        ("finished", str(version.result["finished"])),
+        ("stage", version.stage),
+        ("made with", f"AIMER2 {version.result['environment']['aimer2']}"),
+    ]
+    moved = [(change.stage, change.by, change.reason) for change in version.stages]
+    return Section("Identity", facts, ("stage", "by", "reason") if moved else (), moved)
+
+
+def _inputs(version: Version) -> Section:
+    cohort = version.study.cohort
+    rows = [(feature.name, feature.kind, _values(feature)) for feature in cohort.features]
+    facts = [("tells", _target(version)), ("missing values", cohort.missing), ("standardised", cohort.standardise)]
+    return Section("What it reads", facts, ("input", "kind", "unit, range or categories"), rows)
+
+
+def _training(version: Version) -> Section:
+    result, method = version.result, version.study.method
+    training = sum(one["stage"] == "train" for one in result["rounds"])
+    rows = [(site, f"{part['rounds']} of {training}") for site, part in sorted(result["sites"].items())]
+    facts = [("method", f"{method.name} version {result['method']['version']}"), ("rounds", str(training))]
+    counts = (result["preprocessing"]["moments"] or {}).get("count") or []
+    if told := [count for count in counts if count is not None]:
+        facts.append(("rows trained on", f"about {max(told):,}"))
+    return Section("Training", facts, ("site", "rounds taken part in"), rows)
+
+
+def _performance(title: str, where: str, figures: Sequence[Mapping[str, Any]]) -> Section:
+    rows = [_figure(FigureDocument(**figure)) for figure in figures]
+    if not rows:
+        return Section(title, remarks=["Nothing was measured: the study held no patients out, or its figures were not told."])
+    return Section(title, head=("figure", "value", "95 % interval", "patients", "note"), rows=rows, remarks=[where])
+
+
+def _figure(figure: FigureDocument) -> Sequence[str]:
+    interval = "" if figure.low is None or figure.high is None else f"{figure.low:.3f} to {figure.high:.3f}"
+    value = "undefined" if figure.value is None else f"{figure.value:.3f}"
+    return figure.name, value, interval, "" if figure.n is None else f"{figure.n:g}", figure.note
+
+
+def _limits(version: Version) -> list[str]:
+    found = []
+    if version.stage == "candidate":
+        found.append("Nobody has validated it yet.")
+    if version.stage == "retired":
+        found.append(f"It is retired: {version.stages[-1].reason}")
+    lost = [site for site, part in sorted(version.result["sites"].items()) if not part["rounds"]]
+    if lost:
+        found.append(f"No patients of {', '.join(lost)} are in it, which the study had asked.")
+    if version.study.model.code is not None:
+        found.append("Its architecture is code that the study brought; the record holds its digest.")
+    return found
+
+
+def _architecture(version: Version) -> str:
+    model = version.study.model
+    options = ", ".join(f"{name} = {value}" for name, value in model.options.items())
+    return f"{model.framework}, {model.name or model.code}" + (f" ({options})" if options else "")
+
+
+def _target(version: Version) -> str:
+    target = version.study.cohort.target
+    classes = f": {', '.join(target.categories)}" if target.categories else ""
+    return f"{target.name} ({target.kind}{classes})"
+
+
+def _values(feature: Feature) -> str:
+    if feature.kind == "category":
+        return ", ".join(feature.categories)
+    low, high = ("" if bound is None else f"{bound:g}" for bound in (feature.minimum, feature.maximum))
+    between = f"{low} to {high}" if low or high else ""
+    return ", ".join(part for part in (feature.unit or "", between) if part)
+
+
+def as_markdown(made: Card) -> str:
+    lines = [f"# {_md(made.title)}", "", _md(made.lead), ""]
+    for section in made.sections:
+        lines += [f"## {_md(section.title)}", ""]
+        lines += [f"- **{_md(name)}**: {_md(text)}" for name, text in section.facts] + [""] * bool(section.facts)
+        if section.head:
+            lines += [_row(section.head), _row(["---"] * len(section.head)), *(_row([_md(cell) for cell in row]) for row in section.rows), ""]
+        for remark in section.remarks:
+            lines += [_md(remark), ""]
+    return "\n".join(lines)
+
+
+def as_html(made: Card) -> str:
+    """One page without script or anything from outside, for a screen and for paper."""
+    body = [f"<h1>{escape(made.title)}</h1><p>{escape(made.lead)}</p>"]
+    for section in made.sections:
+        body.append(f"<section><h2>{escape(section.title)}</h2>")
+        if section.facts:
+            body.append("<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in section.facts) + "</dl>")
+        if section.head:
+            head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in section.head)
+            rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in section.rows)
+            body.append(f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>")
+        body += [f"<p>{escape(remark)}</p>" for remark in section.remarks]
+        body.append("</section>")
+    return _PAGE.format(title=escape(made.title), body="\n".join(body))
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _md(text: str) -> str:
+    """Text of people as text: on one line, and nothing in it is markup."""
+    return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>#|!" else letter for letter in " ".join(text.split()))
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }}
+h1 {{ font-size: 1.6rem; }} h2 {{ font-size: 1.15rem; margin-top: 1.8rem; }}
+dl {{ display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; }} dt {{ font-weight: 600; }} dd {{ margin: 0; }}
+table {{ border-collapse: collapse; width: 100%; }} th, td {{ text-align: left; padding: .25rem .5rem; border-bottom: 1px solid; }}
+@media print {{ body {{ margin: 0; max-width: none; }} section {{ break-inside: avoid; }} }}
+</style></head><body><main>
+{body}
+</main></body></html>
+"""

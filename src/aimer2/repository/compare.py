@@ -1,0 +1,48 @@
+"""Two versions beside each other: what was measured, and where the studies differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+from aimer2.core.task import FigureDocument
+from aimer2.repository.version import Version
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """``figures``: by name, of each version, None where it has none. ``differences``: by place in the study, what each says."""
+
+    figures: Mapping[str, tuple[FigureDocument | None, FigureDocument | None]]
+    differences: Mapping[str, tuple[Any, Any]]
+
+
+def compare(first: Version, second: Version) -> Comparison:
+    """Figures are each study's own, on the patients that its sites held out: two studies of the same sites held out the same patients."""
+    figures = [{figure["name"]: FigureDocument(**figure) for figure in version.result["figures"]} for version in (first, second)]
+    names = dict.fromkeys([*figures[0], *figures[1]])
+    said = [dict(_flat(version.study.model_dump(mode="json", exclude={"name", "question", "purpose"}))) for version in (first, second)]
+    said[0]["sites that took part"], said[1]["sites that took part"] = _took_part(first), _took_part(second)
+    places = dict.fromkeys([*said[0], *said[1]])
+    return Comparison(
+        figures={name: (figures[0].get(name), figures[1].get(name)) for name in names},
+        differences={place: (said[0].get(place), said[1].get(place)) for place in places if said[0].get(place) != said[1].get(place)},
+    )
+
+
+def _took_part(version: Version) -> list[str]:
+    return sorted(site for site, part in version.result["sites"].items() if part["rounds"] > 0)
+
+
+def _flat(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf of a document, by its place."""
+    if isinstance(value, Mapping) and value:
+        for name, inner in value.items():
+            yield from _flat(inner, f"{place}.{name}" if place else name)
+    elif isinstance(value, list) and any(isinstance(inner, Mapping) for inner in value):
+        for number, inner in enumerate(value, 1):
+            yield from _flat(inner, f"{place}[{inner.get('name', number) if isinstance(inner, Mapping) else number}]")
+    else:
+        yield place, value

@@ -1,0 +1,95 @@
+"""A version handed on: as an ONNX file that any runtime computes, or as a plain folder of weights, configuration and card."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aimer2.core.errors import Conflict, NotAvailable
+from aimer2.learners.catalogue import make_learner
+from aimer2.repository.card import as_html, as_markdown, card
+from aimer2.repository.version import WEIGHTS, Version
+from aimer2.study import cohort
+from aimer2.study.prediction import score_names
+
+
+def export_onnx(version: Version, path: Path) -> float:
+    """Writes the model with the preparation of its inputs; returns by how much a score differs at most from the original's on drawn rows.
+
+    Raises NotAvailable for a model that is not PyTorch's, that brings its own code, or whose rows ONNX cannot prepare; Tampered as `Version.tree`.
+    """
+    study = version.study
+    if study.model.framework != "torch" or study.model.code is not None:
+        remedy = "Export it with --to folder, and use the weights with its framework."
+        raise NotAvailable("Only the named PyTorch models are exported as ONNX.", remedy=remedy)
+    if study.cohort.image is not None:
+        raise NotAvailable("Models of images are not exported as ONNX.", remedy="Export it with --to folder.")
+    if study.cohort.standardise == "site":
+        raise NotAvailable("Each hospital has standardised by its own mean and deviation, which the model does not hold.")
+    names = score_names(study)
+    width = cohort.design_width(study.cohort)
+    learner = make_learner(study, feature_shape=(width,), files={}, device="cpu")
+    learner.load(version.tree())
+    moments = version.moments() or cohort.Moments(*np.zeros((3, width)))
+    numeric = np.array(cohort.numeric_columns(study.cohort))
+    put = cohort.in_place_of_missing(study.cohort, numeric, moments) if study.cohort.missing in ("mean", "zero") else None
+    onnx = _torch_onnx()
+    preparation = onnx.Preparation(put, *cohort.scaling(study.cohort, numeric, moments))
+    notes = {
+        "study": version.digest,
+        "model": version.model.sha256,
+        "inputs": json.dumps(_inputs(version)),
+        "scores": json.dumps(list(names)),
+    }
+    return float(onnx.write_onnx(learner, preparation, path, notes, np.random.default_rng(0)))
+
+
+def export_folder(version: Version, folder: Path) -> None:
+    """Weights, configuration (how to build the model and prepare its inputs) and card, as files that need nothing of AIMER2's.
+
+    Raises Conflict where the folder is there already, Tampered as `Version.tree`.
+    """
+    version.tree()
+    assert version.weights is not None
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise Conflict(f"{folder} is there already.", remedy="Name a folder that is not.") from None
+    shutil.copyfile(version.weights, folder / WEIGHTS)
+    study = version.study
+    config: dict[str, Any] = {
+        "study": version.digest,
+        "model": study.model.model_dump(mode="json", exclude={"weights"}),
+        "weights": {"file": WEIGHTS, "sha256": version.model.sha256},
+        "inputs": _inputs(version),
+        "preprocessing": version.result["preprocessing"],
+        "target": study.cohort.target.model_dump(mode="json"),
+        "stage": version.stage,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=1), "utf-8")
+    made = card(version)
+    (folder / "card.md").write_text(as_markdown(made), "utf-8")
+    (folder / "card.html").write_text(as_html(made), "utf-8")
+
+
+def _inputs(version: Version) -> list[dict[str, Any]]:
+    """The columns in order, each with its feature; of a category each level but the first is a column of 0 and 1."""
+    found: list[dict[str, Any]] = []
+    for feature in version.study.cohort.features:
+        document = feature.model_dump(mode="json", exclude_none=True)
+        found += [document | {"level": level} for level in feature.categories[1:]] if feature.kind == "category" else [document]
+    return found
+
+
+def _torch_onnx() -> Any:
+    try:
+        return importlib.import_module("aimer2.learners.torch_onnx")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("onnx", "onnxruntime", "onnxscript"):
+            raise
+        raise NotAvailable(f"ONNX needs {error.name}, which is not installed here.", remedy="Install it: pip install 'aimer2[onnx]'") from None

@@ -1,0 +1,90 @@
+"""Whether a version is what it says, checked without a network: signatures, digests, who approved what, the lineage of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import final
+
+from aimer2.core.errors import AimerError
+from aimer2.core.task import SiteId
+from aimer2.identity.documents import open_document
+from aimer2.identity.keys import PublicKey
+from aimer2.messages.package import digest
+from aimer2.messages.wire import Decision
+from aimer2.repository.version import Version
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was checked."""
+
+    what: str
+    holds: bool
+    told: str
+
+
+def verify(version: Version) -> list[Finding]:
+    """Every check, those that fail too. That the coordinator has signed result and stages was checked when the version was opened."""
+    return [
+        Finding("result and stages", True, f"signed by the coordinator's key {version.key.key_id}"),
+        *_package(version),
+        *_approvals(version),
+        *_weights(version),
+    ]
+
+
+def _package(version: Version) -> Iterator[Finding]:
+    found = digest(version.record.package)
+    holds = found == version.digest
+    yield Finding("study", holds, f"its digest is {found[:16]}…" + ("" if holds else f", but the result is of {version.digest[:16]}…"))
+    lineage = version.result["lineage"]
+    code = {name: ref.sha256 for name, ref in version.record.package.files.items()}
+    holds = lineage["initial"] == version.record.package.initial.sha256 and lineage["code"] == code
+    yield Finding("lineage", holds, "untrained weights and code are those of the study" if holds else "untrained weights or code are not the study's")
+    stages = all(change.model == version.model.sha256 for change in version.stages)
+    yield Finding("stages", stages, f"{version.stage}, for these weights" if stages else "they are about other weights")
+
+
+def _approvals(version: Version) -> Iterator[Finding]:
+    """A site's own signature under this digest, for each site whose patients are in the model."""
+    said = {}
+    for statement in version.record.decisions:
+        for site, key in version.record.package.roster.items():
+            decision = _decision(statement, key)
+            if decision is not None and decision.site == site and decision.study == version.digest:
+                said[site] = decision
+    for site, part in sorted(version.result["sites"].items()):
+        if part["rounds"] > 0:
+            yield _approval(site, said.get(site))
+
+
+def _approval(site: SiteId, decision: Decision | None) -> Finding:
+    if decision is None:
+        return Finding(f"approval of {site}", False, "there is no decision signed with the key that the study knows of it")
+    if decision.decision == "refuse":
+        return Finding(f"approval of {site}", False, f"it refused: {decision.reason or 'no reason given'}")
+    later = ", withdrawn since" if decision.decision == "withdraw" else ""
+    return Finding(f"approval of {site}", True, f"signed at the site by {decision.by}{later}")
+
+
+def _decision(statement: str, key: str) -> Decision | None:
+    try:
+        return Decision.model_validate_json(open_document(statement, PublicKey.from_text(key), kind="decision"))
+    except (AimerError, ValueError):
+        return None
+
+
+def _weights(version: Version) -> Iterator[Finding]:
+    models = version.result["lineage"]["models"]
+    if models:
+        holds = models[-1] == version.model.sha256
+        yield Finding("final model", holds, "the model of the last round" if holds else "not the model of the last round")
+    if version.weights is not None:
+        try:
+            version.tree()
+        except AimerError as error:
+            yield Finding("weights", False, error.sentence)
+        else:
+            yield Finding("weights", True, f"SHA-256 {version.model.sha256[:16]}…, as signed")

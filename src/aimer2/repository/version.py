@@ -1,0 +1,104 @@
+"""One version of a model: the record of the study that made it, opened with the coordinator's key, and its weights where they are at hand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from pydantic import ValidationError
+
+from aimer2.blobs.folder import FileBlob
+from aimer2.core.errors import BadInput, NotFound, Tampered
+from aimer2.core.study import Study
+from aimer2.core.task import BlobRef
+from aimer2.core.tree import Tree
+from aimer2.identity.documents import open_document
+from aimer2.identity.keys import PublicKey
+from aimer2.messages.record import STAGE_KIND, ModelStage, StageChange, StudyRecord
+from aimer2.messages.tensors import read_tree
+from aimer2.study.cohort import Moments
+
+WEIGHTS, RECORD, KEY = "model.safetensors", "record.json", "coordinator.key"
+"""Files of a version's folder."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What the coordinator has signed of a model. ``weights``: a safetensors file; None where it is not at hand."""
+
+    record: StudyRecord
+    result: Mapping[str, Any]
+    stages: tuple[StageChange, ...]
+    key: PublicKey
+    weights: Path | None = None
+
+    @property
+    def digest(self) -> str:
+        return self.record.study
+
+    @property
+    def study(self) -> Study:
+        return self.record.package.study
+
+    @property
+    def model(self) -> BlobRef:
+        return BlobRef(**self.result["model"])
+
+    @property
+    def stage(self) -> ModelStage:
+        return self.stages[-1].stage if self.stages else "candidate"
+
+    def tree(self) -> Tree:
+        """The weights, memory-mapped. Raises NotFound where they are not at hand, Tampered where they are not those of the record."""
+        if self.weights is None or not self.weights.is_file():
+            raise NotFound("The weights of this version are not at hand.", remedy="`aimer2 model pull` brings them.")
+        blob = FileBlob(self.model, self.weights)
+        if self.weights.stat().st_size != self.model.size or hashlib.sha256(blob.view()).hexdigest() != self.model.sha256:
+            raise Tampered("The weights are not those that the record names.", remedy="Pull the version again.")
+        return read_tree(blob)
+
+    def moments(self) -> Moments | None:
+        """By which numbers are standardised before the model sees them; None: by those of each data set itself, or not at all."""
+        found = self.result["preprocessing"]["moments"]
+        if found is None:
+            return None
+        count = np.array([0 if value is None else value for value in found["count"]], np.float64)
+        return Moments(count, np.array(found["mean"]), np.array(found["deviation"]))
+
+
+def open_version(record: StudyRecord, key: PublicKey, weights: Path | None = None) -> Version:
+    """Raises Tampered or NotAuthenticated unless ``key`` has signed the result and every stage, and both are of this study."""
+    result: dict[str, Any] = json.loads(open_document(record.result, key, kind="result"))
+    if result.get("preprocessing") is None:
+        raise BadInput("This record is not of a model, or of an early version of AIMER2 and does not say how the model's inputs are prepared.")
+    stages = tuple(StageChange.model_validate_json(open_document(text, key, kind=STAGE_KIND)) for text in record.stages)
+    if result["study"] != record.study or any(one.study != record.study for one in stages):
+        raise Tampered("The record holds signed documents of another study.")
+    return Version(record, result, stages, key, weights)
+
+
+def read_version(folder: Path, key: PublicKey | None = None) -> Version:
+    """A pulled version. Without ``key``, the one that was known when it was pulled. Raises NotFound, BadInput, and as `open_version`."""
+    try:
+        record = StudyRecord.model_validate_json((folder / RECORD).read_bytes())
+        known = key or PublicKey.from_text((folder / KEY).read_text("ascii").strip())
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound(f"{folder} is no folder of a pulled model.", remedy="Pull one: aimer2 model pull NAME FOLDER") from None
+    except (ValidationError, UnicodeDecodeError):
+        raise BadInput(f"{folder / RECORD} is not a record of a study of this version of AIMER2.") from None
+    return open_version(record, known, folder / WEIGHTS)
+
+
+def write_version(folder: Path, version: Version) -> None:
+    """The record and the key beside the weights that are there already: a version is whole when its record is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / KEY).write_text(version.key.text + "\n", "ascii")
+    draft = folder / f".{RECORD}.draft"
+    draft.write_text(version.record.model_dump_json(indent=1), "utf-8")
+    draft.replace(folder / RECORD)

@@ -1,0 +1,67 @@
+"""A model from the study that made it to the people who use it, by commands against a real coordinator."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from aimer2.identity.keys import SigningKey
+
+WriteStudy = Callable[..., Path]
+
+
+def test_a_model_is_pulled_checked_moved_on_compared_and_used(logged_in: Any, write_study: WriteStudy, tmp_path: Path) -> None:
+    for name, rounds in (("ages", 3), ("ages", 5)):
+        assert logged_in("study", "submit", write_study(name, rounds), "--watch").status == 0
+    listed = json.loads(logged_in("model", "list", "--json").out)
+    mine = [one for one in listed if one["name"] == "ages"]
+    assert [(one["number"], one["stage"], one["sites"]) for one in mine] == [(1, "candidate", 1), (2, "candidate", 1)]
+    assert "ages@2" in logged_in("model", "list").out
+
+    folder = tmp_path / "pulled"
+    told = logged_in("model", "pull", "ages@1", folder)
+    assert told.status == 0, told.err
+    assert logged_in("model", "pull", "ages", folder).status == 4, "another version is never mixed in"
+    told = logged_in("model", "verify", folder)
+    assert told.status == 0 and "approval of north" in told.out and "FAILS" not in told.out
+
+    assert logged_in("model", "promote", "ages@1", "--to", "released", "--reason", "Too soon.").status == 4
+    for stage in ("validated", "released"):
+        assert logged_in("model", "promote", "ages@1", "--to", stage, "--reason", "It held on new patients.").status == 0
+    assert logged_in("model", "retire", "ages@1", "--reason", "The second is better.").status == 0
+    assert logged_in("model", "pull", "ages@1", folder).status == 0
+    shown = logged_in("model", "show", folder)
+    assert "retired" in shown.out and "The second is better." in shown.out
+    assert json.loads(logged_in("model", "list", "--json").out)[listed.index(mine[0])]["stage"] == "retired"
+
+    told = logged_in("model", "compare", folder, "ages@2", "--json")
+    found = json.loads(told.out)
+    assert found["differences"] == {"method.rounds": [3, 5]}
+    assert found["figures"].keys() == {"auc", "loss"}
+
+    new = tmp_path / "new.csv"
+    new.write_text("age\n-2.0\n2.0\n")
+    rows = list(csv.reader(logged_in("model", "predict", folder, new).out.splitlines()))
+    assert rows[0] == ["row", "disease"] and 0 < float(rows[1][1]) < float(rows[2][1]) < 1
+
+    assert logged_in("model", "export", folder, tmp_path / "out", "--to", "folder").status == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.safetensors", "config.json", "card.md", "card.html"}
+    assert "PyTorch" in logged_in("model", "export", folder, tmp_path / "out.onnx", "--to", "onnx").err
+
+
+def test_a_changed_folder_is_not_believed(logged_in: Any, write_study: WriteStudy, tmp_path: Path) -> None:
+    assert logged_in("study", "submit", write_study("changed"), "--watch").status == 0
+    folder = tmp_path / "pulled"
+    assert logged_in("model", "pull", "changed", folder).status == 0
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    told = logged_in("model", "verify", folder, "--json")
+    assert told.status == 4
+    assert [one["what"] for one in json.loads(told.out) if not one["holds"]] == ["weights"]
+    told = logged_in("model", "verify", folder, "--key", SigningKey.generate().public.text)
+    assert told.status == 3 and "not known" in told.err
+    assert logged_in("model", "show", "no-such-model").status == 4
+    assert logged_in("model", "verify", tmp_path).status == 2
