@@ -33,7 +33,8 @@ from aimer2.core.study import Feature
 from aimer2.core.table import Cell, Table, number
 from aimer2.metrics.intervals import wilson
 from aimer2.statistics import distributions, margins
-from aimer2.statistics.comparison import EFFECT, SIGNIFICANCE, AbstractComparison, Level, effect_cells, events, facts, significance_cells
+from aimer2.statistics.comparison import EFFECT, SIGNIFICANCE, Level, effect_cells, events, facts, significance_cells
+from aimer2.statistics.group_sequential import AbstractLook
 from aimer2.statistics.margins import Hypothesis
 from aimer2.statistics.significance import UNKNOWN, Effect, Significance, chi_squared, quantile, ratio
 from aimer2.statistics.statistic import Values
@@ -149,7 +150,7 @@ def restricted_score(first: tuple[float, float], second: tuple[float, float], nu
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Contingency(AbstractComparison):
+class Contingency(AbstractLook):
     """``level``: of the intervals. ``margin``: of non-inferiority or equivalence, as a difference of risks."""
 
     level: Level = 0.95
@@ -160,8 +161,8 @@ class Contingency(AbstractComparison):
     def faults(self) -> Iterator[str]:
         yield from super().faults()
         yield from margins.faults(self.hypothesis, self.margin)
-        if self.hypothesis != "difference" and (len(self.levels), len(self.outcomes)) != (2, 2):
-            yield "a margin belongs to a comparison of two groups by an outcome of two categories"
+        if (self.hypothesis != "difference" or self.planned) and (len(self.levels), len(self.outcomes)) != (2, 2):
+            yield "a margin and looks belong to a comparison of two groups by an outcome of two categories"
 
     def against(self, frame: Frame, disclosure: Disclosure, *, secure: bool) -> Iterator[str]:
         yield from super().against(frame, disclosure, secure=secure)
@@ -200,7 +201,15 @@ class Contingency(AbstractComparison):
         tables = [Table(analysis=name, method=self.name, title="Counts", columns=columns, rows=tuple(cells)), self._tests(name, found, values)]
         if counts.shape == (2, 2):
             tables.append(self._risks(name, counts))
-        return [*tables, *self._margin(name, counts)]
+        return [*tables, *self._margin(name, counts), *self._look(name, found, values)]
+
+    def _look(self, name: str, found: Association, values: Values) -> Iterator[Table]:
+        """z is the root of χ², with the sign of the risk difference."""
+        if self.planned:
+            counts = values["count"]
+            second, first = ((float(line[1]), float(line.sum())) for line in counts)
+            effect = difference(first, second, self.level)
+            yield from self.look(name, math.copysign(math.sqrt(found.pearson.statistic), effect.estimate), float(values["size"][1]), effect)
 
     def _tests(self, name: str, found: Association, values: Values) -> Table:
         tests: list[tuple[Cell, ...]] = [

@@ -31,7 +31,8 @@ from aimer2.core.errors import BadInput
 from aimer2.core.study import Feature
 from aimer2.core.table import Cell, Table, number
 from aimer2.statistics import at_risk as counting
-from aimer2.statistics.comparison import SIGNIFICANCE, AbstractComparison, facts, significance_cells
+from aimer2.statistics.comparison import SIGNIFICANCE, facts, significance_cells
+from aimer2.statistics.group_sequential import AbstractLook
 from aimer2.statistics.significance import Significance, chi_squared
 from aimer2.statistics.statistic import Values
 
@@ -100,7 +101,7 @@ def compare(sums: Excess) -> Significance:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class LogRank(AbstractComparison):
+class LogRank(AbstractLook):
     """``weights``, with ``p`` and ``q`` for Fleming and Harrington's; ``sites``: each a stratum, or pooled at the ``edges``, rising and above 0."""
 
     weights: Weighting = "log_rank"
@@ -181,7 +182,10 @@ class LogRank(AbstractComparison):
             facts=facts(values["size"]),
             notes=("Times are the ends of the stated intervals.",) if self.sites == "pooled" else (),
         )
-        return [groups, test]
+        if not self.planned:
+            return [groups, test]
+        z = math.copysign(math.sqrt(compare(found).statistic), found.observed[1] - found.expected[1])
+        return [groups, test, *self.look(name, z, float(values["count"][:, 1].sum()))]
 
 
 EXAMPLE = LogRank(

@@ -27,7 +27,8 @@ from aimer2.core.errors import BadInput
 from aimer2.core.study import Feature
 from aimer2.core.table import Table, number
 from aimer2.statistics import margins
-from aimer2.statistics.comparison import EFFECT, SIGNIFICANCE, AbstractComparison, Level, effect_cells, facts, significance_cells
+from aimer2.statistics.comparison import EFFECT, SIGNIFICANCE, Level, effect_cells, facts, significance_cells
+from aimer2.statistics.group_sequential import AbstractLook, as_normal
 from aimer2.statistics.margins import Hypothesis
 from aimer2.statistics.significance import Effect, Significance, standardised, symmetric
 from aimer2.statistics.statistic import Values
@@ -84,7 +85,7 @@ def compare(first: Sample, second: Sample, *, equal_variances: bool = False, lev
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class TTest(AbstractComparison):
+class TTest(AbstractLook):
     """``level``: of the interval. ``equal_variances``: Student's test in place of Welch's. ``margin``: of non-inferiority or equivalence."""
 
     level: Level = 0.95
@@ -134,7 +135,8 @@ class TTest(AbstractComparison):
             rows=((term, *effect_cells(found.difference), *significance_cells(found.test)),),
             facts={**facts(values["size"]), "level": self.level, "hedges_g": number(found.hedges_g)},
         )
-        return [means, answer, *self._margin(name, term, found)]
+        looked = self.look(name, as_normal(found.test.statistic, found.test.p), float(values["size"][1]), found.difference)
+        return [means, answer, *self._margin(name, term, found), *looked]
 
     def _margin(self, name: str, term: str, found: Compared) -> Iterator[Table]:
         if self.hypothesis == "difference":
