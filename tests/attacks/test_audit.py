@@ -10,13 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aimer2.core import tree
 from aimer2.core.dataset import Samples
 from aimer2.core.errors import BadInput
+from aimer2.core.random import SecureBytes
 from aimer2.core.study import Study
 from aimer2.learners.catalogue import make_learner
 from aimer2.learners.torch_private import PrivateTorchLearner
 from aimer2.privacy.audit import epsilon_at_least
+from aimer2.privacy.site_level import SitePart, grid
+from aimer2.privacy.site_terms import site_terms
 from aimer2.privacy.terms import Terms, terms
+from aimer2.secure_aggregation.roster import trusted
 
 CANARIES, GUESSES, DELTA = 1000, 100, 1e-5
 
@@ -102,3 +107,37 @@ def test_without_noise_the_attack_proves_more_than_one() -> None:
 def test_an_attack_on_a_tenth_of_the_noise_refutes_the_stated_epsilon() -> None:
     calibrated = terms(STUDY)
     assert proven(replace(calibrated, noise_multiplier=calibrated.noise_multiplier / 10)) > 2.0
+
+
+SITE_EPSILON = 2.0
+CANARY_SITES = 600
+
+
+def proven_of_sites(noise_multiplier: float) -> float:
+    """ε that an attacker proves of one round's sum, who knows everything but which sites' parts are zeros.
+
+    Each site moves a number of the model that no other moves. Only so many sites' noise is unknown to him as the guarantee counts on: that of all
+    others he subtracts. What he is given is the sum that secure aggregation opens, read as the coordinator reads it.
+    """
+    hidden = trusted(CANARY_SITES)
+    place = SitePart(grid(CANARY_SITES, hidden, noise_multiplier, CANARY_SITES), 1.0, CANARY_SITES)
+    inside, source = np.random.default_rng().random(CANARY_SITES) < 0.5, SecureBytes()
+    total = np.zeros(CANARY_SITES, np.int64)
+    for number in range(CANARY_SITES):
+        part = {"w": np.zeros(CANARY_SITES, np.float32)}
+        part["w"][number] = 7.0 * inside[number]
+        words = place.noisy(part, 1.0, source)[0] if number < hidden else place.rounded(part)[0]
+        total += tree.load(words["w"])
+    told = np.asarray(place.read({"w": total})["w"])
+    order = np.argsort(told)
+    right = int((~inside[order[: GUESSES // 2]]).sum() + inside[order[-GUESSES // 2 :]].sum())
+    return epsilon_at_least(CANARY_SITES, GUESSES, right, DELTA)
+
+
+def test_an_attack_on_the_sum_of_sites_proves_less_than_stated_and_more_with_a_tenth_of_the_noise() -> None:
+    privacy = {"differential_privacy": {"level": "site", "epsilon": SITE_EPSILON, "delta": DELTA, "clip_norm": 1.0}}
+    fields = STUDY.model_dump() | {"privacy": privacy, "method": {"rounds": 1}}
+    calibrated = site_terms(Study(**fields))
+    assert calibrated.epsilon(1) <= SITE_EPSILON
+    assert proven_of_sites(calibrated.noise_multiplier) <= SITE_EPSILON
+    assert proven_of_sites(calibrated.noise_multiplier / 10) > SITE_EPSILON

@@ -25,7 +25,9 @@ from aimer2.messages.package import Package
 from aimer2.messages.tensors import read_tree
 from aimer2.messages.wire import detach
 from aimer2.secure_aggregation.vault import MemoryVault
+from aimer2.site.balance import Budget
 from aimer2.site.decisions import Decisions
+from aimer2.site.ledger import Ledger, Ledgers
 from aimer2.site.performing import Performing
 from aimer2.site.settings import Settings
 from aimer2.site.snapshots import SnapshotRecord
@@ -35,6 +37,7 @@ from aimer2.study.events import Event, RoundFinished, RoundRepeated, StudyFinish
 from aimer2.study.pack import pack
 from aimer2.study.perform import open_performer
 from aimer2.study.secure_update import SecureUpdate, groups_of
+from aimer2.study.site_level import SiteLevel
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_performing import Bench
@@ -120,7 +123,8 @@ def hospital(
         table = load_table(snapshot.path, verify=True)
         performers = {name: open_performer(study, table, site=name, files={}) for name in ("north", *others)}
         members = {name: SecureUpdate.of(package, bench.digest, name, keys[name], MemoryVault()) for name in keys} if secure else {}
-        beside = InProcess({name: performers[name] for name in others}, blobs, secure=members)
+        private = SiteLevel.of(study, len(keys))
+        beside = InProcess({name: performers[name] for name in others}, blobs, secure=members, private=private)
         return Hospital(bench, Mixed(bench, beside, blobs), package, blobs, settings, members, performers)
 
     return make
@@ -306,3 +310,49 @@ def test_two_sums_that_differ_by_one_site_are_recorded_and_refused_where_the_hos
         assert differences(made) == [(2, ["west"])]
         assert [event.round_number for event in lost] == [2]
         assert "north: The sum differs from the one before by west alone, and this site opens no two such sums." in lost[0].reason
+
+
+def ledger(made: Hospital) -> Ledger:
+    site = made.bench.site
+    return Ledgers(site.folder, site.key, site.audit, site.clock).of("heart")
+
+
+def test_where_whole_sites_are_protected_the_agent_adds_noise_charges_for_a_patient_and_computes_once(hospital: Callable[..., Hospital]) -> None:
+    """Started anew before every task. The worker hands over what it always does: noise and clipping are the agent's."""
+    terms = {"level": "site", "noise_multiplier": 6.0, "delta": 1e-4, "clip_norm": 0.1, "clip_quantile": 0.5, "evaluation_noise": 40.0}
+    privacy = {"privacy": {"differential_privacy": terms}}
+    made = hospital(method={"name": "fedavg", "rounds": 2}, evaluation={"metrics": ["accuracy"]}, **privacy)
+    refused = made.conduct()
+    assert any("No privacy budget" in absence.reason for event in rounds(refused) for absence in event.absent), "three of four go on without it"
+
+    made = hospital(name="another", method={"name": "fedavg", "rounds": 2}, evaluation={"metrics": ["accuracy"]}, **privacy)
+    ledger(made).propose(Budget(40.0, 1e-4), by="Dr Ada")
+    ledger(made).confirm(Budget(40.0, 1e-4), by="Dr Bea")
+
+    def again(task: Task) -> Task:
+        made.restart()
+        return task
+
+    made.engine.before = again
+    events = made.conduct()
+    assert isinstance(events[-1], StudyFinished), events[-1]
+    assert [event.took_part for event in rounds(events)] == [("east", "north", "south", "west")] * 2
+    balance = ledger(made).balance()
+    assert len(balance.charges) == 3
+    assert all(charge.committed for charge in balance.charges.values())
+    stated = events[-1].result["privacy"]["differential_privacy"]
+    assert stated["epsilon"] < balance.epsilon == pytest.approx(stated["epsilon_of_a_patient"], rel=1e-3)
+
+
+def test_an_agent_that_is_told_no_clip_norm_hands_nothing_in(hospital: Callable[..., Hospital]) -> None:
+    terms = {"level": "site", "noise_multiplier": 6.0, "delta": 1e-4, "clip_norm": 0.1, "clip_quantile": 0.5}
+    made = hospital(method={"name": "fedavg", "rounds": 1}, evaluation={"held_out": 0}, privacy={"differential_privacy": terms})
+    ledger(made).propose(Budget(40.0, 1e-4), by="Dr Ada")
+    ledger(made).confirm(Budget(40.0, 1e-4), by="Dr Bea")
+
+    def without(task: Task) -> Task:
+        return task.model_copy(update={"inputs": {name: ref for name, ref in task.inputs.items() if name != "clipping"}})
+
+    made.engine.before = without
+    (trained,) = rounds(made.conduct())
+    assert [(absence.site, absence.code) for absence in trained.absent] == [("north", "tampered")]

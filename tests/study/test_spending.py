@@ -111,7 +111,7 @@ BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"sampling_rate": None}, {}, "privacy.differential_privacy.sampling_rate"),
     ({"epsilon": None}, {}, "privacy.differential_privacy"),
     ({"noise_multiplier": 1.0}, {}, "privacy.differential_privacy"),
-    ({"level": "site"}, {}, "privacy.differential_privacy.level"),
+    ({"clip_quantile": 0.5}, {}, "privacy.differential_privacy.clip_quantile"),
     ({"delta": 0.01}, {}, "privacy.differential_privacy.delta"),
     ({"sampling_rate": 0.001}, {}, "privacy.differential_privacy.sampling_rate"),
     ({"epsilon": 1000.0}, {}, "privacy.differential_privacy.epsilon"),

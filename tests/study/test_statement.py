@@ -26,7 +26,7 @@ def started(stage: Any, number: int, *sites: str, attempt: int = 1) -> RoundStar
 
 def test_rounds_that_were_asked_count_once_more_where_they_were_asked_again(private: Study) -> None:
     events = [started("train", 1, "north", "south"), started("train", 2, "north"), started("train", 2, "north", "south", attempt=2)]
-    stated = differential_privacy(private, [*events, started("final", 1, "north", "south", attempt=2)])
+    stated = differential_privacy(private, [*events, started("final", 1, "north", "south", attempt=2)], 2)
     assert stated is not None
     # North was asked three times, south twice; what holds for every patient is what holds for north's.
     assert stated["rounds"] == 3
@@ -35,20 +35,20 @@ def test_rounds_that_were_asked_count_once_more_where_they_were_asked_again(priv
 
 
 def test_a_round_begun_twice_by_a_restart_counts_once(private: Study) -> None:
-    once, twice = (differential_privacy(private, [started("train", 1, "north")] * times) for times in (1, 2))
+    once, twice = (differential_privacy(private, [started("train", 1, "north")] * times, 2) for times in (1, 2))
     assert once == twice
 
 
 def test_a_study_that_ended_before_its_first_round_has_spent_nothing(private: Study) -> None:
-    stated = differential_privacy(private, [])
+    stated = differential_privacy(private, [], 2)
     assert stated is not None
     assert stated["epsilon"] == 0
 
 
 def test_whose_word_it_is(private: Study) -> None:
-    own = differential_privacy(private, [started("train", 1, "north")])
+    own = differential_privacy(private, [started("train", 1, "north")], 2)
     fields = private.model_dump() | {"model": {"code": "model.py"}, "privacy": {"differential_privacy": TERMS | {"asserted": True}}}
-    brought = differential_privacy(Study(**fields), [started("train", 1, "north")])
+    brought = differential_privacy(Study(**fields), [started("train", 1, "north")], 2)
     assert own is not None and brought is not None
     assert own["word"].startswith("enforced")
     assert brought["word"].startswith("asserted by the researcher")
@@ -57,4 +57,4 @@ def test_whose_word_it_is(private: Study) -> None:
 
 
 def test_nothing_is_stated_where_nothing_was_asked(study: Callable[..., Study]) -> None:
-    assert differential_privacy(study(), []) is None
+    assert differential_privacy(study(), [], 2) is None

@@ -92,6 +92,8 @@ def _in_the_clear(study: Study, epsilon: float | None) -> Study:
     """The study for somebody who has all the data anyway."""
     asked = study.privacy.differential_privacy
     noise = None if asked is None or epsilon is None else asked.model_copy(update={"epsilon": epsilon})
+    if noise is not None and noise.level == "site":
+        return study.model_copy(update={"privacy": Privacy(differential_privacy=noise)})
     terms = Privacy(secure_aggregation=False, why_not_secure="All data are in one process.", differential_privacy=noise)
     return study.model_copy(update={"privacy": terms})
 

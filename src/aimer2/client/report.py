@@ -61,9 +61,14 @@ def _differential_privacy(stated: Mapping[str, Any]) -> Table:
     grid.add_row("ε", f"{stated['epsilon']:g} at δ = {stated['delta']:g}{asked} ({stated['epsilon_by_renyi']:g} by Rényi)")
     grid.add_row("for", Text(printable(f"one {stated['unit']}; {stated['neighbouring']}; {stated['word']}")))
     grid.add_row("training", Text(printable(stated["mechanism"])))
-    noise = f"{stated['noise_multiplier']:g} × clip norm {stated['clip_norm']:g}, {stated['rounds']} rounds × {stated['local_steps']} steps"
+    steps = f" × {stated['local_steps']} steps" if stated["level"] == "record" else ""
+    noise = f"{stated['noise_multiplier']:g} × clip norm {stated['clip_norm']:g}, {stated['rounds']} rounds{steps}"
     grid.add_row("noise", Text(printable(noise)))
-    grid.add_row("sampling", Text(printable(stated["sampling"])))
+    if stated["level"] == "site":
+        grid.add_row("of a patient", f"ε = {stated['epsilon_of_a_patient']:g}")
+        grid.add_row("noise of", Text(printable(stated["noise_of"])))
+    else:
+        grid.add_row("sampling", Text(printable(stated["sampling"])))
     if stated["figures"]:
         times = f"standard deviation {stated['figures']['noise']:g}, told {stated['figures']['times']} time(s)"
         grid.add_row("figures", Text(printable(f"{stated['figures']['mechanism']}, {times}")))

@@ -46,6 +46,7 @@ from aimer2.study.performed import Performs
 from aimer2.study.plan import Part, Plan
 from aimer2.study.quorum import Patience
 from aimer2.study.secure_update import SecureUpdate
+from aimer2.study.site_level import SiteLevel
 
 SiteData: TypeAlias = pd.DataFrame | Table | Dataset
 
@@ -193,7 +194,15 @@ async def _simulate(
     secure = {}
     if study.privacy.secure_aggregation:
         secure = {site: SecureUpdate.of(package, digest, site, key, MemoryVault()) for site, key in keys.items()}
-    engine = InProcess(performers, blobs, order=order, secure=secure, method=study.method, compression=Compression.of(study))
+    engine = InProcess(
+        performers,
+        blobs,
+        order=order,
+        secure=secure,
+        method=study.method,
+        compression=Compression.of(study),
+        private=SiteLevel.of(study, len(sites)),
+    )
     await _listen(conduct(package, digest, engine, blobs, past, clock=clock), past, on_event)
     last = past.past[-1]
     assert isinstance(last, StudyFinished)

@@ -18,13 +18,14 @@ from aimer2.study.checkpoint import store
 from aimer2.study.compressing import Compression, compressed
 from aimer2.study.performed import Performs
 from aimer2.study.secure_update import SecureUpdate
+from aimer2.study.site_level import SiteLevel
 
 
 @final
 class InProcess:
     """Performs each task at once. ``order`` may permute the sites, to show that the order of arrival changes no bit; ``secure``: the sites'
     halves of secure aggregation, where the study has it; ``method``: as the study has it, where it bounds what a site may change;
-    ``compression``: of the updates, where the study has one."""
+    ``compression``: of the updates, where the study has one; ``private``: where whole sites are protected, what is done to a site's sums."""
 
     def __init__(
         self,
@@ -35,6 +36,7 @@ class InProcess:
         secure: Mapping[SiteId, SecureUpdate] | None = None,
         method: Method | None = None,
         compression: Compression | None = None,
+        private: SiteLevel | None = None,
     ) -> None:
         self._sites = dict(sites)
         self._blobs = blobs
@@ -43,6 +45,7 @@ class InProcess:
         self._method = method or Method()
         self._compression = compression
         self._left_out: dict[SiteId, Mapping[str, Tree]] = {}
+        self._private = private
         self._memory: dict[SiteId, dict[str, Tree]] = {site: {} for site in sites}
         self._last: dict[SiteId, Reply] = {}
 
@@ -82,6 +85,8 @@ class InProcess:
         performed = self._sites[task.site].perform(task, received, memory)
         small = compressed(self._compression, task, performed.sums, self._left_out.get(task.site, {}))
         leaving = bounded(self._method, task.stage, small.sums)
+        if self._private is not None:
+            leaving = self._private.at_site(task.stage, leaving, received)
         if secure is None:
             sums, message = {name: self._send(sent) for name, sent in leaving.items()}, ""
         else:

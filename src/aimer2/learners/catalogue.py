@@ -88,7 +88,7 @@ def make_learner(study: Study, *, feature_shape: tuple[int, ...], files: Mapping
     name = _installed(study)
     framework = _FRAMEWORKS[name]
     make = getattr(importlib.import_module(framework.module), framework.learner)
-    if study.privacy.differential_privacy is not None:
+    if study.privacy.of_records is not None:
         make = _private(study)
     recipe = Recipe.of(study, feature_shape)
     if study.model.code is None:
@@ -174,7 +174,7 @@ def _several(study: Study) -> list[Fault]:
     if model.options.get("batch_norm"):
         problem = "divides the running variance differently in each framework, so the sites' models would not be the same"
         found.append(Fault("model.options.batch_norm", problem, "leave it out, or leave `model.also` out"))
-    if study.privacy.differential_privacy is not None and study.privacy.differential_privacy.level == "record":
+    if study.privacy.of_records is not None:
         problem = "keras gives no gradient of each single patient, which the noise is measured by"
         found.append(Fault("model.also", problem, "leave `also` out, or the differential privacy of records"))
     for name in model.also:

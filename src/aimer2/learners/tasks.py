@@ -63,8 +63,8 @@ def _own_optimiser(study: Study) -> list[Fault]:
 
 def _private(study: Study) -> list[Fault]:
     """DP-SGD's noise is counted for plain steps over one patient's gradient each."""
-    asked, target, training = study.privacy.differential_privacy, study.cohort.target, study.training
-    if asked is None or asked.level != "record":
+    target, training = study.cohort.target, study.training
+    if study.privacy.of_records is None:
         return []
     found = []
     if target.kind in ("multilabel", "survival"):

@@ -17,7 +17,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from aimer2.core import tree
+from aimer2.core.errors import BadUpdate
 from aimer2.core.random import SecureBytes
+from aimer2.core.tree import Tree
 from aimer2.metrics.binned_scores import BINS, LARGEST_LOGIT
 from aimer2.metrics.figures import measure
 from aimer2.privacy.gaussian import gaussian
@@ -60,6 +63,31 @@ def noisy_metrics(
     if "binned_scores" in told:
         told["binned_scores"] = _spread(told["binned_scores"])
     return {name: table.astype(np.int64) for name, table in told.items()} | {"count": np.array([count], np.int64)}
+
+
+def shares_of(classes: int, metrics: Tree, tables: Sequence[str]) -> dict[str, npt.NDArray[np.float64]]:
+    """A site's counts as shares of its held-out patients, each table of an L2 norm of at most 1: where a whole site is protected, it counts as one.
+
+    ``tables``: the confusion matrix and, for a binary target, the scores, brought into a few bins. Raises BadUpdate for other tables than these.
+    """
+    shapes = {"confusion": (classes, classes), "binned_scores": (2, BINS)}
+    found: dict[str, npt.NDArray[np.float64]] = {}
+    for name in tables:
+        table = tree.load(metrics[name]) if name in metrics else np.zeros(0)
+        if table.shape != shapes[name] or table.dtype != np.int64 or table.min() < 0:
+            raise BadUpdate("The counts of held-out patients are not those of the study.")
+        wanted = _few(table) if name == "binned_scores" else table
+        found[name] = wanted / max(float(wanted.sum()), 1.0)
+    return found
+
+
+def counts_of(shares: Tree, patients: int) -> dict[str, npt.NDArray[np.int64]]:
+    """The sum of sites' shares, with its noise, as counts: each site stands for so many patients."""
+    tables = {name: np.rint(tree.load(leaf).astype(np.float64) * patients) for name, leaf in shares.items()}
+    count = tables["confusion"].sum()
+    if "binned_scores" in tables:
+        tables["binned_scores"] = _spread(tables["binned_scores"])
+    return {name: table.astype(np.int64) for name, table in tables.items()} | {"count": np.array([count], np.int64)}
 
 
 def plausible(metrics: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:

@@ -48,6 +48,12 @@ def skellam(source: SecureBytes, variance: float, size: int) -> Integers:
     return drawn
 
 
+def largest(variance: float) -> int:
+    """The largest magnitude that is ever drawn. Raises BadInput as `skellam`."""
+    shift, half = _span(variance)
+    return half << shift
+
+
 def renyi(order: float, variance: float, l1: float, l2: float) -> float:
     """A bound on the Rényi divergence of this order between Sk(μ) and itself shifted by one patient's part in the sum (theorem 3.5).
 
@@ -107,14 +113,19 @@ def _propose(source: SecureBytes, histogram: _Histogram, size: int) -> Integers:
     return k[accepted]
 
 
-@lru_cache(maxsize=16)
-def _histogram(variance: float) -> _Histogram:
+def _span(variance: float) -> tuple[int, int]:
+    """How many bits of a number a bin holds, and how many bins lie on either side of 0."""
     if not 0 < variance <= LARGEST_VARIANCE:
         raise BadInput("The variance of Skellam noise is not between 0 and 2^70.")
     deviation = math.sqrt(variance)
     shift = max(0, math.ceil(math.log2(deviation / _FINE)))
     # Beyond 9.4 standard deviations (and more where there are few bins: Poisson tails) lies less than 2^-64.
-    half = min(1 << (_CELL_BITS - 1), math.ceil(9.4 * deviation / 2**shift) + 40)
+    return shift, min(1 << (_CELL_BITS - 1), math.ceil(9.4 * deviation / 2**shift) + 40)
+
+
+@lru_cache(maxsize=16)
+def _histogram(variance: float) -> _Histogram:
+    shift, half = _span(variance)
     starts = np.arange(-half, half, dtype=np.int64) << shift
     if shift == 0:
         height = sure = np.log(np.maximum(_probabilities(variance, half), 1e-300))

@@ -64,7 +64,7 @@ def terms(study: Study) -> Terms:
 
     Raises BadStudy where they are incomplete or cannot be met, NotAvailable where the accounting is not installed.
     """
-    asked = study.privacy.differential_privacy
+    asked = study.privacy.of_records
     if asked is None or (found := incomplete(study)):
         raise BadStudy([Fault(PLACE, "is not asked for", "state its terms")] if asked is None else found)
     assert asked.sampling_rate and asked.clip_norm and asked.delta and study.training.local_steps
@@ -84,12 +84,12 @@ def terms(study: Study) -> Terms:
 
 def incomplete(study: Study) -> list[Fault]:
     """The terms that are missing or exclude each other: without them there is no ε."""
-    asked = study.privacy.differential_privacy
+    asked = study.privacy.of_records
     if asked is None:
         return []
     found = []
-    if asked.level != "record":
-        found.append(Fault(f"{PLACE}.level", "'site' is not available in this version", "use 'record', which protects each patient"))
+    if asked.clip_quantile is not None:
+        found.append(Fault(f"{PLACE}.clip_quantile", "is of the sites' changes, and patients are protected here", "leave it out"))
     needed = {
         "delta": "give δ, for example 1e-5",
         "clip_norm": "give the largest norm of a patient's gradient; 1 is usual",
@@ -119,6 +119,11 @@ def _calibrated(epsilon: float, delta: float, sampling_rate: float, steps: int, 
     accounting = library()
     further = [] if evaluation_noise is None else [accounting.gaussian(evaluation_noise)]
     noise = accounting.noise_multiplier_for(epsilon, delta, sampling_rate, steps, further)
+    return rounded_up(noise)
+
+
+def rounded_up(noise: float) -> float:
+    """To `DIGITS` figures."""
     rounded = float(f"{noise:.{DIGITS - 1}e}")
     return rounded if rounded >= noise else float(f"{noise + 10.0 ** (_exponent(noise) - DIGITS + 1):.{DIGITS - 1}e}")
 

@@ -7,6 +7,7 @@ never add up. The canonical order is by sum and leaf name; each leaf's words beg
 bits     which leaves      what a word holds
 ======== ================= ==================================================================================================
 32       float32 ranged    value / range · limit, rounded; limit = ⌊(2^31 − 1) / sites⌋; clipped to the range, which is counted
+32       int32             the value itself; refused above (2^31 − 1) / sites
 64       int64             the value itself; refused above (2^63 − 1) / sites
 64       float64 ranged    as 32, limit = ⌊(2^63 − 1) / sites⌋ to 53 bits
 128      floats unranged   value · 2^60, rounded; two 64-bit limbs (low, high); refused above 2^66 / sites
@@ -35,7 +36,10 @@ SECURE = "secure"
 BLOCK = 1 << 15
 """Coordinates worked on at a time: their words and one mask fit into a core's cache."""
 
-_DTYPES = ("float32", "float64", "int64")
+_DTYPES = ("float32", "float64", "int32", "int64")
+INTEGERS = {"int32": 32, "int64": 64}
+"""Whole numbers travel as they are, in so many bits."""
+
 _RANGES = (2.0**-500, 2.0**500)
 _INT128 = "int128"
 
@@ -62,8 +66,8 @@ class Leaf:
     @property
     def bits(self) -> int:
         """Of one coordinate."""
-        if self.dtype == "int64":
-            return 64
+        if self.dtype in INTEGERS:
+            return INTEGERS[self.dtype]
         if self.range is None:
             return 128
         return 32 if self.dtype == "float32" else 64
@@ -114,7 +118,7 @@ class Layout:
         if not all(one < other for one, other in pairwise(keys)) or any(leaf.sum == SECURE for leaf in self.leaves):
             raise BadUpdate(f"The leaves of a layout are sorted and different, and none belongs to a sum named {SECURE!r}.")
         if odd := [leaf.dtype for leaf in self.leaves if leaf.dtype not in _DTYPES]:
-            raise BadUpdate(f"Only float32, float64 and int64 are summed in secret, not {odd[0]}.")
+            raise BadUpdate(f"Only float32, float64, int32 and int64 are summed in secret, not {odd[0]}.")
         if self.sites < 1:
             raise BadUpdate("A sum has at least one site.")
 

@@ -5,9 +5,10 @@ other site, one that the other subtracts. A mask is the AES-256-CTR key stream o
 in the layout's canonical order, so any part of it can be computed by itself: memory is a few blocks whatever the size of the model.
 
 With each upload travels the sum "secure": how many values were clipped, how large each measured leaf's values were, and a checksum
-Σ s_b·ρ_j·word_bj mod 2^107 − 1 over the words of every block b before masking, with public coefficients from the round's context. It is
-linear, so it holds for the sum or the masks did not cancel. One wrong word is always found, several in one block but for a chance of
-2^-15; it guards against mistakes, not against who knows the coefficients.
+Σ s_b·ρ_j·word_bj mod 2^128 over the words of every block b before masking, with public, odd coefficients from the round's context. It is
+linear, so it holds for the sum or the masks did not cancel, and it wraps as its own words do, so that the sum of checksums tells nothing that
+the sum of the words does not. One wrong word is always found, several in one block but for a chance of 2^-15; it guards against mistakes, not
+against who knows the coefficients.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from aimer2.core.tree import NumpyArray, Tree
 from aimer2.secure_aggregation.layout import BLOCK, SECURE, Layout, Place
 from aimer2.secure_aggregation.quantisation import add, decode, encode, largest_real, subtract
 
-_PRIME = (1 << 107) - 1
+_WRAP = (1 << 128) - 1
 _AES = 16
 _ZEROS = memoryview(bytes(BLOCK * 16))
 
@@ -95,7 +96,7 @@ def unmask(
             checksum.take(words, place, start)
             total[start:stop] = decode(words, leaf, layout.sites)
         sums[leaf.sum][leaf.name] = total.reshape(leaf.shape)
-    if told % _PRIME != checksum.value:
+    if told & _WRAP != checksum.value:
         raise BadUpdate("The masks of the uploads do not cancel.", remedy="The round is repeated with new masks; nothing was learned.")
     secure = sums.pop(SECURE)
     return Unmasked(sums, int(secure["saturated"][0]), _by_leaf(layout, secure["largest"]))
@@ -193,7 +194,7 @@ class _Checksum:
             np.copyto(limb, columns[:, column].view("<i4") if highest else columns[:, column])
             weighed += int(np.dot(limb, weights)) << 32 * column
         block = hashlib.sha256(self._key + (place.block + number).to_bytes(8, "little")).digest()
-        self.value = (self.value + weighed * (int.from_bytes(block, "little") % _PRIME)) % _PRIME
+        self.value = (self.value + weighed * (int.from_bytes(block[:16], "little") | 1)) & _WRAP
 
 
 @final

@@ -13,9 +13,10 @@ import numpy as np
 
 from aimer2.core.errors import BadUpdate
 from aimer2.core.tree import NumpyArray
-from aimer2.secure_aggregation.layout import Leaf
+from aimer2.secure_aggregation.layout import INTEGERS, Leaf
 
 _RESOLUTION = 2.0**60
+_SIGNED = {32: "<i4", 64: "<i8"}
 
 
 @final
@@ -36,7 +37,7 @@ def encode(values: NumpyArray, leaf: Leaf, sites: int) -> Encoded:
     """
     if not len(values):
         return Encoded(np.zeros(0, leaf.word), 0, 0.0)
-    if leaf.dtype == "int64":
+    if leaf.dtype in INTEGERS:
         return _encode_integers(values, leaf, sites)
     largest = float(max(values.max(), -values.min()))
     if not np.isfinite(largest):
@@ -52,18 +53,18 @@ def encode(values: NumpyArray, leaf: Leaf, sites: int) -> Encoded:
     if largest * scale > most:
         saturated = int(np.count_nonzero(np.abs(values) > np.float64(leaf.range)))
         np.clip(scaled, -most, most, out=scaled)
-    return Encoded(scaled.astype("<i4" if leaf.bits == 32 else "<i8").view(leaf.word), saturated, largest)
+    return Encoded(scaled.astype(_SIGNED[leaf.bits]).view(leaf.word), saturated, largest)
 
 
 def decode(words: NumpyArray, leaf: Leaf, sites: int) -> NumpyArray:
     """The sum that the added words stand for: flat, of the leaf's type."""
-    if leaf.dtype == "int64":
-        return words.view("<i8")
+    if leaf.dtype in INTEGERS:
+        return words.view(_SIGNED[leaf.bits])
     if leaf.range is None:
         total = _real(words)
     else:
         step = leaf.range / limit(leaf.bits, sites)
-        total = np.multiply(words.view("<i4" if leaf.bits == 32 else "<i8"), step, dtype=np.float64)
+        total = np.multiply(words.view(_SIGNED[leaf.bits]), step, dtype=np.float64)
     return total.astype(leaf.dtype, copy=False)
 
 
@@ -94,8 +95,8 @@ def limit(bits: int, sites: int) -> float:
 
 
 def _encode_integers(values: NumpyArray, leaf: Leaf, sites: int) -> Encoded:
-    _check_size(max(int(values.max()), -int(values.min())), (2**63 - 1) // sites, leaf)
-    return Encoded(values.astype("<i8").view("<u8"), 0, 0.0)
+    _check_size(max(int(values.max()), -int(values.min())), (2 ** (leaf.bits - 1) - 1) // sites, leaf)
+    return Encoded(values.astype(_SIGNED[leaf.bits]).view(leaf.word), 0, 0.0)
 
 
 def _check_size(largest: float, limit: float, leaf: Leaf) -> None:

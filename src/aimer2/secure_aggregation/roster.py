@@ -20,6 +20,13 @@ def threshold(sites: int) -> int:
     return 2 * sites // 3 + 1
 
 
+def trusted(sites: int) -> int:
+    """Of the fewest sites that a sum is made of those that are neither in league with the coordinator (fewer than a third of all) nor the one that
+    reads it: so many at least add noise that a reader cannot subtract."""
+    in_league = -(-sites // 3) - 1
+    return threshold(sites) - max(1, in_league)
+
+
 @final
 @dataclass(frozen=True)
 class Roster:

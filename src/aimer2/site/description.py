@@ -8,9 +8,10 @@ from aimer2.algorithms import catalogue
 from aimer2.algorithms.aggregators import catalogue as aggregators
 from aimer2.compression import catalogue as compressions
 from aimer2.core.clock import rfc3339
-from aimer2.core.errors import BadStudy
+from aimer2.core.errors import AimerError, BadStudy
 from aimer2.core.study import Analysis, Study
 from aimer2.messages.package import Package
+from aimer2.privacy.site_terms import site_terms
 from aimer2.secure_aggregation.roster import MINIMUM, threshold
 from aimer2.statistics import catalogue as statistics
 from aimer2.study.secure_update import groups_of, quorum_of
@@ -186,9 +187,29 @@ def _noise(study: Study) -> Iterator[str]:
         yield "without differential privacy: what is learnt from the sum of all is not limited by noise"
         return
     much = f"ε = {asked.epsilon:g}" if asked.epsilon is not None else f"noise of {asked.noise_multiplier:g} times the clip norm"
+    if asked.level == "site":
+        yield f"with differential privacy of whole sites: {much} for each site over the whole study. What the worker hands over, whatever"
+        yield "  code made it, is shortened to the clip norm and gets this site's share of the noise before it is masked; no number of"
+        yield "  patients leaves"
+        if study.privacy.of_sites is not None and study.privacy.of_sites.clip_quantile is not None:
+            yield "  and, under the same noise, whether it had to shorten: by that the next round's clip norm is chosen"
+        yield from _of_a_patient(study)
+        return
     yield f"with differential privacy: {much} for each patient over the whole study, taken from the data set's budget (`aimer2 site budget show`)"
     if asked.asserted:
         yield "  on the researcher's word: code of the study computes the gradients, so AIMER2 does not vouch for it"
+
+
+def _of_a_patient(study: Study) -> Iterator[str]:
+    """What the ledger is charged: a patient's rows may turn a site's part round, so that ε is larger for a patient than for a site."""
+    try:
+        kept = site_terms(study)
+        epsilon = kept.epsilon(kept.rounds, evaluations=kept.evaluations, of="patient")
+    except AimerError as error:
+        yield f"  what that costs this site's patients cannot be told here: {error.sentence}"
+        return
+    yield f"  for each of this site's patients that is ε = {epsilon:.2f} at δ = {kept.delta:g},"
+    yield "  taken from the data set's budget (`aimer2 site budget show`)"
 
 
 def _code(code: Mapping[str, str]) -> Iterator[str]:

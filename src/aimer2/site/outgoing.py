@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from aimer2.blobs.folder import FolderStore
 from aimer2.core.errors import AimerError, BadUpdate
+from aimer2.core.protocols import Blob
 from aimer2.core.task import BlobRef, Check, Document, FigureDocument, Task
 from aimer2.messages.package import Package
 from aimer2.messages.tensors import read_tree
@@ -18,6 +19,7 @@ from aimer2.site.memory_files import close
 from aimer2.study.bounding import bounded
 from aimer2.study.compressing import MEMORY, Compression, compressed
 from aimer2.study.secure_update import SecureUpdate
+from aimer2.study.site_level import CLIPPING, SiteLevel
 
 MOST_CHECKS, LONGEST_NAME, LONGEST_FINDING = 300, 120, 300
 """Of a preflight: lines, and characters of a line's name and sentence."""
@@ -57,8 +59,10 @@ class Handed(Document):
     figures: tuple[FigureDocument, ...]
 
 
-def protect(work: Work, handed: Handed, files: list[int], wanted: list[check.Wanted], store: FolderStore) -> Protected:
-    """Checks, compresses, bounds, masks and stores sums, then the site's memory; closes the files.
+def protect(
+    work: Work, received: Mapping[str, Blob], handed: Handed, files: list[int], wanted: list[check.Wanted], store: FolderStore
+) -> Protected:
+    """Checks, compresses, bounds, puts noise on, masks and stores sums, then the site's memory; closes the files.
 
     What may leave is written once: under secure aggregation the sums themselves never lie on a disk.
     """
@@ -69,9 +73,12 @@ def protect(work: Work, handed: Handed, files: list[int], wanted: list[check.Wan
         left_out = {name: read_tree(store.open(ref), lazy=True) for name, ref in work.left_out.items()}
         small = compressed(Compression.of(work.package.study), work.task, dict(zip(handed.sums, trees, strict=False)), left_out)
         sums = bounded(work.package.study.method, work.task.stage, small.sums)
+        private = SiteLevel.of(work.package.study, len(work.package.roster))
+        if private is not None:
+            sums = private.at_site(work.task.stage, sums, {name: read_tree(blob) for name, blob in received.items() if name == CLIPPING})
         masked = None if work.secure is None else work.secure.mask(work.task, sums)
         leaving = sums if masked is None else masked.trees
-        stored = check.keep([*leaving.values(), *trees[len(sums) :], *small.memory.values()], store)
+        stored = check.keep([*leaving.values(), *trees[len(handed.sums) :], *small.memory.values()], store)
     finally:
         close(files)
     made = dict(zip(leaving, stored, strict=False))

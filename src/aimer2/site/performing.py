@@ -337,7 +337,7 @@ class Performing:
         except BaseException:
             close(files)
             raise
-        given = (work, handed, files, wanted, self.blobs(work.task.study))
+        given = (work, received, handed, files, wanted, self.blobs(work.task.study))
         # The thread closes them itself: it may outlive a cancelled task, and a number that was closed may soon mean another file.
         return await to_the_end(protect, *given) if large else protect(*given)
 

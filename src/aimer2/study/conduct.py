@@ -37,10 +37,12 @@ from aimer2.study.events import (
     StudyPaused,
     StudyStarted,
 )
+from aimer2.study.noisy_sum import NoisySum
 from aimer2.study.plan import Part, Plan, plan_of
 from aimer2.study.quorum import Patience
 from aimer2.study.result import build_result
 from aimer2.study.secure_sum import SecureSum
+from aimer2.study.site_level import CLIPPING
 from aimer2.study.summing import Asked, InTheClear, RoundLost, Summing
 
 SMALL = 1 << 16
@@ -91,10 +93,11 @@ class Position:
 
     def resumed(self) -> Position:
         """The position after a pause: the sites' data may have changed, so the data contract comes first again."""
-        behind = replace(self, paused=False, attempt=self.attempt + 1, excluded={}, summing={}, lost=0)
+        summing = {name: value for name, value in self.summing.items() if name == CLIPPING}
+        behind = replace(self, paused=False, attempt=self.attempt + 1, excluded={}, summing=summing, lost=0)
         if self.part == 0:
             return behind
-        return Position(attempt=behind.attempt, models=self.models, last=self.last, ahead=behind.document())
+        return Position(attempt=behind.attempt, models=self.models, last=self.last, summing=summing, ahead=behind.document())
 
     def document(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
@@ -149,7 +152,8 @@ class Loop:
         self._is_small = all(tree.size(leaf) <= SMALL for part in plan.parts for leaf in part.initial.values())
 
     def _in_secret(self, plan: Plan, engine: Engine, blobs: BlobStore, clock: Clock) -> Summing:
-        return SecureSum(plan.secure, plan.aggregator, engine, blobs, clock, self._keep_summing, groups_needed=plan.groups_needed)
+        secret = SecureSum(plan.secure, plan.aggregator, engine, blobs, clock, self._keep_summing, groups_needed=plan.groups_needed)
+        return secret if plan.private is None else NoisySum(secret, plan.private, blobs)
 
     async def run(self) -> AsyncIterator[Event]:
         """All parts that are left, from the checkpoint where there is one."""

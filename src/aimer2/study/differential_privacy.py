@@ -1,7 +1,7 @@
-"""What a study cannot ask for together with record-level differential privacy, and what it costs: told before any site is asked.
+"""What a study cannot ask for together with differential privacy, and what it costs: told before any site is asked.
 
 Everything here would break the guarantee without a sound: a number that depends on other patients in a patient's gradient, a sum without
-noise, a second look at the data that nobody counts.
+noise, a second look at the data that nobody counts. What concerns whole sites is in `site_level_terms`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from aimer2.algorithms import catalogue
 from aimer2.core.errors import BadInput, BadStudy, Fault, NotAvailable
 from aimer2.core.study import Study, Training
 from aimer2.privacy.noisy_metrics import NOISY_METRICS
+from aimer2.privacy.site_terms import site_terms
 from aimer2.privacy.terms import PLACE, Terms, incomplete, terms
+from aimer2.study import site_level_terms
 
 POST_PROCESSING: Mapping[str, Mapping[str, tuple[Any, str]]] = {
     **{name: {} for name in ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "feddyn")},
@@ -30,11 +32,10 @@ def faults(study: Study) -> list[Fault]:
     """Every fault; none where the study asks for no differential privacy."""
     if study.privacy.differential_privacy is None:
         return []
-    found = [*incomplete(study), *_size(study), *_training(study), *_model(study), *_method(study), *_cohort(study), *_evaluation(study)]
-    if found:
+    if found := site_level_terms.faults(study) if study.privacy.of_sites is not None else _of_records(study):
         return found
     try:
-        kept = terms(study)
+        kept = terms(study) if study.privacy.of_sites is None else site_terms(study)
         kept.epsilon(kept.rounds, evaluations=kept.evaluations)
     except BadStudy as error:
         return list(error.faults)
@@ -45,10 +46,15 @@ def faults(study: Study) -> list[Fault]:
     return []
 
 
+def _of_records(study: Study) -> list[Fault]:
+    return [*incomplete(study), *_size(study), *_training(study), *_model(study), *_method(study), *_cohort(study), *_evaluation(study)]
+
+
 def calibration(study: Study) -> dict[str, str]:
     """What the terms come to, line by line, for a person; empty without differential privacy."""
-    asked = study.privacy.differential_privacy
-    if asked is None:
+    if study.privacy.of_sites is not None:
+        return site_level_terms.calibration(study)
+    if study.privacy.differential_privacy is None:
         return {}
     kept = terms(study)
     epsilon = kept.epsilon(kept.rounds, evaluations=kept.evaluations)

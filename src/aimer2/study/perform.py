@@ -201,8 +201,8 @@ class Performer:
 
 
 def shielded(study: Study, rows: Samples) -> Dataset:
-    """The rows as a method may see them: under differential privacy not at all, and of the size that every site has in public."""
-    return rows if study.privacy.differential_privacy is None else Shielded(rows, study.cohort.minimum_patients)
+    """The rows as a method may see them: under differential privacy of records not at all, and of the size that every site has in public."""
+    return rows if study.privacy.of_records is None else Shielded(rows, study.cohort.minimum_patients)
 
 
 def open_performer(

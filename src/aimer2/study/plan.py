@@ -26,6 +26,7 @@ from aimer2.study.compressing import Compression
 from aimer2.study.evaluation import pooled
 from aimer2.study.quorum import Patience
 from aimer2.study.secure_update import rosters_of
+from aimer2.study.site_level import SiteLevel
 
 
 @final
@@ -60,6 +61,8 @@ class Plan:
     """So many groups' sums a round is made of at least."""
     compression: Compression | None = None
     """Of the updates in training; None: they come whole."""
+    private: SiteLevel | None = None
+    """With noise on every site's update as a whole."""
     keep: frozenset[str] = frozenset()
     """Blobs that outlive their round."""
 
@@ -89,6 +92,7 @@ def plan_of(package: Package, digest: str, blobs: BlobStore) -> Plan:
         secure=rosters_of(package, digest) if study.privacy.secure_aggregation else (),
         groups_needed=1 if study.privacy.group_size is None else aggregator.sites_needed,
         compression=Compression.of(study),
+        private=SiteLevel.of(study, len(package.roster)),
         keep=frozenset({package.initial.sha256}),
     )
 

@@ -30,7 +30,7 @@ def build_result(
     started = next((event.time for event in events if isinstance(event, StudyStarted)), None)
     measured = [event for event in rounds if event.figures]
     last = measured[-1] if measured else None
-    private, secret = differential_privacy(study, events), secure_aggregation(package, rounds)
+    private, secret = differential_privacy(study, events, len(package.roster)), secure_aggregation(package, rounds)
     return {
         "format": 1,
         "study": digest,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from aimer2.core.errors import BadStudy
 from aimer2.core.study import Study
 from aimer2.core.task import Stage
+from aimer2.privacy.site_terms import SiteTerms, mechanism, site_terms
 from aimer2.privacy.terms import library, terms
 from aimer2.study.differential_privacy import faults
 
@@ -28,6 +29,8 @@ def spending(study: Study, stage: Stage) -> Spent | None:
         raise BadStudy(found)
     if stage not in ("train", "final"):
         return None
+    if study.privacy.of_sites is not None:
+        return _of_a_patient(site_terms(study), stage)
     accounting, kept = library(), terms(study)
     if stage == "train":
         spent: Spent = accounting.subsampled_gaussian(kept.sampling_rate, kept.noise_multiplier, kept.local_steps)
@@ -36,3 +39,9 @@ def spending(study: Study, stage: Stage) -> Spent | None:
         return None
     told: Spent = accounting.gaussian(kept.evaluation_noise)
     return told
+
+
+def _of_a_patient(kept: SiteTerms, stage: Stage) -> Spent | None:
+    """Of noise that protects a whole site, what it costs one of its patients: the ledger is kept for patients."""
+    noise = kept.noise_multiplier if stage == "train" else kept.evaluation_noise
+    return None if noise is None else mechanism(noise, of="patient")

@@ -11,6 +11,7 @@ from aimer2.messages.package import Package
 from aimer2.privacy.terms import terms
 from aimer2.secure_aggregation.messages import PROTOCOL
 from aimer2.secure_aggregation.roster import MINIMUM, threshold
+from aimer2.study import site_level_terms
 from aimer2.study.events import Event, RoundFinished, RoundStarted
 from aimer2.study.secure_update import groups_of
 
@@ -59,7 +60,7 @@ def _whom(groups: Sequence[Sequence[str]]) -> str:
     return "the sites" if len(groups) == 1 else "the sites of a group"
 
 
-def differential_privacy(study: Study, events: Iterable[Event]) -> dict[str, Any] | None:
+def differential_privacy(study: Study, events: Iterable[Event], sites: int) -> dict[str, Any] | None:
     """The guarantee for what has happened: a round that was asked of a site again counts again. None where the study asks for none.
 
     Raises NotAvailable where the accounting is not installed.
@@ -67,8 +68,13 @@ def differential_privacy(study: Study, events: Iterable[Event]) -> dict[str, Any
     asked = study.privacy.differential_privacy
     if asked is None:
         return None
+    events = list(events)
+    rounds, evaluations = _most(events, "train"), _most(events, "final")
+    if study.privacy.of_sites is not None:
+        not_covered = [*NOT_COVERED[:2], "several sites of one owner, or a patient at several sites: what each site tells adds up", NOT_COVERED[3]]
+        return {**site_level_terms.stated(study, sites, rounds, evaluations), "not_covered": not_covered}
     kept = terms(study)
-    rounds, evaluations = _most(events, "train"), _most(events, "final") if kept.evaluation_noise is not None else 0
+    evaluations = evaluations if kept.evaluation_noise is not None else 0
     figures = {"mechanism": "Gaussian noise on counts of held-out patients", "noise": kept.evaluation_noise, "times": evaluations}
     return {
         "level": asked.level,
@@ -97,6 +103,12 @@ def guarantee(stated: Mapping[str, Any] | None) -> str:
     if stated is None:
         return "No formal privacy guarantee holds for the model."
     word = "The researcher asserts that" if str(stated["word"]).startswith("asserted") else "By AIMER2's own code"
+    if stated["level"] == "site":
+        return (
+            f"{word} every sum that was opened, and the model, is ({stated['epsilon']:g}, {stated['delta']:g})-differentially private for each "
+            f"site (its part replaced by zeros), and ({stated['epsilon_of_a_patient']:g}, {stated['delta']:g})-differentially private for each of "
+            "its patients."
+        )
     return (
         f"{word} all that left a site, and the model, is ({stated['epsilon']:g}, {stated['delta']:g})-differentially private "
         "for each of its patients (one more or one less, with all rows)."

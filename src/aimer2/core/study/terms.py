@@ -42,9 +42,16 @@ class DifferentialPrivacy(Document):
     epsilon: float | None = Field(default=None, gt=0, description="of the whole study; the noise is calibrated to it")
     delta: float | None = Field(default=None, gt=0, lt=1)
     noise_multiplier: float | None = Field(default=None, gt=0, description="standard deviation of the noise in units of `clip_norm`")
-    clip_norm: float | None = Field(default=None, gt=0, description="largest L2 norm of one patient's part in a step")
+    clip_norm: float | None = Field(
+        default=None, gt=0, description="largest L2 norm of one patient's part in a step; of level 'site' of a site's mean change of the model"
+    )
+    clip_quantile: float | None = Field(
+        default=None, gt=0, lt=1, exclude_if=unset, description="of level 'site': `clip_norm` moves to this quantile of the sites' lengths"
+    )
     sampling_rate: float | None = Field(default=None, gt=0, le=1, description="chance of each patient of a site to be in a step")
-    evaluation_noise: float = Field(default=5.0, gt=0, description="standard deviation of the noise on counts of held-out patients")
+    evaluation_noise: float = Field(
+        default=5.0, gt=0, description="standard deviation of the noise on counts of held-out patients; of level 'site' in sites"
+    )
     asserted: bool = Field(default=False, description="code of the researcher computes the gradients, so ε is the researcher's word")
 
 
@@ -60,3 +67,15 @@ class Privacy(Document):
         exclude_if=unset,
         description="under secure aggregation: the coordinator sees the sum of each group of so many sites, which the aggregator compares",
     )
+
+    @property
+    def of_records(self) -> DifferentialPrivacy | None:
+        """The terms where each patient is protected: by noise inside the training."""
+        asked = self.differential_privacy
+        return asked if asked is not None and asked.level == "record" else None
+
+    @property
+    def of_sites(self) -> DifferentialPrivacy | None:
+        """The terms where each site is protected: by noise on what it hands over."""
+        asked = self.differential_privacy
+        return asked if asked is not None and asked.level == "site" else None

@@ -22,6 +22,7 @@ from aimer2.core.update import Update
 from aimer2.learners.batches import batches
 from aimer2.learners.recipe import Recipe
 from aimer2.study.perform import shielded
+from aimer2.study.site_level import CLIP_NORM, CLIPPING, SiteLevel
 
 Rows = npt.NDArray[np.int64]
 
@@ -34,6 +35,8 @@ class Hospitals:
     study: Study
     learner: Learner
     samples: Samples
+    noise: SiteLevel | None = None
+    """Of a study that protects whole sites: what the agent does to an update."""
 
     def part(self, rows: Rows) -> Dataset:
         """As a method sees it."""
@@ -68,7 +71,7 @@ class Hospitals:
             batch_size=self.study.training.batch_size,
         )
         update: Update = self.algorithm.local(received, local)
-        return update
+        return update if self.noise is None else _noisy(update, self.noise)
 
     @property
     def algorithm(self) -> Any:
@@ -96,6 +99,14 @@ class Hospitals:
 
     def _rng(self, hospital: int, round_number: int) -> np.random.Generator:
         return stream(self.study.seed, "rehearsal", hospital, round_number)
+
+
+def _noisy(update: Update, noise: SiteLevel) -> Update:
+    """The change, shortened to the first clip norm, with this site's share of the noise, in numbers, of the weight that an attacker knows."""
+    clip_norm, rows = noise.terms.clip_norm, update.sums["weight"]["rows"]
+    words = noise.at_site("train", update.sums, {CLIPPING: {CLIP_NORM: np.array([clip_norm])}})
+    sums, _ = noise.at_coordinator({name: {leaf: tree.load(word) for leaf, word in named.items()} for name, named in words.items()}, clip_norm)
+    return Update({"difference": {name: leaf * leaf.dtype.type(rows[0]) for name, leaf in sums["difference"].items()}, "weight": {"rows": rows}})
 
 
 def deal(rows: int, size: int, sites: int, rng: np.random.Generator) -> list[Rows]:

@@ -22,6 +22,7 @@ from aimer2.core.tree import Tree
 from aimer2.learners import code
 from aimer2.learners.catalogue import make_learner
 from aimer2.models import catalogue as models
+from aimer2.privacy.site_terms import site_terms
 from aimer2.privacy.terms import terms
 from aimer2.secure_aggregation.roster import threshold
 from aimer2.site.leak.findings import Findings, Told
@@ -32,6 +33,7 @@ from aimer2.site.leak.view import view
 from aimer2.statistics.moments import Moments
 from aimer2.study import cohort, preflight
 from aimer2.study.pack import initialise
+from aimer2.study.site_level import SiteLevel
 
 DIFFERENCE = "difference"
 
@@ -57,7 +59,7 @@ class Rehearsal:
         design, moments, rows = self._rows()
         clear = self.study.model_copy(update={"privacy": self.study.privacy.model_copy(update={"differential_privacy": None})})
         hospitals = Hospitals(clear, self._learner(clear, rows), rows)
-        private = None if self.study.privacy.differential_privacy is None else Hospitals(self.study, self._learner(self.study, rows), rows)
+        private = self._private(rows)
         initial = {name: np.array(tree.load(leaf)) for name, leaf in hospitals.learner.parameters().items()}
         rng = stream(self.study.seed, "rehearsal")
         scale, module = self._scale(design, moments), self._module(rows)
@@ -90,6 +92,12 @@ class Rehearsal:
         """The fewest hospitals whose sum a round of this study opens, and never fewer than hide anybody."""
         size = self.study.privacy.group_size
         return max(LEAST_SITES, self.study.sites.needed if size is None else threshold(size))
+
+    def _private(self, rows: Samples) -> Hospitals | None:
+        """With the study's noise, where it has any."""
+        if self.study.privacy.differential_privacy is None:
+            return None
+        return Hospitals(self.study, self._learner(self.study, rows), rows, SiteLevel.of(self.study, self.sites))
 
     def _rows(self) -> tuple[cohort.Design, cohort.Moments, Samples]:
         checks = preflight.checks(self.study, self.table, preflight.probe(Path.cwd()))
@@ -161,5 +169,8 @@ class Rehearsal:
 def _of_the_noise(study: Study) -> str:
     if study.privacy.differential_privacy is None:
         return ""
+    if study.privacy.of_sites is not None:
+        whole = site_terms(study)
+        return f"{whole.noise_multiplier:g} times the clip norm {whole.clip_norm:g} in the sum of each of {whole.rounds} rounds"
     noise = terms(study)
     return f"{noise.noise_multiplier:g} times the clip norm {noise.clip_norm:g} in each of {noise.rounds} × {noise.local_steps} steps"
