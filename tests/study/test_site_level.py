@@ -295,6 +295,7 @@ def test_the_hospital_reads_what_leaves(tmp_path: Path) -> None:
     ("terms", "changes", "places"),
     [
         ({}, {"privacy": {"secure_aggregation": False, "why_not_secure": "a test"}}, ["privacy.secure_aggregation"]),
+        ({}, {"privacy": {"group_size": 3}}, ["privacy.group_size"]),
         ({"delta": None}, {}, ["privacy.differential_privacy.delta"]),
         ({"clip_norm": None}, {}, ["privacy.differential_privacy.clip_norm"]),
         ({"epsilon": 1.0}, {}, ["privacy.differential_privacy"]),

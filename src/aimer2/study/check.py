@@ -157,10 +157,6 @@ def _groups(study: Study) -> list[Fault]:
     elif aggregators.example(name).additive:
         problem = f"is given, but {name} needs only the sum of all: groups would show the coordinator smaller sums for nothing"
         found.append(Fault("privacy.group_size", problem, "leave it out, or take an aggregator that compares, such as median"))
-    asked = study.privacy.differential_privacy
-    if asked is not None and asked.level == "site":
-        problem = "is given, but the noise that hides a site is sized for the sum of all"
-        found.append(Fault("privacy.group_size", problem, "leave it out, or protect single patients (`level` = 'record')"))
     try:
         return found + (too_few_groups(study, len(study.sites.names)) if study.sites.names else [])
     except BadStudy:

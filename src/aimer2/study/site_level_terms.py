@@ -84,6 +84,9 @@ def _on_the_mean(kept: SiteTerms, sites: int) -> float:
 
 
 def _secrecy(study: Study) -> list[Fault]:
+    if study.privacy.group_size is not None:
+        problem = "is given, but the noise that hides a site is sized for the sum of all"
+        return [Fault("privacy.group_size", problem, "leave it out, or protect single patients (`level` = 'record')")]
     if study.privacy.secure_aggregation:
         return []
     problem = "is false, and each site adds only its share of the noise, which hides it in the sum alone"
