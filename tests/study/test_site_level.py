@@ -229,6 +229,17 @@ def test_every_method_that_is_allowed_learns_as_without(name: str) -> None:
         np.testing.assert_allclose(mine[leaf], values, atol=0.02)
 
 
+def test_compressed_updates_go_under_the_noise_as_they_are() -> None:
+    """Clipping and noise come after a linear compression, and the sum is restored once its words are numbers again."""
+    frames = {site: made(rows=60, seed=number) for number, site in enumerate(SITES[:3])}
+    method = {"rounds": 2, "compression": {"name": "random_k", "parameters": {"fraction": 0.5}}}
+    same = {"method": method, "model": {"name": "mlp"}, "sites": {"names": SITES[:3]}}
+    plain = simulate(private(None, evaluation={"held_out": 0}, **same), frames, patient="patient").model
+    mine = simulate(asked(TERMS | {"noise_multiplier": 1e-5, "clip_norm": 5.0}, **same), frames, patient="patient").model
+    for leaf, values in plain.items():
+        np.testing.assert_allclose(mine[leaf], values, atol=0.01)
+
+
 def test_parts_of_a_model_go_under_noise_too() -> None:
     for name, parameters in {"frozen_backbone": {"trained": "4"}, "lora": {"rank": 1, "head": "4"}}.items():
         study = asked(model={"name": "mlp"}, method={"name": name, "rounds": 1, "parameters": parameters}, sites={"names": SITES[:3]})
