@@ -34,7 +34,7 @@ def method(name: str) -> AbstractStatistic:
 
 
 def frame(method: AbstractStatistic, rows: int = ROWS) -> Frame:
-    """Drawn columns: categories by their codes; numbers within their stated range, else around 3, positive and many of them tied; the response of
+    """Drawn columns: categories by their codes; numbers within their stated range (whole ones in a wide range), else around 3, positive and many of them tied; the response of
     every second row 0 or 1."""
     rng = np.random.default_rng(5)
     response = {one.name for one in method.parsed.response[-1:]}
@@ -43,7 +43,7 @@ def frame(method: AbstractStatistic, rows: int = ROWS) -> Frame:
         if feature.categories
         else rng.integers(0, 2, rows).astype(np.float64)
         if feature.name in response
-        else np.round(rng.uniform(feature.minimum, feature.maximum, rows), 2)
+        else np.round(rng.uniform(feature.minimum, feature.maximum, rows), 0 if feature.maximum - feature.minimum > 10 else 2)
         if feature.minimum is not None and feature.maximum is not None
         else np.round(1 + rng.gamma(2.0, 1.0, rows), 1)
         for feature in method.features

@@ -32,7 +32,7 @@ def hospitals(method: AbstractStatistic) -> dict[str, pd.DataFrame]:
         if feature.name in response and feature.maximum is None:
             return rng.integers(0, 2, ROWS).astype(float)
         if feature.minimum is not None and feature.maximum is not None:
-            return rng.uniform(feature.minimum, feature.maximum, ROWS).round(1)
+            return rng.uniform(feature.minimum, feature.maximum, ROWS).round(0 if feature.maximum - feature.minimum > 10 else 1)
         return 1 + rng.integers(1, 9, ROWS).astype(float)
 
     whole = pd.DataFrame({feature.name: column(feature) for feature in method.features})
