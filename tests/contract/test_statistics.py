@@ -34,8 +34,8 @@ def method(name: str) -> AbstractStatistic:
 
 
 def frame(method: AbstractStatistic, rows: int = ROWS) -> Frame:
-    """Drawn columns: categories by their codes; numbers within their stated range (whole ones in a wide range), else around 3, positive and many of them tied; the response of
-    every second row 0 or 1."""
+    """Drawn columns: categories by their codes; numbers within their stated range (whole ones in a wide range), else around 3, positive and many of
+    them tied; the response of every second row 0 or 1."""
     rng = np.random.default_rng(5)
     response = {one.name for one in method.parsed.response[-1:]}
     columns = {
