@@ -52,6 +52,18 @@ def test_a_model_is_pulled_checked_moved_on_compared_and_used(logged_in: Any, wr
     assert "PyTorch" in logged_in("model", "export", folder, tmp_path / "out.onnx", "--to", "onnx").err
 
 
+def test_a_finished_study_becomes_one_page(logged_in: Any, write_study: WriteStudy, tmp_path: Path) -> None:
+    page = tmp_path / "record.html"
+    path = write_study("paged", 900)
+    assert logged_in("study", "submit", path).status == 0
+    assert logged_in("study", "export", "paged", page).status == 4, "it is not finished"
+    assert not page.exists()
+    assert logged_in("study", "stop", "paged").status == 0
+    assert logged_in("study", "submit", write_study("page-done"), "--watch").status == 0
+    assert logged_in("study", "export", "page-done", page).status == 0
+    assert json.loads(logged_in("study", "show", "page-done", "--json").out)["digest"] in page.read_text("utf-8")
+
+
 def test_a_changed_folder_is_not_believed(logged_in: Any, write_study: WriteStudy, tmp_path: Path) -> None:
     assert logged_in("study", "submit", write_study("changed"), "--watch").status == 0
     folder = tmp_path / "pulled"

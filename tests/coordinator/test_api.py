@@ -34,7 +34,7 @@ ROUTES = {
     "/v1/studies/{digest}/model": {"get"},
     "/v1/models": {"get"},
     "/v1/models/{digest}": {"get"},
-    "/v1/models/{digest}/record": {"get"},
+    "/v1/studies/{digest}/record": {"get"},
     "/v1/models/{digest}/weights": {"get"},
     "/v1/models/{digest}/stage": {"post"},
 }

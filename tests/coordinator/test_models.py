@@ -32,7 +32,7 @@ def seen(client: Client) -> set[str]:
 def test_a_study_leaves_a_version_with_its_record(researcher: Client, finished: str, sites: list[SiteClient]) -> None:
     model = researcher.get(f"/v1/models/{finished}")
     assert (model["name"], model["stage"], model["sites"], model["method"]) == ("mortality", "candidate", 2, "fedavg")
-    record = researcher.get(f"/v1/models/{finished}/record")
+    record = researcher.get(f"/v1/studies/{finished}/record")
     key = PublicKey.from_text(researcher.get("/v1/coordinator")["key"])
     assert json.loads(open_document(record["result"], key, kind="result"))["model"] == model["model"]
     keys = {site.key.public.key_id: site.key.public for site in sites}
@@ -44,8 +44,8 @@ def test_a_study_leaves_a_version_with_its_record(researcher: Client, finished: 
 def test_before_its_end_a_study_has_no_version(researcher: Client, sites: list[SiteClient]) -> None:
     study = submit(researcher, sites, seed=77)
     assert study not in seen(researcher)
-    for path in ("", "/record", "/weights"):
-        assert researcher.call("GET", f"/v1/models/{study}{path}").status == 404
+    for path in (f"/v1/models/{study}", f"/v1/models/{study}/weights", f"/v1/studies/{study}/record"):
+        assert researcher.call("GET", path).status == 404
     researcher.post(f"/v1/models/{study}/stage", MOVE, 404)
 
 
@@ -60,14 +60,14 @@ def test_stages_are_reached_one_after_the_other_each_signed(researcher: Client, 
     for wrong in ({"stage": "candidate", "reason": "Back."}, {"stage": "retired", "reason": ""}, {"stage": "retired"}):
         assert researcher.post(path, wrong, 400)["code"] == "bad-input"
     key = PublicKey.from_text(researcher.get("/v1/coordinator")["key"])
-    changes = [json.loads(open_document(text, key, kind="stage")) for text in researcher.get(f"/v1/models/{finished}/record")["stages"]]
+    changes = [json.loads(open_document(text, key, kind="stage")) for text in researcher.get(f"/v1/studies/{finished}/record")["stages"]]
     assert [(one["stage"], one["by"]) for one in changes] == [("validated", "anna"), ("released", "anna"), ("retired", "anna")]
 
 
 def test_others_see_a_version_once_it_is_released(server: Server, researcher: Client, finished: str, new_name: Callable[[str], str]) -> None:
     other = person(server, new_name("bert"), "researcher")
     auditor, operator = person(server, new_name("carl"), "auditor"), person(server, new_name("dora"), "operator")
-    paths = [f"/v1/models/{finished}{part}" for part in ("", "/record", "/weights")]
+    paths = [f"/v1/models/{finished}", f"/v1/models/{finished}/weights", f"/v1/studies/{finished}/record"]
 
     def answers(client: Client) -> set[int]:
         return {client.call("GET", path).status for path in paths}

@@ -26,6 +26,7 @@ from aimer2.core.clock import rfc3339
 from aimer2.core.errors import AimerError, BadInput, BadStudy, Conflict
 from aimer2.core.study import NAME, Study, read_study
 from aimer2.messages.wire import StudySummary
+from aimer2.repository.page import as_page
 from aimer2.study.check import refuse_faults
 from aimer2.study.differential_privacy import calibration
 from aimer2.study.events import StudyFinished
@@ -201,6 +202,17 @@ def results(coordinator: Coordinator, study: str, save: Path | None, save_model:
         click.echo(text)
     else:
         Console().print(report(record))
+
+
+@study.command()
+@click.argument("study")
+@click.argument("file", type=_FILE)
+@at_coordinator
+def export(coordinator: Coordinator, study: str, file: Path) -> None:
+    """Write a finished study as FILE, one page that checks itself offline in any browser: for an ethics board or a journal."""
+    record = coordinator.record(coordinator.study(study).digest)
+    file.write_text(as_page(record), encoding="utf-8")
+    click.echo(f"{file} is written. Open it in a browser: it checks its signatures and digests, and shows what they hold.")
 
 
 def _sound(file: Path) -> Study:

@@ -188,7 +188,7 @@ class Coordinator:
 
     def record(self, digest: str) -> StudyRecord:
         """Everything by which a finished study can be checked offline. Raises NotFound before its end."""
-        return parse(StudyRecord, self._transport.ask("GET", f"/v1/models/{digest}/record"))
+        return parse(StudyRecord, self._transport.ask("GET", f"/v1/studies/{digest}/record"))
 
     def pull(self, which: str, folder: Path) -> Version:
         """A version into a folder: its weights and its record, both checked against the coordinator's signature. ``which``: see `find_model`.

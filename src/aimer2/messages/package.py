@@ -28,7 +28,12 @@ class Package(Document):
 
 def digest(package: Package) -> Digest:
     """SHA-256 over deterministic CBOR (RFC 8949, section 4.2) of the normalised package."""
-    return hashlib.sha256(cbor2.dumps(_normal(package.model_dump(mode="json")), canonical=True)).hexdigest()
+    return hashlib.sha256(canonical(package)).hexdigest()
+
+
+def canonical(package: Package) -> bytes:
+    """The bytes that the digest is of."""
+    return cbor2.dumps(_normal(package.model_dump(mode="json")), canonical=True)
 
 
 def _normal(value: Any) -> Any:

@@ -39,12 +39,6 @@ def model_routes(coordinator: Coordinator) -> APIRouter:
         """The version that the study of this digest has left."""
         return await model_for(request, digest)
 
-    @routes.get("/v1/models/{digest}/record")
-    async def record(request: Request, digest: str) -> StudyRecord:
-        """Everything by which the version can be checked offline."""
-        await model_for(request, digest)
-        return await coordinator.models.record(digest)
-
     @routes.get("/v1/models/{digest}/weights")
     async def weights(request: Request, digest: str) -> Response:
         """The weights, a tensor blob; ranges as for blobs."""
@@ -57,5 +51,13 @@ def model_routes(coordinator: Coordinator) -> APIRouter:
         _, holder = study_for(coordinator, request, digest, "researcher", "operator")
         asked = await read_document(request, StageRequest, coordinator.settings.max_request_bytes)
         return await coordinator.models.move(digest, asked, holder.subject)
+
+    @routes.get("/v1/studies/{digest}/record")
+    async def record(request: Request, digest: str) -> StudyRecord:
+        """Everything by which a finished study can be checked offline; of a released model everybody's."""
+        holder = person_of(coordinator, request)
+        if holder.role == "researcher" and coordinator.registry.study(digest).submitted_by != holder.subject:
+            await model_for(request, digest)
+        return await coordinator.models.record(digest)
 
     return routes
