@@ -36,6 +36,11 @@ def student_two_sided(t: Any, freedom: Any) -> Any:
     return 2 * special.stdtr(freedom, -np.abs(t))
 
 
+def student_above_shifted(t: Any, freedom: Any, shift: Any) -> Any:
+    """The chance that a noncentral t with this noncentrality lies above ``t``."""
+    return 1 - special.nctdtr(freedom, shift, t)
+
+
 def student_quantile(probability: Any, freedom: Any) -> Any:
     return special.stdtrit(freedom, probability)
 
