@@ -188,3 +188,16 @@ def test_a_sites_own_figures_are_not_released_beside_the_account() -> None:
     with pytest.raises(BadStudy) as caught:
         simulate(private(evaluation={"release_per_site": True}), three(), patient="patient")
     assert [fault.place for fault in caught.value.faults] == ["evaluation.release_per_site"]
+
+
+def test_the_figures_of_a_regression_come_of_bounded_sums() -> None:
+    """A site predicts a pressure of 80 to 200 from the age, which says nothing of it: the error is that of the mean, give or take the noise."""
+    cohort = {"features": [{"name": "age", "minimum": 0, "maximum": 120}], "target": {"name": "pressure", "kind": "regression"}}
+    with pytest.raises(BadStudy):
+        simulate(private(cohort=cohort, model={"name": "linear"}), three(), patient="patient")
+    cohort["target"] |= {"minimum": 50, "maximum": 250}  # type: ignore[operator]
+    study = private(TERMS | {"evaluation_noise": 0.01}, cohort=cohort, model={"name": "linear"}, evaluation={"held_out": 0.5})
+    found = {figure.name: figure for figure in simulate(study, three(rows=200), patient="patient").figures}
+    assert found.keys() == {"rmse", "mae", "r2"}
+    assert 0 < found["mae"].value <= found["rmse"].value < 200  # type: ignore[operator]
+    assert found["rmse"].low is None

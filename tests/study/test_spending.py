@@ -131,13 +131,13 @@ BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"cohort": {"standardise": "federated"}}, "cohort.standardise"),
     ({}, {"cohort": {"standardise": "site"}}, "cohort.standardise"),
     ({}, {"cohort": {"missing": "mean"}}, "cohort.missing"),
-    ({}, {"evaluation": {"metrics": ["brier"]}}, "evaluation.metrics"),
+    ({}, {"evaluation": {"metrics": ["log_loss"]}}, "evaluation.metrics"),
     ({}, {"evaluation": {"release_per_site": True}}, "evaluation.release_per_site"),
     ({}, {"training": {"accumulation": 2}}, "training.accumulation"),
     ({}, {"training": {"patience": 2}}, "training.patience"),
     ({}, {"training": {"optimiser": "module"}}, "training.optimiser"),
     ({}, {"cohort": {"target": {"name": "years", "kind": "survival", "event": "died"}}}, "cohort.target"),
-    ({}, {"cohort": {"target": {"name": "age at death", "kind": "regression"}}}, "evaluation.held_out"),
+    ({}, {"cohort": {"target": {"name": "age at death", "kind": "regression"}}}, "cohort.target.minimum"),
 ]
 
 

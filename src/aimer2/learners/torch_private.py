@@ -104,21 +104,21 @@ class PrivateTorchLearner(TorchLearner):
         return 0.0
 
     def evaluate(self, data: Dataset) -> Tree:
-        """Noisy counts of held-out patients, of each of whom one row, drawn anew, counts.
+        """Noisy counts and bounded sums over held-out patients, of each of whom one row, drawn anew, counts.
 
         Raises BadData for the rows that are trained on: the terms count no such look.
         """
         if not isinstance(data, Samples):
             raise BadData("Under differential privacy no model is measured on the patients that it is trained on.")
-        if self._terms.evaluation_noise is None or self._recipe.target.kind not in ("binary", "multiclass"):
+        kind, span = self._recipe.target.kind, self._recipe.target.span
+        if self._terms.evaluation_noise is None or kind not in ("binary", "multiclass", "regression"):
             raise BadInput("The terms of differential privacy have no evaluation.")
         records = _Records.of(data)
         self._recipe.check(data)
         told = data.at(records.one_row_each(self._source))
         scores, _ = self._measured(told)
-        return noisy_metrics(
-            self._recipe.target.kind, scores, np.asarray(told.targets), self._recipe.metrics, self._terms.evaluation_noise, self._source
-        )
+        named, noise = self._recipe.metrics, self._terms.evaluation_noise
+        return noisy_metrics(kind, scores, np.asarray(told.targets), named, noise, self._source, span=span)
 
     def _noisy(self, summed: dict[str, Tensor]) -> dict[str, Tensor]:
         """The sums of clipped gradients with noise, over the public expected number of patients; added in double precision."""

@@ -162,15 +162,16 @@ def _evaluation(study: Study) -> list[Fault]:
     if evaluation.release_per_site:
         problem = "of one site's few held-out patients the noise would leave nothing to tell"
         return [Fault("evaluation.release_per_site", problem, "leave it out: the pooled figures are told")]
-    if evaluation.release_per_site:
-        problem = "would tell each site's figures without noise, beside the account"
-        return [Fault("evaluation.release_per_site", problem, "leave it out: the pooled figures are told, and each hospital knows its own")]
     if kind not in NOISY_METRICS:
-        problem = f"the figures of a {kind} are no counts, and no noise can be added to them in this version"
+        problem = f"the figures of a {kind} have no bound, and no noise can be added to them"
         return [Fault("evaluation.held_out", problem, "set it to 0, and measure the model on data of your own")]
+    if kind == "regression" and study.cohort.target.span is None:
+        problem = "is missing: without `minimum` and `maximum` one patient's error may be any number, which no noise hides"
+        return [Fault("cohort.target.minimum", problem, "give the range of plausible values, or set `evaluation.held_out` to 0")]
     usable = NOISY_METRICS[kind]
+    problem = "does not follow from counts or bounded sums, to which noise can be added"
     return [
-        Fault("evaluation.metrics", f"{name!r} does not follow from counts, to which noise can be added", f"use some of: {', '.join(usable)}")
+        Fault("evaluation.metrics", f"{name!r} {problem}", f"use some of: {', '.join(usable)}")
         for name in study.evaluation.metrics
         if name not in usable
     ]

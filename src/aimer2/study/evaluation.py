@@ -33,7 +33,7 @@ def _figures(study: Study, sums: Tree) -> tuple[FigureDocument, ...]:
     kind, asked = study.cohort.target.kind, study.privacy.differential_privacy
     if asked is None:
         return documents(figures(kind, metrics, list(dict.fromkeys([*study.metrics, "loss"])), study.parts))
-    note = f"each site's counts have noise of {asked.evaluation_noise:g} patients or more; no interval holds it"
+    note = f"each site's counts and bounded sums have noise of {asked.evaluation_noise:g} patients or more; no interval holds it"
     if asked.level == "site":
         note = f"sites count alike, and their sum has noise of {asked.evaluation_noise:g} sites or more per count; no interval holds it"
     return documents([replace(figure, low=None, high=None, note=note) for figure in figures(kind, plausible(metrics), study.metrics, study.parts)])

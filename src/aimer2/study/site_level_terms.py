@@ -8,7 +8,7 @@ from typing import Any
 from aimer2.algorithms import catalogue
 from aimer2.core.errors import Fault
 from aimer2.core.study import Study
-from aimer2.privacy.noisy_metrics import NOISY_METRICS
+from aimer2.privacy.noisy_metrics import COUNTED
 from aimer2.privacy.site_terms import UNITS, SiteTerms, site_incomplete, site_terms
 from aimer2.privacy.terms import PLACE
 from aimer2.secure_aggregation.roster import threshold, trusted
@@ -138,10 +138,10 @@ def _evaluation(study: Study) -> list[Fault]:
         return []
     if evaluation.release_per_site:
         return [Fault("evaluation.release_per_site", "would tell each site's figures without noise, beside the account", "leave it out")]
-    if kind not in ("binary", "multiclass"):
+    if kind not in COUNTED:
         problem = f"the figures of a {kind} are no shares of patients, to which a whole site's noise can be added"
         return [Fault("evaluation.held_out", problem, "set it to 0, and measure the model on data of your own")]
-    usable = NOISY_METRICS[kind]
+    usable = COUNTED[kind]
     return [
         Fault("evaluation.metrics", f"{name!r} does not follow from counts, to which noise can be added", f"use some of: {', '.join(usable)}")
         for name in evaluation.metrics

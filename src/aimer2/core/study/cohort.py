@@ -49,6 +49,10 @@ class Target(Document):
         default=(), description="the classes; of a binary target, a label or an event the second is the event. Empty: 0 and 1"
     )
     unit: str | None = None
+    minimum: float | None = Field(
+        default=None, exclude_if=unset, description="of a regression under differential privacy: figures take a smaller value for this one"
+    )
+    maximum: float | None = Field(default=None, exclude_if=unset, description="and a larger one for this")
     labels: tuple[ColumnName, ...] = Field(default=(), max_length=50, exclude_if=unset, description="of multilabel: the columns, each binary")
     event: ColumnName | None = Field(default=None, exclude_if=unset, description="of survival: the column that says whether the event was seen")
     intervals: tuple[Above0, ...] = Field(
@@ -63,6 +67,10 @@ class Target(Document):
             raise ValueError("a multiclass target needs at least three categories")
         if self.kind == "regression" and self.categories:
             raise ValueError("a regression target has no categories")
+        if (self.minimum is None) != (self.maximum is None) or (self.minimum is not None and self.kind != "regression"):
+            raise ValueError("`minimum` and `maximum` are the range of a regression target: give both or none")
+        if self.minimum is not None and self.maximum is not None and not self.minimum < self.maximum:
+            raise ValueError("`minimum` is not smaller than `maximum`")
         _refuse_doubles(self.categories)
         return self
 
@@ -86,6 +94,11 @@ class Target(Document):
         return {"binary": 2, "multilabel": len(self.labels), "survival": max(1, len(self.intervals)), "regression": 1}.get(
             self.kind, len(self.categories)
         )
+
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """The stated range of a regression."""
+        return None if self.minimum is None or self.maximum is None else (self.minimum, self.maximum)
 
     @property
     def outputs(self) -> int:
