@@ -19,6 +19,7 @@ from aimer2.connectors.frame import from_frame
 from aimer2.connectors.table import load_table, save_table
 from aimer2.core import tree
 from aimer2.core.clock import SystemClock
+from aimer2.core.errors import BadInput
 from aimer2.core.study import Study
 from aimer2.core.task import BlobRef
 from aimer2.core.tree import FileArray
@@ -175,3 +176,23 @@ def test_the_block_fixes_the_order_of_every_sum(frames: Any, block: int, monkeyp
 def test_another_block_gives_other_bits(frames: Any) -> None:
     models = {block: bits(simulate(study(sites={"minimum": 2, "block": block}), frames).model)["coefficients"] for block in (1, 2, 3)}
     assert len(set(models.values())) > 1, "the sums of this test do not depend on their order"
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "secure"])
+@pytest.mark.parametrize("model", [LOGISTIC, MLP], ids=["numpy", "torch"])
+def test_the_number_of_workers_changes_no_bit_and_no_event(frames: Any, model: Any, secure: bool) -> None:
+    privacy = {"secure_aggregation": True} if secure else {"secure_aggregation": False, "why_not_secure": "a test"}
+    asked = study(model=model, method={"name": "scaffold", "rounds": 3}, privacy=privacy)
+    one, two, three = (simulate(asked, frames, workers=workers) for workers in (1, 2, 3))
+    for other in (two, three):
+        assert bits(other.model) == bits(one.model)
+        assert other.result["figures"] == one.result["figures"]
+        assert [(event.kind, getattr(event, "site", "")) for event in other.events] == [(event.kind, getattr(event, "site", "")) for event in one.events]
+
+
+def test_workers_that_cannot_be_are_refused(frames: Any) -> None:
+    with pytest.raises(BadInput, match="from 1"):
+        simulate(study(), frames, workers=0)
+    keras = study(model={"framework": "keras", "name": "logistic"})
+    with pytest.raises(BadInput, match="TensorFlow"):
+        simulate(keras, frames, workers=2)

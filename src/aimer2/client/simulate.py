@@ -29,9 +29,11 @@ from aimer2.core.protocols import Algorithm, Learner
 from aimer2.core.random import stream
 from aimer2.core.study import Study
 from aimer2.core.task import BlobRef, FigureDocument, SiteId
+from aimer2.engines.forked import Forked
 from aimer2.engines.in_process import InProcess
 from aimer2.identity.keys import SigningKey
-from aimer2.learners.catalogue import make_learner
+from aimer2.learners import processes
+from aimer2.learners.catalogue import installed, make_learner
 from aimer2.messages.package import digest as digest_of
 from aimer2.messages.tensors import read_tree
 from aimer2.secure_aggregation.vault import MemoryVault
@@ -72,7 +74,7 @@ class Simulation:
         return measured[-1] if measured else ()
 
 
-def simulate(
+def simulate(  # noqa: PLR0913 - all that a simulation can be told, by name
     study: Study,
     sites: Mapping[SiteId, SiteData],
     *,
@@ -81,6 +83,7 @@ def simulate(
     on_event: Callable[[Event], None] | None = None,
     order: Sequence[SiteId] | None = None,
     disclosure: Disclosure | None = None,
+    workers: int | None = None,
 ) -> Simulation:
     """Runs the study over these sites' data in this process.
 
@@ -88,9 +91,12 @@ def simulate(
     rows are ready for the model. ``folder`` holds the study's code. ``order`` permutes the order in which sites answer; it changes no bit.
     ``disclosure``: the limits that every site sets to answers of statistical questions; None: those of a hospital that says nothing.
 
-    Raises BadStudy with all faults; AimerError where the study could not go on, with the reason.
+    ``workers``: how many processes share the sites' work; None: one per core, as soon as a round takes long enough to be worth their start. Their
+    number changes no bit. Each computes with one thread; on a GPU, with Keras and on other systems than Linux there is one.
+
+    Raises BadStudy with all faults; BadInput for workers that cannot be; AimerError where the study could not go on, with the reason.
     """
-    return _run(_simulate(study, _Given(sites, folder, patient, disclosure), on_event, order))
+    return _run(_simulate(study, _Given(sites, folder, patient, disclosure, workers), on_event, order))
 
 
 def federate(
@@ -171,6 +177,7 @@ class _Given:
     folder: Path
     patient: str | None
     disclosure: Disclosure | None
+    workers: int | None
 
 
 async def _simulate(
@@ -194,7 +201,7 @@ async def _simulate(
     secure = {}
     if study.privacy.secure_aggregation:
         secure = {site: SecureUpdate.of(package, digest, site, key, MemoryVault()) for site, key in keys.items()}
-    engine = InProcess(
+    whole = InProcess(
         performers,
         blobs,
         order=order,
@@ -203,10 +210,26 @@ async def _simulate(
         compression=Compression.of(study),
         private=SiteLevel.of(study, len(sites)),
     )
-    await _listen(conduct(package, digest, engine, blobs, past, clock=clock), past, on_event)
+    workers = _workers(study, given)
+    engine = Forked(whole, blobs, workers=workers, at_once=given.workers is not None, order=order or sorted(sites)) if workers > 1 else whole
+    try:
+        with processes.one_thread():
+            await _listen(conduct(package, digest, engine, blobs, past, clock=clock), past, on_event)
+    finally:
+        await engine.close()
     last = past.past[-1]
     assert isinstance(last, StudyFinished)
     return Simulation(_arrays(blobs, BlobRef(**last.result["model"])), last.result, tuple(past.past))
+
+
+def _workers(study: Study, given: _Given) -> int:
+    """How many processes do the sites' work. Raises BadInput for a number that cannot be."""
+    if given.workers is not None and given.workers < 1:
+        raise BadInput("`workers` is a number from 1.")
+    why = processes.undivided("" if study.analyses else installed(study))
+    if why and given.workers is not None and given.workers > 1:
+        raise BadInput(f"There can be one worker only: {why}.", remedy="Leave `workers` out.")
+    return 1 if why else min(given.workers or processes.cores(), len(given.sites))
 
 
 def made_up_key(site: SiteId) -> SigningKey:

@@ -8,6 +8,7 @@ those could subtract them.
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 from typing import final
 
@@ -29,16 +30,19 @@ def stream(seed: int, *names: str | int) -> np.random.Generator:
 class SecureBytes:
     """Bytes that cannot be foretold: AES-256 in counter mode (NIST SP 800-38A) under a key that the operating system draws.
 
-    Use one where it was made: a copy of it in a forked process would give the same bytes. ``key`` (32 bytes) is for tests alone.
+    In a forked process a copy draws a key of its own, or it would give the same bytes. ``key`` (32 bytes) is for tests alone.
     """
 
-    __slots__ = ("_cipher",)
+    __slots__ = ("_cipher", "_process")
 
     def __init__(self, key: bytes | None = None) -> None:
+        self._process = None if key is not None else os.getpid()
         self._cipher = Cipher(algorithms.AES256(secrets.token_bytes(32) if key is None else key), modes.CTR(bytes(16))).encryptor()
 
     def read(self, count: int) -> npt.NDArray[np.uint8]:
         """The next ``count`` bytes."""
+        if self._process not in (None, os.getpid()):
+            self.__init__()  # type: ignore[misc] # another process than the one it was made in
         taken = np.empty(count, np.uint8)
         for start in range(0, count, len(_ZEROS)):
             part = taken[start : start + len(_ZEROS)]

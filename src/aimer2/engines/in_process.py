@@ -55,13 +55,17 @@ class InProcess:
     async def ask(self, tasks: Mapping[SiteId, Task]) -> AsyncIterator[Reply]:
         for site in self._order:
             if site in tasks:
-                yield self._perform(Task.model_validate_json(tasks[site].model_dump_json()))
+                yield self.perform(Task.model_validate_json(tasks[site].model_dump_json()))
                 await asyncio.sleep(0)
 
     async def withdraw(self, tasks: Sequence[Task]) -> None:
         """Nothing is under way here."""
 
-    def _perform(self, task: Task) -> Reply:
+    async def close(self) -> None:
+        """There is nothing to end here."""
+
+    def perform(self, task: Task) -> Reply:
+        """One task, done here."""
         try:
             if task.phase != "update":
                 return Answer(task=task.id, attempt=task.attempt, site=task.site, message=self._secure[task.site].say(task))

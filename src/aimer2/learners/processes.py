@@ -1,0 +1,40 @@
+"""What the frameworks make of a process that several sites share: its threads, and whether it can be divided."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """torch computes with one thread, as a hospital's worker does: how sums are divided among threads shows in their bits."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def undivided(framework: str) -> str:
+    """Why a process that trains with this framework cannot be divided into copies of itself; empty: it can."""
+    if sys.platform != "linux":
+        return "only Linux divides a process safely"
+    if framework == "keras":
+        return "a copy of this process would wait for ever for TensorFlow's threads, which it lacks"
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return "a GPU is in use, which a copy of this process could not go on with"
+    return ""
