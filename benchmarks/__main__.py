@@ -19,6 +19,7 @@ BENCHMARKS = {
     ),
     "study_torch": ("benchmarks.study_torch:run", "submit to finished: 3 sites, 10 rounds, PyTorch MLP on real data, with process starts"),
     "simulator": ("benchmarks.simulator:run", "100 virtual sites in one process, 1,000 floats: a round"),
+    "simulation": ("benchmarks.simulation:run", "100 and 1,000 virtual sites with a small network: a round, on one core and on all, beside peers"),
     "idle": ("benchmarks.idle:run", "200 sites waiting: processor, memory, time to wake them all"),
     "poisoning": ("benchmarks.poisoning:run", "one false hospital of seven under each aggregator: accuracy"),
     "private_step": ("benchmarks.private_step:run", "a step of DP-SGD against a plain one, batch of 128, one thread"),

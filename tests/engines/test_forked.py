@@ -43,7 +43,8 @@ def task(site: str, number: int = 1, **inputs: BlobRef) -> Task:
 def run(work: Mapping[str, Work], rounds: Callable[[Forked, MemoryStore], Any], workers: int = 2, *, at_once: bool = True) -> Any:
     async def all_rounds() -> Any:
         blobs = MemoryStore()
-        engine = Forked(InProcess({name: Site(does) for name, does in work.items()}, blobs), blobs, workers=workers, at_once=at_once, order=sorted(work))
+        whole = InProcess({name: Site(does) for name, does in work.items()}, blobs)
+        engine = Forked(whole, blobs, workers=workers, at_once=at_once, order=sorted(work))
         try:
             return await rounds(engine, blobs)
         finally:

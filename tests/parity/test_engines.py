@@ -178,6 +178,10 @@ def test_another_block_gives_other_bits(frames: Any) -> None:
     assert len(set(models.values())) > 1, "the sums of this test do not depend on their order"
 
 
+def heard(simulation: Any) -> list[tuple[str, str]]:
+    return [(event.kind, getattr(event, "site", "")) for event in simulation.events]
+
+
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "secure"])
 @pytest.mark.parametrize("model", [LOGISTIC, MLP], ids=["numpy", "torch"])
 def test_the_number_of_workers_changes_no_bit_and_no_event(frames: Any, model: Any, secure: bool) -> None:
@@ -187,7 +191,7 @@ def test_the_number_of_workers_changes_no_bit_and_no_event(frames: Any, model: A
     for other in (two, three):
         assert bits(other.model) == bits(one.model)
         assert other.result["figures"] == one.result["figures"]
-        assert [(event.kind, getattr(event, "site", "")) for event in other.events] == [(event.kind, getattr(event, "site", "")) for event in one.events]
+        assert heard(other) == heard(one)
 
 
 def test_workers_that_cannot_be_are_refused(frames: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,7 @@ from aimer2.engines.forked import Forked
 from aimer2.engines.in_process import InProcess
 from aimer2.identity.keys import SigningKey
 from aimer2.learners import processes
-from aimer2.learners.catalogue import installed, make_learner
+from aimer2.learners.catalogue import frameworks, make_learner
 from aimer2.messages.package import digest as digest_of
 from aimer2.messages.tensors import read_tree
 from aimer2.secure_aggregation.vault import MemoryVault
@@ -197,7 +198,7 @@ async def _simulate(
     keys = {site: made_up_key(site) for site in sites}
     package = pack(study, folder, {site: key.public.text for site, key in keys.items()}, blobs, feature_shape=_feature_shape(sites))
     digest = digest_of(package)
-    performers = {site: _performer(study, site, data, files, given) for site, data in sites.items()}
+    performers = _performers(study, files, given)
     secure = {}
     if study.privacy.secure_aggregation:
         secure = {site: SecureUpdate.of(package, digest, site, key, MemoryVault()) for site, key in keys.items()}
@@ -226,7 +227,7 @@ def _workers(study: Study, given: _Given) -> int:
     """How many processes do the sites' work. Raises BadInput for a number that cannot be."""
     if given.workers is not None and given.workers < 1:
         raise BadInput("`workers` is a number from 1.")
-    why = processes.undivided("" if study.analyses else installed(study))
+    why = processes.undivided(() if study.analyses else frameworks(study))
     if why and given.workers is not None and given.workers > 1:
         raise BadInput(f"There can be one worker only: {why}.", remedy="Leave `workers` out.")
     return 1 if why else min(given.workers or processes.cores(), len(given.sites))
@@ -255,28 +256,40 @@ def _feature_shape(sites: Mapping[SiteId, SiteData]) -> tuple[int, ...] | None:
     return next(iter(shapes))
 
 
-def _performer(study: Study, site: SiteId, data: SiteData, files: Mapping[str, Path], given: _Given) -> Performs:
+def _performers(study: Study, files: Mapping[str, Path], given: _Given) -> dict[SiteId, Performs]:
+    """The sites' halves. Sites whose rows are ready share one learner: a ready-made model holds nothing from one site to the next."""
+
+    def made(shape: tuple[int, ...]) -> Learner:
+        return make_learner(study, feature_shape=shape, files=files)
+
+    shares = study.model.code is None and study.privacy.differential_privacy is None
+    make = functools.cache(made) if shares else made
+    return {
+        site: _of_table(study, site, data, files, given) if isinstance(data, pd.DataFrame | Table) else _ready(study, site, data, make)
+        for site, data in given.sites.items()
+    }
+
+
+def _of_table(study: Study, site: SiteId, data: pd.DataFrame | Table, files: Mapping[str, Path], given: _Given) -> Performs:
     patient = given.patient
     if isinstance(data, pd.DataFrame):
         if patient is not None and patient not in data.columns:
             raise BadData(f"There is no column {patient!r} at {site}.")
         data = from_frame(data, split_key=hashlib.sha256(site.encode()).digest(), patient=patient)
-    if isinstance(data, Table):
-        return open_performer(study, data, site=site, files=files, disclosure=given.disclosure)
+    return open_performer(study, data, site=site, files=files, disclosure=given.disclosure)
+
+
+def _ready(study: Study, site: SiteId, data: Dataset, make: Callable[[tuple[int, ...]], Learner]) -> Participant:
+    """A site whose rows need no preparation; each row counts as a patient. Raises BadData for a question that names columns."""
     if study.analyses:
         raise BadData("A statistical question needs named columns: give a DataFrame or a Table.")
-    return _ready(study, site, data, files)
-
-
-def _ready(study: Study, site: SiteId, data: Dataset, files: Mapping[str, Path]) -> Participant:
-    """A site whose rows need no preparation; each row counts as a patient."""
     rows = np.arange(len(data))
     held = stream(study.seed, "held-out", site).random(len(data)) < study.evaluation.held_out
     train, held_out = (replace(rows_of(data, rows[part]), patients=None) for part in (~held, held))
     return Participant(
         site=site,
         algorithm=catalogue.make(study.method.name, study.method.rounds, study.method.parameters),
-        learner=make_learner(study, feature_shape=data.feature_shape, files=files),
+        learner=make(data.feature_shape),
         data=shielded(study, train),
         held_out=held_out if study.evaluation.held_out > 0 else None,
         steps=study.training.steps(len(train)),

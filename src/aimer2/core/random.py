@@ -42,7 +42,7 @@ class SecureBytes:
     def read(self, count: int) -> npt.NDArray[np.uint8]:
         """The next ``count`` bytes."""
         if self._process not in (None, os.getpid()):
-            self.__init__()  # type: ignore[misc] # another process than the one it was made in
+            self.__init__()  # in another process than the one it was made in
         taken = np.empty(count, np.uint8)
         for start in range(0, count, len(_ZEROS)):
             part = taken[start : start + len(_ZEROS)]

@@ -85,7 +85,7 @@ def make_learner(study: Study, *, feature_shape: tuple[int, ...], files: Mapping
     """
     if found := faults(study):
         raise BadStudy(found)
-    name = installed(study)
+    name = _installed(study)
     framework = _FRAMEWORKS[name]
     make = getattr(importlib.import_module(framework.module), framework.learner)
     if study.privacy.of_records is not None:
@@ -105,8 +105,8 @@ def frameworks(study: Study) -> tuple[str, ...]:
     return (study.model.framework, *study.model.also)
 
 
-def installed(study: Study) -> str:
-    """The first of the study's frameworks that is here. Raises NotAvailable where none is."""
+def _installed(study: Study) -> str:
+    """The first framework that is here. Raises NotAvailable where none is."""
     for name in frameworks(study):
         if all(importlib.util.find_spec(library) for library in _FRAMEWORKS[name].libraries):
             return name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 
 @contextlib.contextmanager
@@ -28,11 +28,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def undivided(framework: str) -> str:
-    """Why a process that trains with this framework cannot be divided into copies of itself; empty: it can."""
+def undivided(frameworks: Collection[str]) -> str:
+    """Why a process that may train with these cannot be divided into copies of itself; empty: it can."""
     if sys.platform != "linux":
         return "only Linux divides a process safely"
-    if framework == "keras":
+    if "keras" in frameworks:
         return "a copy of this process would wait for ever for TensorFlow's threads, which it lacks"
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():

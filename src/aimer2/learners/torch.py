@@ -8,7 +8,7 @@ is left to the process. `aimer2.learners.torch_losses` says what outputs each ta
 from __future__ import annotations
 
 import contextlib
-import copy
+import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from math import isfinite, prod
 from typing import Any
@@ -26,7 +26,7 @@ from aimer2.learners import torch_lightning
 from aimer2.learners.batches import batches, in_parts, set_aside
 from aimer2.learners.recipe import Recipe
 from aimer2.learners.tasks import OWN_OPTIMISER
-from aimer2.learners.torch_descent import Optimiser, optimiser, seed
+from aimer2.learners.torch_descent import Optimiser, foreseen, optimiser, seed
 from aimer2.learners.torch_feed import Feed, as_tensor
 from aimer2.learners.torch_losses import objective
 from aimer2.learners.torch_low_rank import with_factors
@@ -120,8 +120,7 @@ class TorchLearner:
         """
         self._recipe.check(data)
         data, judged = self._divided(data)
-        # off a copy, so that the batches are those of every other framework
-        seed(int(copy.deepcopy(rng).integers(2**63)), self._device)
+        seed(foreseen(rng), self._device)
         descent = self._descent(data, self._prepare(trainable), round_number, correction)
         stopping = None if judged is None else Stopping(self._recipe.training.patience or 1, self._travelling)
         per_pass = 1 if batch_size is None else -(-len(data) // batch_size)
@@ -181,20 +180,20 @@ class TorchLearner:
         scaler = torch.amp.GradScaler(self._device.type, enabled=half is torch.float16)
 
         def step(rows: npt.NDArray[np.int64], number: int) -> Tensor:
-            total = torch.zeros((), dtype=torch.float64, device=self._device)
+            losses = []
             descent.zero_grad()
             for part in [rows] if training.accumulation is None else in_parts(rows, training.accumulation, at_least=self._at_least):
                 features, targets = feed(part)
                 with contextlib.nullcontext() if half is None else torch.autocast(self._device.type, dtype=half):
                     loss = self._share(features, targets, number, len(rows))
                 scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-                total += loss.detach()
+                losses.append(loss.detach().double())
             if correction is not None:
                 scaler.unscale_(descent)  # type: ignore[arg-type] # its parameters are all that is asked of it
                 self._correct(correction, trained)
             scaler.step(descent)  # type: ignore[arg-type]
             scaler.update()
-            return total
+            return functools.reduce(torch.add, losses)
 
         return step
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -77,3 +78,11 @@ def seed(number: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(number)
     if device.type == "cuda":
         torch.cuda.manual_seed_all(number)
+
+
+def foreseen(rng: np.random.Generator) -> int:
+    """A number from the stream, which stays where it is: the batches are those of every other framework."""
+    state = rng.bit_generator.state
+    number = int(rng.integers(2**63))
+    rng.bit_generator.state = state
+    return number

@@ -48,13 +48,18 @@ class Participant:
     measures_rounds: bool = True
     """Whether each round's received model is measured, or only the last model: under differential privacy every measurement has its price."""
     _divided: tuple[Dataset, Dataset] | None = field(default=None, init=False, repr=False)
+    _own: Personal | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # once: to look whether a class fits a protocol takes longer than a small model's step
+        self._own = self.algorithm if isinstance(self.algorithm, Personal) else None
 
     def perform(self, task: Task, received: Mapping[str, Tree], memory: MutableMapping[str, Tree]) -> Performed:
         """First measures the received model on the held-out rows, then trains; the last task only measures."""
         if task.stage == "preflight":
             return Performed({})
-        if isinstance(self.algorithm, Personal):
-            return self._personal(self.algorithm, task, received, memory)
+        if self._own is not None:
+            return self._personal(self._own, task, received, memory)
         return self._perform(task, received, self._local(task, self.data, memory))
 
     def _perform(self, task: Task, received: Mapping[str, Tree], site: Local) -> Performed:
