@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+from pathlib import Path
 
 from benchmarks.rows import show
 
@@ -20,6 +21,7 @@ BENCHMARKS = {
     "study_torch": ("benchmarks.study_torch:run", "submit to finished: 3 sites, 10 rounds, PyTorch MLP on real data, with process starts"),
     "simulator": ("benchmarks.simulator:run", "100 virtual sites in one process, 1,000 floats: a round"),
     "simulation": ("benchmarks.simulation:run", "100 and 1,000 virtual sites with a small network: a round, on one core and on all, beside peers"),
+    "synthetic": ("benchmarks.synthetic:run", "Synthetic(α, β) of the FedProx paper, 30 sites: loss by method and heterogeneity"),
     "idle": ("benchmarks.idle:run", "200 sites waiting: processor, memory, time to wake them all"),
     "poisoning": ("benchmarks.poisoning:run", "one false hospital of seven under each aggregator: accuracy"),
     "private_step": ("benchmarks.private_step:run", "a step of DP-SGD against a plain one, batch of 128, one thread"),
@@ -34,10 +36,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("name", nargs="?", choices=[*BENCHMARKS, "all"])
     parser.add_argument("--json", action="store_true", help="one JSON line per row")
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="keep the table and its figure there, of those that docs/benchmarks.md shows")
     given = parser.parse_args()
     if given.name is None:
         for name, (_, line) in BENCHMARKS.items():
             print(f"{name:<14} {line}")
+        return
+    if given.to is not None:
+        importlib.import_module("benchmarks.figures").write(given.name, given.to)
         return
     names = list(BENCHMARKS) if given.name == "all" else [given.name]
     for name in names:

@@ -1,4 +1,4 @@
-"""The Synthetic(α, β) data of the FedProx paper: the loss after 100 rounds, by method and by how much the hospitals differ; floor: FedAvg's.
+"""The Synthetic(α, β) data of the FedProx paper: the loss after 40 rounds, by method and by how much the hospitals differ; floor: FedAvg's.
 
 Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith 2020, "Federated Optimization in Heterogeneous Networks", section 5.1: 30 sites, 60 features, 10 classes,
 y = argmax(Wx + b). Site k has W_k, b_k ~ N(u_k, 1), u_k ~ N(0, α²), so α is how much the sites' models differ; x ~ N(v_k, Σ) with Σ_jj = j^(−1.2),
@@ -42,7 +42,7 @@ from benchmarks.rows import Row
 
 Array = npt.NDArray[np.float64]
 SITES, FEATURES, CLASSES, MOST = 30, 60, 10, 1_000
-ROUNDS, STEPS, BATCH, RATE, SEED = 100, 20, 10, 0.01, 1
+ROUNDS, STEPS, BATCH, RATE, SEED = 40, 20, 10, 0.01, 1
 DATA: Mapping[str, tuple[float, float] | None] = {"IID": None, "(0, 0)": (0, 0), "(0.5, 0.5)": (0.5, 0.5), "(1, 1)": (1, 1)}
 METHODS: Mapping[str, tuple[str, Mapping[str, float]]] = {
     "FedAvg": ("fedavg", {}),
@@ -117,7 +117,8 @@ def trained(name: str, sites: Sequence[Drawn], rounds: int, *, stragglers: bool)
         )
         for n in took
     }
-    plan = Plan("synthetic" * 8, tuple(performers), (Part("train", algorithm, rounds, start),), Patience(len(performers), 3600.0))
+    parts = (Part("train", algorithm, rounds, start),)
+    plan = Plan(digest="synthetic" * 8, roster=tuple(performers), parts=parts, patience=Patience(len(performers), 3600.0))
     return asyncio.run(_followed(plan, performers, sites))
 
 

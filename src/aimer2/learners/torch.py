@@ -8,6 +8,7 @@ is left to the process. `aimer2.learners.torch_losses` says what outputs each ta
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from math import isfinite, prod
