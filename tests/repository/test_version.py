@@ -12,7 +12,8 @@ import pytest
 from aimer2.core.errors import AimerError, BadInput, NotAuthenticated, NotFound, Tampered
 from aimer2.identity.keys import SigningKey
 from aimer2.messages.record import StudyRecord
-from aimer2.repository.version import KEY, RECORD, open_version, read_version
+from aimer2.repository.version import KEY, open_version, read_version
+from aimer2.study.weights import RECORD
 
 Make = Callable[..., Any]
 

@@ -31,7 +31,8 @@ from aimer2.repository.card import as_html, as_markdown
 from aimer2.repository.card import card as card_of
 from aimer2.repository.compare import compare as compare_versions
 from aimer2.repository.verify import verify as verify_version
-from aimer2.repository.version import RECORD, Version, open_version, read_version
+from aimer2.repository.version import Version, open_version, read_version
+from aimer2.study.weights import RECORD
 
 _SHOWN = 16
 _FILE = click.Path(path_type=Path, dir_okay=False)

@@ -32,10 +32,11 @@ from aimer2.messages.package import digest as digest_of
 from aimer2.messages.record import ModelSummary, StageRequest, StudyRecord
 from aimer2.messages.tensors import read_tree
 from aimer2.messages.wire import CoordinatorInfo, Login, SiteStatus, StudySummary, Token
-from aimer2.repository.version import RECORD, WEIGHTS, Version, open_version, read_version, write_version
+from aimer2.repository.version import WEIGHTS, Version, open_version, read_version, write_version
 from aimer2.study.check import refuse_faults
 from aimer2.study.events import EVENT, Event, StudyFinished, StudyStopped
 from aimer2.study.pack import pack
+from aimer2.study.weights import RECORD
 
 _PREFLIGHT_SECONDS = 600.0
 _PAUSES = (0.1, 0.3, 1, 3, 10, 20, 30, 30, 30)

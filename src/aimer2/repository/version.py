@@ -22,9 +22,10 @@ from aimer2.identity.keys import PublicKey
 from aimer2.messages.record import STAGE_KIND, ModelStage, StageChange, StudyRecord
 from aimer2.messages.tensors import read_tree
 from aimer2.study.cohort import Moments
+from aimer2.study.weights import RECORD
 
-WEIGHTS, RECORD, KEY = "model.safetensors", "record.json", "coordinator.key"
-"""Files of a version's folder."""
+WEIGHTS, KEY = "model.safetensors", "coordinator.key"
+"""Files of a version's folder, beside `RECORD`."""
 
 
 @final

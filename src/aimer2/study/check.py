@@ -14,7 +14,7 @@ from aimer2.core.study import Study
 from aimer2.learners.catalogue import faults as learner_faults
 from aimer2.metrics import figures
 from aimer2.secure_aggregation.roster import MINIMUM
-from aimer2.study import bounding, compressing, differential_privacy, seams, trees
+from aimer2.study import bounding, compressing, differential_privacy, seams, trees, weights
 from aimer2.study.analysing import analyses_of
 
 _NOT_SECURE = "set `privacy.secure_aggregation` to false and say why in `privacy.why_not_secure`"
@@ -34,7 +34,7 @@ def check(study: Study, folder: Path, clock: Clock) -> list[Fault]:
         *_metrics(study),
         *_sites(study),
         *_code(study, folder),
-        *_weights(study, folder),
+        *weights.faults(study, folder),
     ]
 
 
@@ -233,10 +233,3 @@ def _code(study: Study, folder: Path) -> list[Fault]:
     if not any(isinstance(node, ast.FunctionDef) and node.name == "build" for node in module.body):
         return [Fault(place, "has no function `build`", "define `def build(features, classes, **options)`")]
     return []
-
-
-def _weights(study: Study, folder: Path) -> list[Fault]:
-    name = study.model.weights
-    if name is None or (folder / name).is_file():
-        return []
-    return [Fault(f"model.weights ({name})", "is not beside the study", "put the file there")]

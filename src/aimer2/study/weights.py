@@ -1,7 +1,8 @@
-"""Weights to start from: a safetensors file beside the study, whoever wrote it."""
+"""Weights to start from: a safetensors file beside the study, whoever wrote it. A pulled version brings its record along, and must fit."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from math import prod
@@ -9,12 +10,56 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
-from aimer2.core.errors import BadModel
+from aimer2.core.errors import AimerError, BadModel, Fault
 from aimer2.core.protocols import Learner
+from aimer2.core.study import Study
 from aimer2.core.tree import NumpyArray
+from aimer2.identity.documents import open_document
+from aimer2.identity.keys import PublicKey
+from aimer2.messages.record import StudyRecord
 
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+
+RECORD = "record.json"
+"""What lies beside the weights of a pulled version."""
+
+_PREPARED = ("image", "features", "missing", "standardise")
+"""Places of a cohort that say how a row becomes what the model reads."""
+
+
+def faults(study: Study, folder: Path) -> list[Fault]:
+    """Of a study that starts from a file: that the file is there and, where it is a pulled version's, that it reads what this study reads."""
+    name = study.model.weights
+    if name is None:
+        return []
+    if not (folder / name).is_file():
+        return [Fault(f"model.weights ({name})", "is not beside the study", "put the file there")]
+    return _faults_of_origin(study, folder / name) if (folder / RECORD).is_file() else []
+
+
+def _faults_of_origin(study: Study, path: Path) -> list[Fault]:
+    place = f"model.weights ({path.name})"
+    try:
+        record = StudyRecord.model_validate_json(path.with_name(RECORD).read_bytes())
+        result = json.loads(open_document(record.result, PublicKey.from_text(record.key), kind="result"))
+    except (ValidationError, AimerError):
+        return [Fault(place, f"has a {RECORD} beside it that is none", "pull the version again, or remove the record")]
+    if hashlib.sha256(path.read_bytes()).hexdigest() != result["model"]["sha256"]:
+        return [Fault(place, f"is not the model that the {RECORD} beside it is of", "pull the version again, or remove the record")]
+    origin = record.package.study
+    remedy = "start from another version, or ask for the same"
+    asked, trained = (one.cohort.model_dump(mode="json") for one in (study, origin))
+    found = [
+        Fault(f"cohort.{name}", f"is not that of the model to start from ('{origin.name}')", remedy)
+        for name in _PREPARED
+        if asked.get(name) != trained.get(name)
+    ]
+    if (study.model.name, study.model.options) != (origin.model.name, origin.model.options):
+        found.append(Fault("model", f"is not the architecture of the model to start from: {origin.model.name or origin.model.code}", remedy))
+    return found
 
 
 def load_given(learner: Learner, path: Path) -> None:
