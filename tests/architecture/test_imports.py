@@ -35,6 +35,7 @@ HOMES = {
     "starlette": ("coordinator/*",),
     "tensorflow": ("learners/keras.py",),
     "torch": ("learners/torch*.py", "models/*", "attacks/torch_*.py"),
+    "zstandard": ("compression/lossless.py",),
     "uvloop": ("cli/*", "coordinator/*"),
 }
 UNSAFE_MODULES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}

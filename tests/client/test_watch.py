@@ -19,6 +19,7 @@ from aimer2.study.events import (
     StudyFinished,
     StudyPaused,
     StudyStarted,
+    Traffic,
 )
 
 SITES = ("bern", "graz", "linz", "ulm", "wien")
@@ -51,7 +52,17 @@ def recorded() -> list[Event]:
         reply("ulm", "failure", code="out-of-resources", reason="Disk, memory or a quota is used up."),
         RoundStalled(time=2, stage="train", round_number=1, answered=("bern",), waiting_for=("wien",), needed=2),
         RoundFinished(
-            time=3, stage="train", round_number=1, rounds=4, seconds=60, took_part=("bern",), absent=absent, figures=(figure,), bytes_received=2500
+            time=3,
+            stage="train",
+            round_number=1,
+            rounds=4,
+            seconds=60,
+            took_part=("bern",),
+            absent=absent,
+            figures=(figure,),
+            bytes_received=2500,
+            bytes_sent=4000,
+            traffic={"bern": Traffic(sent=2000, received=2500), "wien": Traffic(sent=2000, received=0)},
         ),
     ]
 
@@ -76,13 +87,14 @@ def test_every_sites_fate_is_shown_with_its_reason() -> None:
     assert "refused" in lines["linz"] and "No legal basis." in lines["linz"]
     assert "failed" in lines["ulm"] and "used up" in lines["ulm"]
     assert "late" in lines["wien"].split()
+    assert lines["bern"].split()[-4:] == ["2", "kB", "2", "kB"] and lines["wien"].split()[-4:] == ["0", "B", "2", "kB"]
     assert "0.812" in lines["auc"] and "0.700 to 0.900" in lines["auc"]
 
 
 def test_time_left_is_that_of_the_rounds_that_are_left() -> None:
     progress = folded(recorded())
     assert progress.seconds_left == 180
-    assert "round 1 of 4" in shown(progress) and "about 3 min left" in shown(progress) and "2 kB received" in shown(progress)
+    assert "round 1 of 4" in shown(progress) and "about 3 min left" in shown(progress) and "2 kB received, 4 kB sent" in shown(progress)
     assert folded(recorded()[:8]).seconds_left is None
 
 
@@ -110,7 +122,7 @@ def test_without_a_terminal_there_are_lines() -> None:
     assert "\x1b" not in text
     for line in ("graz is unfit: There is no column 'age'.", "linz refused: No legal basis.", "ulm failed: ", "wien is late", "Finished."):
         assert line in text
-    assert "  round 1 of 4: 1 of 4 sites, 60.00 s  auc 0.812 (0.700 to 0.900)\n" in text
+    assert "  round 1 of 4: 1 of 4 sites, 60.00 s, 2 kB received, 4 kB sent  auc 0.812 (0.700 to 0.900)\n" in text
 
 
 def test_a_terminal_shows_the_last_state() -> None:

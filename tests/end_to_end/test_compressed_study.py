@@ -105,7 +105,7 @@ CLEAR = {"secure_aggregation": False, "why_not_secure": "a test"}
     ids=["what is left out is remembered", "rounding is drawn", "in secret"],
 )
 def test_killed_in_the_middle_it_has_the_bits_of_the_simulator(federation: Federation, name: str, privacy: Any) -> None:
-    study = study_of(method={"rounds": 6, "compression": {"name": name}}, privacy=privacy)
+    study = study_of(method={"rounds": 6, "compression": {"name": name}, "downlink": "changes"}, privacy=privacy)
     run = federation.researcher().submit(study, federation.folder)
     events: list[Event] = []
     victims = {2: "north", 4: "coordinator"} if name == "top_k" else {}
@@ -126,7 +126,7 @@ def test_killed_in_the_middle_it_has_the_bits_of_the_simulator(federation: Feder
         np.testing.assert_array_equal(model[leaf], array, strict=True)
     assert run.result()["figures"] == [figure.model_dump() for figure in simulated.figures]
     same = [event for event in simulated.events if isinstance(event, RoundFinished) and event.stage == "train"]
-    assert [event.bytes_received for event in rounds] == [event.bytes_received for event in same]
+    assert [event.traffic for event in rounds] == [event.traffic for event in same]
 
 
 def table_of(federation: Federation, name: str) -> Any:

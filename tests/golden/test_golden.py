@@ -51,9 +51,13 @@ def test_a_decision_from_before_rosters_is_read() -> None:
 
 @pytest.mark.parametrize(
     ("name", "added"),
-    [("Task", {"phase": "update", "message": "", "counted": 0}), ("Answer", {"message": "", "released": ()}), ("RoundFinished", {"secrecy": None})],
+    [
+        ("Task", {"phase": "update", "message": "", "counted": 0, "packed": {}}),
+        ("Answer", {"message": "", "released": ()}),
+        ("RoundFinished", {"secrecy": None, "bytes_sent": 0, "traffic": {}}),
+    ],
 )
-def test_a_message_from_before_sums_in_secret_is_read(name: str, added: Mapping[str, Any]) -> None:
+def test_a_message_from_before_later_fields_is_read(name: str, added: Mapping[str, Any]) -> None:
     text = next(text for line, text in LINES if line == name)
     before = {field: value for field, value in json.loads(text).items() if field not in added}
     read = kinds()[name].model_validate(before)

@@ -15,7 +15,7 @@ from aimer2.core.task import BlobRef
 from aimer2.messages.package import Package, digest
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "package-1.json"
-DIGEST = "462b3f6dd0fb88f1c3be868b436e6e80d99dbadaefcd143690031ab10a0aba13"
+DIGEST = "cd3c55ec59f6cde30a8d3e49672d723e87602910265120c8d8615a863b8978aa"
 
 
 def package() -> Package:
@@ -58,6 +58,7 @@ def package() -> Package:
                 "aggregator": "krum",
                 "aggregator_parameters": {"byzantine": 1},
                 "compression": {"name": "random_k", "parameters": {"fraction": 0.25}},
+                "downlink": "zstd",
             },
             sites={"names": ["a", "b", "c"], "minimum": 3, "quorum": 2, "deadline_seconds": 60, "block": 2},
             evaluation={"held_out": 0.3, "metrics": ["auc", "brier"], "release_per_site": True},
@@ -94,6 +95,7 @@ OTHER: dict[str, Any] = {
     "dataset": "heart-2",
     "word": "two",
     "aggregator": "median",
+    "downlink": "changes",
 }
 PATHS = [path for path in leaves(package().model_dump(mode="json")) if path not in FIXED]
 

@@ -58,3 +58,12 @@ class Figures(tuple[FigureDocument, ...]):
     @staticmethod
     def _cells(figure: FigureDocument) -> tuple[str, ...]:
         return figure.name, "undefined" if figure.value is None else number(figure.value), interval(figure), str(figure.n), figure.note
+
+
+def size_of(count: float) -> str:
+    """A number of bytes, for a person."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

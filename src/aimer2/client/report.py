@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from aimer2.client.figures import Figures, printable
+from aimer2.client.figures import Figures, printable, size_of
 from aimer2.client.tables import Tables
 from aimer2.core.task import ITERATED, FigureDocument
 
@@ -51,6 +51,9 @@ def _facts(result: Mapping[str, Any]) -> Table:
     grid.add_row("led by", Text(printable(result["principal_investigator"])))
     grid.add_row("ethics", Text(printable(result["ethics"])))
     grid.add_row("method", Text(printable(f"{method['name']} version {method['version']}, {method['rounds']} rounds{parameters}")))
+    if "bytes_sent" in result:
+        told = f"{size_of(result['bytes_received'])} received of all sites together, {size_of(result['bytes_sent'])} sent to them"
+        grid.add_row("bytes", told)
     grid.add_row("time", f"{result['started']} to {result['finished']}")
     return grid
 
@@ -79,11 +82,13 @@ def _differential_privacy(stated: Mapping[str, Any]) -> Table:
 
 def _sites(result: Mapping[str, Any]) -> Table:
     training = sum(item["stage"] in ITERATED for item in result["rounds"])
-    table = Table("site", "rounds that count", "absences, with the reason", box=None, pad_edge=False)
+    table = Table("site", "rounds that count", "received", "sent", "absences, with the reason", box=None, pad_edge=False)
     for site, part in result["sites"].items():
         absences = [f"{a['stage']} {a['round']}: {a['outcome']}{': ' if a['reason'] else ''}{a['reason']}" for a in part["absences"]]
         why = "\n".join(map(printable, absences)) or ("" if part["rounds"] else "took no part")
-        table.add_row(site, f"{part['rounds']} of {training}", Text(why))
+        # a record from before has no bytes of single sites
+        traffic = [size_of(part[name]) if name in part else "" for name in ("bytes_received", "bytes_sent")]
+        table.add_row(site, f"{part['rounds']} of {training}", *traffic, Text(why))
     return table
 
 

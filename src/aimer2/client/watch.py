@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from aimer2.client.figures import Figures, printable, text_of
+from aimer2.client.figures import Figures, printable, size_of, text_of
 from aimer2.core.task import ITERATED, FigureDocument, SiteId
 from aimer2.study.events import (
     Event,
@@ -47,6 +47,10 @@ class SiteLine:
     reason: str = ""
     rounds: int = 0
     seconds: float | None = None
+    received: int = 0
+    """Bytes of its updates that counted."""
+    sent: int = 0
+    """Bytes of models that it was sent."""
 
 
 @final
@@ -61,6 +65,7 @@ class Progress:
         self.finished_rounds = 0
         self.figures: tuple[FigureDocument, ...] = ()
         self.bytes_received = 0
+        self.bytes_sent = 0
         self.stalled = ""
         self.ended: StudyFinished | StudyPaused | StudyStopped | None = None
         self._seconds: list[float] = []
@@ -116,6 +121,10 @@ class Progress:
         self.stalled = ""
         self.figures = event.figures or self.figures
         self.bytes_received += event.bytes_received
+        self.bytes_sent += event.bytes_sent
+        for site, traffic in event.traffic.items():
+            line = self._site(site)
+            line.received, line.sent = line.received + traffic.received, line.sent + traffic.sent
         for site in event.took_part:
             line = self._site(site)
             line.rounds += event.stage in ITERATED
@@ -140,14 +149,15 @@ class Progress:
         stage = _STAGES.get(self.stage, "waiting for the start")
         count = f"round {self.finished_rounds} of {self.rounds}" if self.rounds else ""
         bar = ProgressBar(total=max(self.rounds, 1), completed=self.finished_rounds, width=40)
-        grid.add_row(Text(stage, "bold"), bar, count, left, f"{_bytes(self.bytes_received)} received")
+        grid.add_row(Text(stage, "bold"), bar, count, left, f"{size_of(self.bytes_received)} received, {size_of(self.bytes_sent)} sent")
         return grid
 
     def _table(self) -> Table:
-        table = Table("site", "", "rounds", "seconds", "why", box=None, pad_edge=False)
+        table = Table("site", "", "rounds", "seconds", "received", "sent", "why", box=None, pad_edge=False)
         for name, line in sorted(self.sites.items()):
             seconds = "" if line.seconds is None else f"{line.seconds:.2f}"
-            table.add_row(name, Text(line.fate, _COLOURS[line.fate]), str(line.rounds), seconds, Text(printable(line.reason)))
+            traffic = size_of(line.received), size_of(line.sent)
+            table.add_row(name, Text(line.fate, _COLOURS[line.fate]), str(line.rounds), seconds, *traffic, Text(printable(line.reason)))
         return table
 
 
@@ -169,7 +179,9 @@ def lines_of(event: Event) -> Iterator[str]:
             yield from (f"  {absence.site} is late" for absence in event.absent if absence.outcome == "late")
             shown = "".join(f"  {figure.name} {text_of(figure)}" for figure in event.figures)
             asked = len(event.took_part) + len(event.absent)
-            yield f"  round {event.round_number} of {event.rounds}: {len(event.took_part)} of {asked} sites, {event.seconds:.2f} s{shown}"
+            carried = f"{size_of(event.bytes_received)} received, {size_of(event.bytes_sent)} sent"
+            sites = f"{len(event.took_part)} of {asked} sites"
+            yield f"  round {event.round_number} of {event.rounds}: {sites}, {event.seconds:.2f} s, {carried}{shown}"
         case StudyFinished() | StudyPaused() | StudyStopped():
             yield _ending(event)
         case _:
@@ -237,11 +249,3 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"

@@ -255,7 +255,7 @@ class Queue:
     def inputs_of(self, site: str) -> dict[str, str]:
         """Blobs of the site's open tasks, with the study that each belongs to."""
         entries = self._open.get(site, {}).values()
-        return {ref.sha256: entry.task.study for entry in entries for ref in entry.task.inputs.values()}
+        return {ref.sha256: entry.task.study for entry in entries for ref in entry.task.blobs}
 
     async def load(self) -> None:
         """What the database holds: after a start, and when another process has changed something."""
@@ -286,10 +286,10 @@ class Queue:
 
     def _entry(self, task: Task, document: str, inlined: dict[str, str | None]) -> _Entry:
         signed = sign_document(document.encode(), self._parts.key, kind="task")
-        for ref in task.inputs.values():
+        for ref in task.blobs:
             if ref.sha256 not in inlined:
                 inlined[ref.sha256] = self._inline(task.study, ref)
-        return _Entry(task, signed, {ref.sha256: text for ref in task.inputs.values() if (text := inlined[ref.sha256]) is not None})
+        return _Entry(task, signed, {ref.sha256: text for ref in task.blobs if (text := inlined[ref.sha256]) is not None})
 
     def _inline(self, study: str, ref: BlobRef) -> str | None:
         """None: the site fetches it; a blob that has gone then fails this task, and not the coordinator."""

@@ -46,6 +46,13 @@ Phase: TypeAlias = Literal["update", "keys", "shares", "agree", "reveal"]
 """What is asked within a round: the update, or a step of the protocol that sums the updates in secret (`aimer2.secure_aggregation`)."""
 
 
+class Packed(Document):
+    """An input in fewer bytes, without loss."""
+
+    blob: BlobRef
+    base: Digest | None = Field(default=None, description="the input that the site has from before, which this is the change of; none: of nothing")
+
+
 class Task(Document):
     """One thing for one site to do in one round. Asking again with the same id and attempt changes nothing."""
 
@@ -57,10 +64,19 @@ class Task(Document):
     attempt: int = Field(ge=1, default=1)
     phase: Phase = "update"
     inputs: Mapping[str, BlobRef] = Field(default_factory=dict, description="what the algorithm broadcasts: one blob per named tree")
+    packed: Mapping[str, Packed] = Field(
+        default_factory=dict, description="of inputs: what may be fetched in their place; who cannot use it fetches the input itself"
+    )
     counted: int = Field(
         default=0, ge=0, description="the last training round whose sum holds this site's answer: what it remembers of later ones it takes back"
     )
     message: str = Field(default="", description="of a sum in secret: what the phase is about, a document of the protocol")
+
+
+    @property
+    def blobs(self) -> tuple[BlobRef, ...]:
+        """All that a site may fetch for it."""
+        return (*self.inputs.values(), *(packed.blob for packed in self.packed.values()))
 
 
 class Answer(Document):

@@ -8,7 +8,7 @@ from typing import final
 
 from aimer2.core import tree
 from aimer2.core.errors import AimerError, BadUpdate
-from aimer2.core.protocols import BlobStore
+from aimer2.core.protocols import Blob, BlobStore
 from aimer2.core.study import Method
 from aimer2.core.task import Answer, BlobRef, Failure, Reply, SiteId, Task
 from aimer2.core.tree import Tree
@@ -16,6 +16,7 @@ from aimer2.messages.tensors import read_tree
 from aimer2.study.bounding import bounded
 from aimer2.study.checkpoint import store
 from aimer2.study.compressing import Compression, compressed
+from aimer2.study.downlink import unpacked
 from aimer2.study.performed import Performs
 from aimer2.study.secure_update import SecureUpdate
 from aimer2.study.site_level import SiteLevel
@@ -85,7 +86,7 @@ class InProcess:
         if secure is not None:
             secure.begin(task)
         memory = dict(self._memory[task.site])
-        received = {name: read_tree(self._blobs.open(ref)) for name, ref in task.inputs.items()}
+        received = {name: read_tree(self._input(task, name)) for name in task.inputs}
         performed = self._sites[task.site].perform(task, received, memory)
         small = compressed(self._compression, task, performed.sums, self._left_out.get(task.site, {}))
         leaving = bounded(self._method, task.stage, small.sums)
@@ -110,6 +111,13 @@ class InProcess:
             released=performed.released,
         )
         return Answer.model_validate_json(answer.model_dump_json())
+
+    def _input(self, task: Task, name: str) -> Blob:
+        ref, offered = task.inputs[name], task.packed.get(name)
+        if offered is None:
+            return self._blobs.open(ref)
+        base = None if offered.base is None else self._blobs.open(BlobRef(sha256=offered.base, size=ref.size))
+        return unpacked(self._blobs.open(offered.blob), base, ref, self._blobs)
 
     def _send(self, sent: Tree) -> BlobRef:
         if not tree.is_finite(sent):

@@ -176,7 +176,7 @@ class Exchanging:
         key = task_key(task.id, task.attempt)
         if task.site != self._means.site or key in self._running or key in self._outbox or key in self._flying:
             return
-        wanted = {ref.sha256: attachments[ref.sha256] for ref in task.inputs.values() if ref.sha256 in attachments}
+        wanted = {ref.sha256: attachments[ref.sha256] for ref in task.blobs if ref.sha256 in attachments}
         self._running[key] = (task.study, self._spawn(self._perform(key, task, wanted)))
 
     async def _perform(self, key: str, task: Task, attachments: Mapping[str, str]) -> None:

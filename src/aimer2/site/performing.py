@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, final
 
 from aimer2.audit.entries import Json
 from aimer2.audit.kinds import Kind
 from aimer2.blobs.folder import FolderStore
-from aimer2.blobs.memory import MemoryBlob
 from aimer2.core.errors import (
     AimerError,
     BudgetExceeded,
@@ -30,11 +29,12 @@ from aimer2.core.errors import (
 from aimer2.core.protocols import Blob
 from aimer2.core.task import Answer, BlobRef, Failure, Refusal, Reply, Task
 from aimer2.messages.package import Package
-from aimer2.messages.wire import ATTACHED_BYTES, Decision, attach, detach, task_key
+from aimer2.messages.wire import ATTACHED_BYTES, Decision, attach, task_key
 from aimer2.site import approved, check, snapshots
 from aimer2.site.approval import stands
 from aimer2.site.connection import Connection
 from aimer2.site.decisions import Decisions
+from aimer2.site.incoming import Coming, Persist
 from aimer2.site.ledger import Ledger, Ledgers
 from aimer2.site.memory_files import close, open_blob
 from aimer2.site.outgoing import Handed, Protected, Work, handed_over, protect, short
@@ -57,9 +57,6 @@ FEW = 2
 _INLINE_BYTES = 1 << 20
 _HOUR = 3600
 _REFUSALS = (NotApproved, VersionMismatch, NotFound, Conflict, NotAllowed, Tampered)
-
-Result = TypeVar("Result")
-Persist = Callable[[Callable[[], Result]], Awaitable[Result]]
 
 
 @final
@@ -219,7 +216,8 @@ class Performing:
         if task.stage == "preflight":
             # A process that has run the study's code has no word on what the data are.
             await self._workers.end(task.study)
-        received = {name: await self._input(task.study, ref, attachments) for name, ref in task.inputs.items()}
+        coming = Coming(self._connection, self._persist, self.blobs(task.study))
+        received = {name: await coming.take(task, name, attachments) for name in task.inputs}
         ledger = await self._reserve(work)
         handed, files, cpu_seconds = await self._ask(task, opening, received, memory)
         protected = await self._protect(work, received, handed, files)
@@ -278,13 +276,6 @@ class Performing:
         snapshot = snapshots.current(folder, decision.dataset, self._settings.retention, self._decisions.clock.now())
         limits = self._settings.disclosure
         return Opening(task.site, folder.study(task.study), snapshot.path, snapshot.sha256, left, worker, limits)
-
-    async def _input(self, study: str, ref: BlobRef, attachments: Mapping[str, str]) -> Blob:
-        if ref.sha256 in attachments:
-            return MemoryBlob(ref, detach(ref.sha256, attachments[ref.sha256]))
-        store = self.blobs(study)
-        found: Blob = store.open(ref) if ref in store else await self._persist(partial(self._connection.fetch, ref, store))
-        return found
 
     async def _ask(
         self, task: Task, opening: Opening, received: Mapping[str, Blob], memory: Mapping[str, BlobRef]

@@ -15,7 +15,7 @@ from aimer2.core.protocols import BlobStore, Engine
 from aimer2.core.task import Answer, BlobRef, Failure, Reply, SiteId, Task
 from aimer2.core.update import Update
 from aimer2.messages.tensors import read_tree
-from aimer2.study.events import Absence, Event, ReplyReceived, RoundStalled
+from aimer2.study.events import Absence, Event, ReplyReceived, RoundStalled, Traffic
 from aimer2.study.quorum import Groups, Patience
 
 
@@ -34,6 +34,8 @@ class Collected:
     """Whether the round ended because too few answers could still come."""
     blobs: set[BlobRef] = field(default_factory=set)
     """All that this round has put into the store."""
+    traffic: dict[SiteId, int] = field(default_factory=dict)
+    """Bytes that each site was sent."""
     without: set[SiteId] = field(default_factory=set)
     """Who broke the protocol of a sum in secret, and is not asked again until the study is resumed."""
 
@@ -59,6 +61,12 @@ class Collected:
         """The site has answered, but its answer cannot be used."""
         del self.updates[site], self.answers[site]
         self.absent[site] = Absence(site=site, outcome="failed", code=code, reason=reason)
+
+
+def traffic_of(collected: Collected) -> dict[SiteId, Traffic]:
+    """Of each site that was asked: what it was sent, and the bytes of its answer if that counted."""
+    counted = {site: sum(ref.size for ref in answer.sums.values()) for site, answer in collected.answers.items()}
+    return {site: Traffic(sent=collected.traffic.get(site, 0), received=counted.get(site, 0)) for site in sorted(collected.asked)}
 
 
 async def collect(

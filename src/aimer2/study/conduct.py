@@ -23,8 +23,9 @@ from aimer2.core.tree import Tree
 from aimer2.core.update import Update
 from aimer2.messages.package import Package
 from aimer2.study.checkpoint import Checkpoints, StoredTree, blobs_of, finite, load_state, refs_of, save_state, store
-from aimer2.study.collect import Collected
+from aimer2.study.collect import Collected, traffic_of
 from aimer2.study.compressing import Opening
+from aimer2.study.downlink import Sent, bytes_of, offers
 from aimer2.study.events import (
     Absence,
     Event,
@@ -86,6 +87,8 @@ class Position:
     """Of each site the last training round whose sum holds its answer."""
     summing: Mapping[str, Any] = field(default_factory=dict)
     """What the way to a sum keeps: of a sum in secret, whose keys and whose updates it is made of."""
+    sent: Mapping[str, Any] = field(default_factory=dict)
+    """What the last round sent, and who has it: `Sent`."""
     lost: int = 0
     """How often the round now asked for was lost."""
     ahead: Mapping[str, Any] | None = None
@@ -211,7 +214,9 @@ class Loop:
         if not patience.enough(selected):
             raise _Pause(self._too_few(patience.lacking(selected, "can be asked"), collected.away))
         tasks = await self._aside(self._tasks, part, state, number, selected)
-        collected.blobs.update(ref for task in tasks.values() for ref in task.inputs.values())
+        collected.blobs.update(ref for task in tasks.values() for ref in task.blobs)
+        before = Sent.of(self.position.sent)
+        collected.traffic = {site: bytes_of(task, before) for site, task in tasks.items()}
         yield RoundStarted(
             time=self._clock.now(), stage=part.stage, round_number=number, rounds=part.rounds, attempt=self.position.attempt, sites=selected
         )
@@ -224,7 +229,7 @@ class Loop:
         if (opening := self._opening(part, state)) is not None and not self._plan.secure:
             collected = await self._aside(opening.each, collected)
         self._require(collected, patience)
-        yield await self._step(part, state, number, collected, patience, began)
+        yield await self._step(part, state, Sent.by(tasks, collected.answers), collected, patience, began)
 
     def _opening(self, part: Part, state: Any) -> Opening | None:
         """How the next round's updates are restored; None where they come whole."""
@@ -283,6 +288,7 @@ class Loop:
             inputs = {name: store(leaves, self._blobs) for name, leaves in part.algorithm.broadcast(state).items()}
         if part.stage in ("train", "final") and "moments" in self.position.models:
             inputs["moments"] = BlobRef(**self.position.models["moments"])
+        packed = offers(self._plan.downlink, inputs, selected, Sent.of(self.position.sent), self._blobs)
         return {
             site: Task(
                 id=f"{self._plan.digest[:16]}-{part.stage}-{number}-{site}",
@@ -292,18 +298,19 @@ class Loop:
                 round_number=number,
                 attempt=self.position.attempt,
                 inputs=inputs,
+                packed=packed[site],
                 counted=self.position.counted.get(site, 0),
             )
             for site in selected
         }
 
-    async def _step(self, part: Part, state: Any, number: int, collected: Collected, patience: Patience, began: float) -> Event:
+    async def _step(self, part: Part, state: Any, sent: Sent, collected: Collected, patience: Patience, began: float) -> Event:
         if part.stage == "preflight":
             self._exclude(collected)
             advance = Advance(self.position.state)
         else:
             advance = await self._advanced(part, state, collected, patience)
-        previous = self.position
+        previous, number, traffic = self.position, self.position.round_number + 1, traffic_of(collected)
         event = RoundFinished(
             time=self._clock.now(),
             stage=part.stage,
@@ -315,7 +322,9 @@ class Loop:
             absent=collected.absences(),
             figures=advance.figures,
             released={site: answer.released for site, answer in sorted(collected.answers.items()) if answer.released},
-            bytes_received=sum(ref.size for answer in collected.answers.values() for ref in answer.sums.values()),
+            bytes_received=sum(one.received for one in traffic.values()),
+            bytes_sent=sum(one.sent for one in traffic.values()),
+            traffic=traffic,
             secrecy=advance.secrecy,
             model=advance.model,
         )
@@ -327,6 +336,7 @@ class Loop:
             counted={**previous.counted, **dict.fromkeys(event.took_part, number)} if part.stage in ITERATED else previous.counted,
             excluded=self._without(collected.without),
             summing=self._summing.kept,
+            sent=sent.document(),
             lost=0,
         )
         await self._checkpoints.save(self.position.document())
@@ -381,8 +391,9 @@ class Loop:
 
     def _forget(self, previous: Position, collected: Collected | None = None) -> None:
         """Deletes what the round and the state before it have left: a study of a thousand rounds needs the room of one."""
-        kept = self._plan.keep | blobs_of(self.position.state) | blobs_of(self.position.models) | blobs_of(self.position.summing)
-        old = refs_of(previous.state) | refs_of(previous.summing)
+        bases = blobs_of(self.position.sent.get("inputs", {})) if self._plan.downlink == "changes" else set()
+        kept = self._plan.keep | bases | blobs_of(self.position.state) | blobs_of(self.position.models) | blobs_of(self.position.summing)
+        old = refs_of(previous.state) | refs_of(previous.summing) | refs_of(previous.sent.get("inputs", {}))
         if collected is not None:
             old |= collected.blobs
         self._blobs.delete(*(ref for ref in old if ref.sha256 not in kept))

@@ -86,6 +86,13 @@ class Secrecy(Document):
     error: float = Field(description="the most that rounding moved a coordinate of the sum, relative to the sum of the sites' largest values")
 
 
+class Traffic(Document):
+    """Bytes of blobs between the coordinator and one site in one round: models on the way down, updates on the way up."""
+
+    sent: int = Field(description="what the site's task offers, without what the site has from the round before")
+    received: int = Field(description="of the answer that counted")
+
+
 class RoundFinished(Document):
     kind: Literal["round-finished"] = "round-finished"
     time: float
@@ -98,7 +105,9 @@ class RoundFinished(Document):
     absent: tuple[Absence, ...] = ()
     figures: tuple[FigureDocument, ...] = Field(default=(), description="pooled over the sites; of the model that this round received")
     released: Mapping[SiteId, tuple[FigureDocument, ...]] = Field(default_factory=dict, description="each site's own, where the study releases them")
-    bytes_received: int = 0
+    bytes_received: int = Field(default=0, description="of all sites together, as `traffic` has it for each")
+    bytes_sent: int = 0
+    traffic: Mapping[SiteId, Traffic] = Field(default_factory=dict, description="of each site that was asked")
     secrecy: Secrecy | None = Field(default=None, description="where nobody saw a single site's update")
     model: BlobRef | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 
@@ -63,6 +63,8 @@ class Plan:
     """Of the updates in training; None: they come whole."""
     private: SiteLevel | None = None
     """With noise on every site's update as a whole."""
+    downlink: Literal["zstd", "changes"] | None = None
+    """How large inputs reach the sites."""
     keep: frozenset[str] = frozenset()
     """Blobs that outlive their round."""
 
@@ -93,6 +95,7 @@ def plan_of(package: Package, digest: str, blobs: BlobStore) -> Plan:
         groups_needed=1 if study.privacy.group_size is None else aggregator.sites_needed,
         compression=Compression.of(study),
         private=SiteLevel.of(study, len(package.roster)),
+        downlink=study.method.downlink,
         keep=frozenset({package.initial.sha256}),
     )
 

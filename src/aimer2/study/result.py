@@ -43,6 +43,8 @@ def build_result(
         "finished": rfc3339(rounds[-1].time) if rounds else None,
         "sites": _participation(package, rounds),
         "rounds": [_round(event) for event in rounds],
+        "bytes_received": sum(event.bytes_received for event in rounds),
+        "bytes_sent": sum(event.bytes_sent for event in rounds),
         "figures": [] if last is None else [figure.model_dump() for figure in last.figures],
         "released": {site: [f.model_dump() for f in figures] for event in rounds for site, figures in event.released.items()},
         "preprocessing": _preprocessing(package, moments),
@@ -94,7 +96,7 @@ def _preprocessing(package: Package, moments: Tree | None) -> dict[str, Any] | N
 
 
 def _participation(package: Package, rounds: Sequence[RoundFinished]) -> dict[SiteId, Mapping[str, Any]]:
-    """Every site that was asked: in how many training rounds it took part, and each of its absences with the reason."""
+    """Every site that was asked: in how many training rounds it took part, each of its absences with the reason, and what it took and gave."""
     training = [event for event in rounds if event.stage in ITERATED]
     return {
         site: {
@@ -105,6 +107,8 @@ def _participation(package: Package, rounds: Sequence[RoundFinished]) -> dict[Si
                 for absence in event.absent
                 if absence.site == site
             ],
+            "bytes_received": sum(event.traffic[site].received for event in rounds if site in event.traffic),
+            "bytes_sent": sum(event.traffic[site].sent for event in rounds if site in event.traffic),
         }
         for site in sorted(package.roster)
     }
@@ -120,5 +124,6 @@ def _round(event: RoundFinished) -> dict[str, Any]:
         "absent": [absence.model_dump() for absence in event.absent],
         "figures": [figure.model_dump() for figure in event.figures],
         "bytes_received": event.bytes_received,
+        "bytes_sent": event.bytes_sent,
         "model": None if event.model is None else event.model.sha256,
     }

@@ -118,3 +118,8 @@ class Method(Document):
     aggregator: str = Field(default="weighted_mean", pattern=METHOD, description="what makes one update of the sites' updates")
     aggregator_parameters: Mapping[str, Scalar] = Field(default_factory=dict)
     compression: Compression | None = Field(default=None, exclude_if=unset, description="of the sites' updates; none: they travel whole")
+    downlink: Literal["zstd", "changes"] | None = Field(
+        default=None,
+        exclude_if=unset,
+        description="how large models reach the sites, without loss: packed, or as what has changed where a site has the last one; none: whole",
+    )
