@@ -140,10 +140,11 @@ def test_with_a_fraction_of_one_the_study_has_the_bits_of_one_without_compressio
 
 
 @pytest.mark.parametrize("name", catalogue.names())
-def test_the_order_of_answers_changes_no_bit(asked: Make, name: str) -> None:
+def test_neither_the_order_of_answers_nor_the_number_of_workers_changes_a_bit(asked: Make, name: str) -> None:
     study = asked(name)
     one = simulate(study, TABLES)
     assert bits(simulate(study, TABLES, order=("west", "north", "south")).model) == bits(one.model)
+    assert bits(simulate(study, TABLES, workers=2).model) == bits(one.model)
     assert one.figures
 
 

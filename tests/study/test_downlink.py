@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from aimer2.blobs.memory import MemoryStore
+from aimer2.client.simulate import simulate
 from aimer2.connectors.table import Column, Table, pseudonyms
 from aimer2.core.errors import Tampered
 from aimer2.core.task import BlobRef, Task
@@ -114,6 +115,9 @@ def test_a_study_has_the_bits_of_one_without_and_leaves_the_same_blobs(world: Wo
     assert bases == ([None] * 4 if kind == "zstd" else [None, *(trained[number].inputs["model"].sha256 for number in range(1, 4))])
     assert result["bytes_sent"] < expected["bytes_sent"] / 5
     assert result["bytes_received"] == expected["bytes_received"]
+    shared = simulate(made.study, tables, workers=2).result
+    assert shared["model"] == expected["model"]
+    assert shared["bytes_sent"] == result["bytes_sent"]
 
 
 def test_bytes_of_each_site_and_round_are_told_and_recorded(world: World, acts: Any) -> None:

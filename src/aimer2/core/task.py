@@ -78,6 +78,12 @@ class Task(Document):
         """All that a site may fetch for it."""
         return (*self.inputs.values(), *(packed.blob for packed in self.packed.values()))
 
+    @property
+    def bases(self) -> tuple[BlobRef, ...]:
+        """What a site should have from before, so that it can use what is packed; of the size of what is packed."""
+        offered = ((name, packed.base) for name, packed in self.packed.items())
+        return tuple(BlobRef(sha256=base, size=self.inputs[name].size) for name, base in offered if base is not None)
+
 
 class Answer(Document):
     """The site did it: one blob per named sum, the checks of a preflight, or its message in a phase of a sum in secret."""

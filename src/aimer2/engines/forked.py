@@ -152,7 +152,7 @@ class _Child:
         if self._reading is not None:
             # a round that was given up: its answers are still on their way
             await asyncio.gather(self._reading, return_exceptions=True)
-        wanted = {ref for task in tasks for ref in task.inputs.values()}
+        wanted = {ref for task in tasks for ref in (*task.blobs, *task.bases)}
         new = [ref for ref in wanted - self._has if ref in blobs]
         self._has = wanted
         writer = self._stream[1]
@@ -205,7 +205,7 @@ def _serve(line: socket.socket, whole: InProcess, blobs: BlobStore) -> None:
             for size in document["sizes"]:
                 _store(incoming.read(size), blobs)
             tasks = [Task.model_validate_json(text) for text in document["tasks"]]
-            wanted = {ref for task in tasks for ref in task.inputs.values()}
+            wanted = {ref for task in tasks for ref in (*task.blobs, *task.bases)}
             blobs.delete(*(kept - wanted))
             kept = wanted
             try:
