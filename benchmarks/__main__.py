@@ -28,6 +28,7 @@ BENCHMARKS = {
     "personal": ("benchmarks.personal:run", "hospitals that differ: the common model, the kept one, the one trained alone; accuracy"),
     "flamby_heart": ("benchmarks.flamby_heart:run", "FLamby Fed-Heart-Disease by its protocol, 4 hospitals: accuracy beside the published one"),
     "flamby_tcga": ("benchmarks.flamby_tcga:run", "FLamby Fed-TCGA-BRCA by its protocol, 6 regions: concordance beside the published one"),
+    "compression": ("benchmarks.compression:run", "accuracy against bytes: each compression, and changes on the way down, on X-rays"),
     "help": ("benchmarks.help:run", "`aimer2 --help`"),
 }
 
