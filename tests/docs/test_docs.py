@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from aimer2.algorithms import catalogue
 from aimer2.cli.main import aimer2
+from aimer2.client.simulate import simulate
 from aimer2.compression import catalogue as compressions
 from aimer2.connectors.csv import Csv
 from aimer2.connectors.images import Images
@@ -220,6 +221,18 @@ def test_the_survival_example_has_no_faults_as_it_is_and_with_its_intervals(tmp_
     for other in (text, re.sub(r"(?m)^# (intervals|horizons)", r"\1", text)):
         (tmp_path / "study.toml").write_text(other, encoding="utf-8")
         assert check(study.read_study(tmp_path / "study.toml"), tmp_path, SystemClock()) == []
+
+
+def test_the_trial_s_plan_is_answered_in_secret() -> None:
+    """By three of its hospitals; the plan has no faults as it is."""
+    folder = ROOT / "examples" / "trial-plan"
+    plan = study.read_study(folder / "study.toml")
+    assert check(plan, folder, SystemClock()) == []
+    hospital = runpy.run_path(str(ROOT / "examples" / "simulate_trial.py"), run_name="example")["hospital"]
+    few = plan.model_copy(update={"sites": plan.sites.model_copy(update={"minimum": 3})})
+    found = simulate(few, {f"hospital-{number}": hospital(number) for number in range(3)}).tables
+    assert {table.analysis for table in found} == {analysis.name for analysis in plan.analyses}
+    assert not [table.title for table in found if table.title == "No answer"]
 
 
 def test_the_study_folder_is_a_study_with_a_mapping_and_rules() -> None:

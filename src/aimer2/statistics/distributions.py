@@ -61,20 +61,6 @@ def beta_quantile(probability: Any, a: Any, b: Any) -> Any:
     return special.betaincinv(a, b, probability)
 
 
-def poisson_below(count: Any, mean: Any) -> Any:
-    """The chance of ``count`` or fewer."""
-    return special.pdtr(count, mean)
-
-
-def binomial_below(count: Any, trials: Any, share: Any) -> Any:
-    """The chance of ``count`` or fewer."""
-    return special.bdtr(count, trials, share)
-
-
-def log_gamma(x: Any) -> Any:
-    return special.gammaln(x)
-
-
 def log_choose(n: Any, k: Any) -> Any:
     return special.gammaln(np.asarray(n) + 1.0) - special.gammaln(np.asarray(k) + 1.0) - special.gammaln(np.asarray(n) - k + 1.0)
 
