@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from aimer2.blobs.folder import SMALL_BYTES, STALE_SECONDS, FolderStore
+from aimer2.blobs.folder import RECENT, SMALL_BYTES, STALE_SECONDS, FolderStore
 from aimer2.core.errors import BadInput, Conflict, NotFound, Tampered
 from aimer2.core.task import BlobRef
 
@@ -93,6 +93,17 @@ def test_a_wrong_size_does_not_save_a_blob_from_being_deleted(store: FolderStore
     refs = store.put(b"x", DATA)
     store.delete(*(BlobRef(sha256=ref.sha256, size=size) for ref, size in zip(refs, (10**6, 1), strict=True)))
     assert not [ref for ref in refs if ref in store]
+
+
+def test_a_blob_stored_a_moment_ago_is_what_its_row_says(store: FolderStore) -> None:
+    first, *others = store.put(*(b"%d" % number for number in range(RECENT + 1)))
+    assert store.open(first).view() == b"0"
+    assert store.open(BlobRef(sha256=others[-1].sha256, size=10**6)).ref == others[-1]
+    store.delete(others[-1])
+    with pytest.raises(NotFound):
+        store.open(others[-1])
+    FolderStore(store.folder).delete(others[0])
+    assert others[0] not in store
 
 
 def test_an_unfinished_upload_is_not_a_blob(store: FolderStore) -> None:

@@ -127,6 +127,11 @@ class World:
         with sqlite3.connect(self.site.state) as state:
             return state.execute(f"SELECT {columns} FROM answers WHERE study = ? ORDER BY position", (study,)).fetchall()
 
+    def noted(self, study: str) -> set[str]:
+        """Tasks whose sums the site notes as delivered."""
+        rows = self.answers(study, "task, delivered, answer")
+        return {task for task, delivered, answer in rows if delivered is not None and json.loads(answer)["sums"]}
+
     def connections(self) -> int:
         """How often the agents so far have reached the coordinator."""
         log = self.folder / "north.log"
@@ -232,6 +237,14 @@ def test_an_agent_that_is_killed_goes_on_where_it_was(running: World, a_study: C
     running.wait(lambda: running.state(digest) == "finished")
     assert running.answers(digest, "task, answer, finished")[: len(before)] == before
     assert "unbroken" in running.command("site", "audit", "verify")
+
+
+def test_no_update_counts_as_delivered_before_its_sending_is_recorded(running: World, a_study: Callable[..., Study]) -> None:
+    digest = running.submit(slow(a_study, "recorded", 3), SLOW.format(seconds=0.4))
+    running.wait(lambda: running.noted(digest))
+    noted = running.noted(digest)
+    log = running.site.audit.read_text().splitlines()
+    assert noted <= {entry["details"]["task"] for entry in map(json.loads, log) if entry["kind"] == "update-sent"}
 
 
 def test_an_answer_computed_while_the_coordinator_is_away_is_sent_as_it_was_stored(running: World, a_study: Callable[..., Study]) -> None:

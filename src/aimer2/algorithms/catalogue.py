@@ -76,6 +76,7 @@ def leaves(name: str) -> tuple[str, ...]:
     return tuple(part.strip().rstrip(".") for part in " ".join(text.split()).removeprefix("Leaves the site:").split(";"))
 
 
+@cache
 def sums(name: str) -> frozenset[str]:
     """The names of the sums that a site sends, as the method's page tells them; none where it does not."""
     return frozenset(found for line in leaves(name) for found in _SUM.findall(line)[:1])

@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -36,6 +37,9 @@ SMALL_BYTES = 64 * 1024
 
 STALE_SECONDS = 7 * 86_400
 """What is being received and has not grown for so long is given up."""
+
+RECENT = 64
+"""So many of the small blobs that were stored last are in memory as well: most are wanted once, a moment later."""
 
 _PIECE = 1 << 20
 _MOST_PIECES = 1024
@@ -69,6 +73,8 @@ class FolderStore:
         self._incoming = folder / "incoming"
         self._incoming.mkdir(parents=True, exist_ok=True)
         self._local = threading.local()
+        self._root = str(folder)
+        self._recent: dict[str, bytes] = {}
         self._started = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) if started is None else started
         self.sweep(time.time())
 
@@ -85,6 +91,9 @@ class FolderStore:
         return _FolderWriter(self)
 
     def open(self, ref: BlobRef) -> Blob:
+        recent = self._recent.get(ref.sha256)
+        if recent is not None and len(recent) == ref.size:
+            return MemoryBlob(ref, recent)
         return self.find(ref.sha256)
 
     def find(self, sha256: str) -> Blob:
@@ -121,8 +130,10 @@ class FolderStore:
         with self._small as small:
             small.executemany("DELETE FROM small WHERE sha256 = ?", [(ref.sha256,) for ref in refs])
         for ref in refs:
+            self._recent.pop(ref.sha256, None)
             # a small one too: it is a file where it was received in parts, and its size is what somebody said
-            self.path(ref.sha256).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(self._place(ref.sha256))
 
     def put(self, *blobs: bytes, names: Sequence[str] | None = None) -> list[BlobRef]:
         """Stores blobs that are in memory; the small ones in one transaction. ``names``: their digests, where they were checked already."""
@@ -131,6 +142,7 @@ class FolderStore:
         rows = [(ref.sha256, data) for ref, data in zip(refs, blobs, strict=True) if ref.size <= SMALL_BYTES]
         with _disk_errors(), self._small as small:
             small.executemany("INSERT OR IGNORE INTO small VALUES (?, ?)", rows)
+        self._remember(rows)
         for data in blobs:
             if len(data) > SMALL_BYTES:
                 writer = self.create()
@@ -141,6 +153,11 @@ class FolderStore:
                     writer.abandon()
                     raise
         return refs
+
+    def _remember(self, rows: Sequence[tuple[str, bytes]]) -> None:
+        self._recent.update(rows[-RECENT:])
+        for sha256 in list(self._recent)[:-RECENT]:
+            self._recent.pop(sha256, None)
 
     @property
     def _small(self) -> sqlite3.Connection:
@@ -155,9 +172,12 @@ class FolderStore:
         return connection
 
     def path(self, sha256: str) -> Path:
+        return Path(self._place(sha256))
+
+    def _place(self, sha256: str) -> str:
         if not _NAME.fullmatch(sha256):
             raise BadInput("A blob is named by its SHA-256, 64 hexadecimal digits.")
-        return self.folder / sha256[:2] / sha256
+        return f"{self._root}/{sha256[:2]}/{sha256}"
 
     def partial(self, ref: BlobRef) -> PartialBlob:
         """A blob that is being received and may be interrupted; what came so far is still there the next time."""

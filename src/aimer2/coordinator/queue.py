@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
 from pydantic import TypeAdapter
+from pydantic_core import to_json
 from sqlalchemy import Connection
 
 from aimer2.coordinator.presence import Presence
@@ -166,7 +166,7 @@ class Queue:
                 answer = self._answer(site, exchange)
                 left = end - parts.clock.monotonic()
                 if len(answer) > 2 or left <= 0 or self.closing:
-                    return json.dumps(answer).encode()
+                    return to_json(answer)
                 await work.wait(seen, left)
         finally:
             parts.presence.left(site)

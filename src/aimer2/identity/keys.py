@@ -25,12 +25,15 @@ class PublicKey:
 
     raw: bytes
     ed25519: Ed25519PublicKey = field(init=False, repr=False, compare=False)
+    key_id: str = field(init=False, repr=False, compare=False)
+    """A short name to look a key up by (64 bit): no proof of anything."""
 
     def __post_init__(self) -> None:
         try:
             object.__setattr__(self, "ed25519", Ed25519PublicKey.from_public_bytes(self.raw))
         except ValueError as error:
             raise BadInput("A public key is 32 bytes.") from error
+        object.__setattr__(self, "key_id", hashlib.sha256(self.raw).hexdigest()[:16])
 
     @classmethod
     def from_text(cls, text: str) -> PublicKey:
@@ -44,11 +47,6 @@ class PublicKey:
     def text(self) -> str:
         """As documents carry it: 43 characters of base64url."""
         return base64url.encode(self.raw)
-
-    @property
-    def key_id(self) -> str:
-        """A short name to look a key up by (64 bit): no proof of anything."""
-        return hashlib.sha256(self.raw).hexdigest()[:16]
 
     @property
     def fingerprint(self) -> str:

@@ -60,6 +60,7 @@ class Epoch:
     dropped: dict[SiteId, str] = field(default_factory=dict)
     _keys: dict[SiteId, str] = field(default_factory=dict)
     _dealt: dict[SiteId, Dealt] = field(default_factory=dict)
+    _bundles: dict[SiteId, Bundle] = field(default_factory=dict)
 
     def collect_keys(self, answers: Mapping[SiteId, str]) -> dict[SiteId, str]:
         """The answers of the phase "keys" become the one message of the phase "shares". Raises NotAvailable for too few."""
@@ -271,7 +272,10 @@ class Round:
         return self.terms.round_number - self.epoch.terms.first_round
 
     def _bundle(self, dealer: SiteId) -> Bundle:
-        return opened(self.epoch._dealt[dealer].bundle, Bundle, self.epoch.roster.key(dealer))
+        # Checked again once in a process, not in every round that it serves.
+        if dealer not in self.epoch._bundles:
+            self.epoch._bundles[dealer] = opened(self.epoch._dealt[dealer].bundle, Bundle, self.epoch.roster.key(dealer))
+        return self.epoch._bundles[dealer]
 
     def _mask_key(self, site: SiteId) -> bytes:
         return opened(self.epoch._keys[site], Keys, self.epoch.roster.key(site)).masks[self._place]

@@ -19,7 +19,7 @@ from aimer2.audit.kinds import Kind
 from aimer2.core.errors import AimerError, BadInput, NotAuthenticated, Unreachable
 from aimer2.core.task import Answer, Failure, Task
 from aimer2.identity.keys import PublicKey
-from aimer2.messages.wire import Decision, StudyNotice
+from aimer2.messages.wire import ATTACHED_BYTES, Decision, StudyNotice
 from aimer2.site import models
 from aimer2.site.approval import Policy
 from aimer2.site.backoff import Backoff
@@ -37,7 +37,8 @@ from aimer2.site.threads import Threads
 from aimer2.site.workers import Workers
 
 _ACTOR = "agent"
-_RECORD_SECONDS = 0.1
+_RECORD_SECONDS = 0.5
+"""Each record waits for the disk, which the studies' secrets wait for too."""
 _TIDY_SECONDS = 1.0
 _LOG = logging.getLogger("aimer2.site")
 
@@ -137,11 +138,17 @@ class Agent:
                 if one.reply.sums:
                     sums: Json = {name: ref.sha256 for name, ref in one.reply.sums.items()}
                     self._record(Kind.UPDATE_SENT, one.study, {"task": one.reply.task, "attempt": one.reply.attempt, "sums": sums})
+                if any(ref.size > ATTACHED_BYTES for ref in one.reply.sums.values()):
+                    # Of rounds before, and now: the next task brings as much, and room that has just become free is quick to write to.
+                    self._performing.tidy(one.study)
 
     def _tidy(self) -> None:
-        """Notes what was taken, erases what is no longer needed. Were the agent killed before, it would only send once more."""
+        """Notes what was taken, once its sending is recorded; erases what is no longer needed. Were the agent killed before, it would only send
+        once more."""
         delivered, self._delivered = self._delivered, []
-        self._decisions.store.mark_delivered([answer for _, answer in delivered], self._decisions.clock.now())
+        self._flush()
+        answers, now = [answer for _, answer in delivered], self._decisions.clock.now()
+        self._auditing.submit(self._decisions.store.mark_delivered, answers, now).add_done_callback(self._recorded)
         for study in {study for study, _ in delivered}:
             self._performing.tidy(study)
 
@@ -286,5 +293,3 @@ def _details(task: Task, ready: Ready, seconds: float) -> dict[str, Json]:
 def _break(stop: asyncio.Future[None], error: BaseException) -> None:
     if not stop.done():
         stop.set_exception(error)
-
-

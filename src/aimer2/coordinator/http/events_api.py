@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, Request
@@ -13,6 +14,8 @@ from aimer2.coordinator.store.studies import read_events
 from aimer2.core.errors import BadInput
 
 HEARTBEAT_SECONDS = 15.0
+_PAUSE_SECONDS = 0.05
+"""After each page: nobody looks more often, and to tell every event of quick rounds by itself costs as much as their replies."""
 
 
 def event_routes(coordinator: Coordinator, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> APIRouter:
@@ -35,7 +38,7 @@ async def follow(coordinator: Coordinator, digest: str, after: int, heartbeat_se
     news = coordinator.studies.news(digest)
     yield b": the events of a study\n\n"
     while True:
-        seen = news.count
+        seen, told = news.count, after
         # The state before the events: what ends a study is stored in one transaction with its last event.
         going_on = coordinator.registry.study(digest).state in ("offered", "running")
         while page := await coordinator.database.read(read_events, digest, after):
@@ -43,6 +46,9 @@ async def follow(coordinator: Coordinator, digest: str, after: int, heartbeat_se
             yield "".join(f"id: {sequence}\ndata: {document}\n\n" for sequence, document in page).encode()
         if not going_on or coordinator.queue.closing:
             return
+        if after != told:
+            await asyncio.sleep(_PAUSE_SECONDS)
+            continue
         await news.wait(seen, heartbeat_seconds)
         if news.count == seen:
             yield b": still here\n\n"
