@@ -80,8 +80,10 @@ def test_processor_time_is_that_of_all_threads_since_the_last_word(make_opening:
 import threading, time
 def burn():
     while time.thread_time() < 0.3: pass
+burnt = []
 def attack(features):
-    threads = [threading.Thread(target=burn) for _ in range(2)]
+    threads = [threading.Thread(target=burn) for _ in range(0 if burnt else 2)]
+    burnt.append(True)
     for thread in threads: thread.start()
     for thread in threads: thread.join()
 """

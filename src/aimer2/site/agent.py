@@ -140,7 +140,7 @@ class Agent:
                     self._record(Kind.UPDATE_SENT, one.study, {"task": one.reply.task, "attempt": one.reply.attempt, "sums": sums})
                 if any(ref.size > ATTACHED_BYTES for ref in one.reply.sums.values()):
                     # Of rounds before, and now: the next task brings as much, and room that has just become free is quick to write to.
-                    self._performing.tidy(one.study)
+                    self._performing.erase_old(one.study)
 
     def _tidy(self) -> None:
         """Notes what was taken, once its sending is recorded; erases what is no longer needed. Were the agent killed before, it would only send

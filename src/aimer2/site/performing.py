@@ -340,11 +340,15 @@ class Performing:
         return sums + [check.Wanted(name, None, room) for name in handed.memory]
 
     def tidy(self, study: str) -> None:
-        """Erases what was delivered and is no longer needed."""
+        """Erases what was delivered and is no longer needed, and what the studies' secrets have left."""
+        self.erase_old(study)
+        if study not in self._stopped and study in self._members and self._vault is not None:
+            self._vault.settle()
+
+    def erase_old(self, study: str) -> None:
+        """What was delivered, but for the last two rounds."""
         if study not in self._stopped:
             self.blobs(study).delete(*self._decisions.store.tidy(study))
-            if study in self._members and self._vault is not None:
-                self._vault.settle()
 
     async def forget(self, study: str) -> None:
         """The study is over here, or withdrawn: its worker ends at once, and nothing of its data, updates and memory is kept."""
