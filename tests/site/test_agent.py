@@ -241,6 +241,7 @@ def test_an_agent_that_is_killed_goes_on_where_it_was(running: World, a_study: C
 
 def test_no_update_counts_as_delivered_before_its_sending_is_recorded(running: World, a_study: Callable[..., Study]) -> None:
     digest = running.submit(slow(a_study, "recorded", 3), SLOW.format(seconds=0.4))
+    running.wait((running.site.study(digest) / "scratch" / "training").is_file)
     running.wait(lambda: running.noted(digest))
     noted = running.noted(digest)
     log = running.site.audit.read_text().splitlines()

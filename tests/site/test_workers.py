@@ -75,33 +75,6 @@ def test_a_confined_worker_trains_and_hands_over_the_sums(make_opening: Make, st
     assert reply["figures"]
 
 
-def test_processor_time_is_that_of_all_threads_since_the_last_word(make_opening: Make, a_study: Callable[..., Study]) -> None:
-    attack = """
-import threading, time
-def burn():
-    while time.thread_time() < 0.3: pass
-burnt = []
-def attack(features):
-    threads = [threading.Thread(target=burn) for _ in range(0 if burnt else 2)]
-    burnt.append(True)
-    for thread in threads: thread.start()
-    for thread in threads: thread.join()
-"""
-
-    async def scenario() -> list[float]:
-        worker = await Worker.start(hostile(make_opening, a_study, attack))
-        before = worker.cpu_seconds_since()
-        await worker.ask(*request())
-        spent = [worker.cpu_seconds_since(), worker.cpu_seconds_since()]
-        await worker.end()
-        return [before, *spent, worker.cpu_seconds_since()]
-
-    before, spent, nothing, gone = asyncio.run(scenario())
-    assert before > 0.1  # it has imported numpy
-    assert 0.6 <= spent < 0.6 * 1.5 + before
-    assert 0 <= nothing < 0.05 and gone == 0.0
-
-
 def test_preflight_tells_checks_and_no_sums(make_opening: Make, study: Study) -> None:
     reply, sums = asyncio.run(once(make_opening(study), "preflight"))
     assert reply["checks"] and not sums
