@@ -180,6 +180,20 @@ def test_the_studys_own_noise_is_in_the_columns_with_noise(a_study: Callable[...
     assert found.under_the_terms == "noisy-sum" and "1 times the clip norm 1" in found.noise
 
 
+def test_the_noise_of_whole_sites_is_in_the_columns_with_noise(a_study: Callable[..., Study]) -> None:
+    """With next to none of it the same columns show what is rebuilt without: it is the noise that helps, and the scale is right."""
+    rebuilt = {}
+    for noise in (2.0, 1e-6):
+        terms = {"level": "site", "noise_multiplier": noise, "delta": 1e-4, "clip_norm": 100.0, "clip_quantile": 0.5}
+        study = breast(a_study, privacy={"differential_privacy": terms}, evaluation={"held_out": 0})
+        found = Rehearsal(study, breast_table(60), {}, time.process_time, records=4).findings()
+        by_view = {attempt.view: attempt for attempt in found.levels[0].attempts}
+        assert by_view["alone"].rebuilt == by_view["alone"].tried
+        assert f"{noise:g} times the clip norm 100" in found.noise
+        rebuilt[noise] = by_view["noisy"].rebuilt
+    assert rebuilt == {2.0: 0, 1e-6: by_view["alone"].tried}
+
+
 def test_what_cannot_be_attacked_is_said(a_study: Callable[..., Study]) -> None:
     study = breast(a_study, model={**MLP, "options": {"hidden": [4], "batch_norm": True}}, method={"name": "fedavg", "rounds": 1})
     found = Rehearsal(study, breast_table(60), {}, time.process_time, records=4).findings()
