@@ -23,7 +23,7 @@ BENCHMARKS = {
     "simulation": ("benchmarks.simulation:run", "100 and 1,000 virtual sites with a small network: a round, on one core and on all, beside peers"),
     "synthetic": ("benchmarks.synthetic:run", "Synthetic(α, β) of the FedProx paper, 30 sites: loss by method and heterogeneity"),
     "idle": ("benchmarks.idle:run", "200 sites waiting: processor, memory, time to wake them all"),
-    "poisoning": ("benchmarks.poisoning:run", "one false hospital of seven under each aggregator: accuracy"),
+    "poisoning": ("benchmarks.poisoning:run", "one false hospital of fifteen under each defence: accuracy, backdoors"),
     "private_step": ("benchmarks.private_step:run", "a step of DP-SGD against a plain one, batch of 128, one thread"),
     "personal": ("benchmarks.personal:run", "hospitals that differ: the common model, the kept one, the one trained alone; accuracy"),
     "flamby_heart": ("benchmarks.flamby_heart:run", "FLamby Fed-Heart-Disease by its protocol, 4 hospitals: accuracy beside the published one"),

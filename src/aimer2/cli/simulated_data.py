@@ -1,4 +1,4 @@
-"""The data that `aimer2 simulate` and `aimer2 study leave-one-out` run over: files of sites, one file divided, or made-up patients."""
+"""The data that `aimer2 simulate`, `aimer2 study leave-one-out` and `diagnose` run over: files of sites, one file divided, or made-up patients."""
 
 from __future__ import annotations
 

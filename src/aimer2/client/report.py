@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from aimer2.client.figures import Figures, printable, size_of
+from aimer2.client.figures import Figures, number, printable, size_of
 from aimer2.client.tables import Tables
 from aimer2.core.task import ITERATED, FigureDocument
 
@@ -28,6 +29,8 @@ def _parts(result: Mapping[str, Any]) -> Iterator[RenderableType]:
     yield from _section("Rounds", _rounds(result))
     if "tables" in result:
         yield from _section("Answers", Tables.of(result))
+    if "diagnosis" in result:
+        yield from _section("How the sites differ", diagnosed(result["diagnosis"]))
     if result["figures"]:
         yield from _section("Final model on the patients held out at all sites", _figures(result["figures"]))
     for site, figures in result["released"].items():
@@ -36,6 +39,17 @@ def _parts(result: Mapping[str, Any]) -> Iterator[RenderableType]:
     if result["privacy"]["differential_privacy"]:
         yield Padding(_differential_privacy(result["privacy"]["differential_privacy"]), (0, 0, 0, 2))
     yield from _section("Lineage", _lineage(result))
+
+
+def diagnosed(diagnosis: Mapping[str, Any]) -> Group:
+    """What a trial has measured, and the method that it speaks for."""
+    grid = _grid()
+    for name, value in diagnosis["measured"].items():
+        grid.add_row(Text(printable(name)), number(value))
+    said = diagnosis["recommendation"]
+    changes = ", ".join(f"{place} = {json.dumps(value)}" for place, value in said["changes"].items())
+    recommended = Text(printable(f"Recommended: {changes}"), "bold")
+    return Group(grid, Text(), recommended, *(Text(printable(f"because {reason}")) for reason in said["reasons"]))
 
 
 def _section(title: str, content: RenderableType) -> Iterator[RenderableType]:

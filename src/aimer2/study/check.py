@@ -46,6 +46,11 @@ def promises(study: Study) -> list[Fault]:
     return [*_secrecy(study), *_method(study), *_aggregator(study), *_groups(study), *(fault for one in kept for fault in one.faults(study))]
 
 
+def method_faults(study: Study) -> list[Fault]:
+    """Whether the method goes with the study's model, training, terms and framework: what needs none of the files beside the study."""
+    return [*promises(study), *_steps(study), *seams.faults(study), *trees.faults(study)]
+
+
 def refuse_faults(study: Study, folder: Path, clock: Clock) -> None:
     """Raises BadStudy with all faults, if there are any."""
     if faults := check(study, folder, clock):
@@ -99,7 +104,7 @@ def _method(study: Study) -> list[Fault]:
     group, grouping = study.cohort.group, getattr(method, "by_group", False)
     if grouping and group is None:
         found.append(Fault("cohort.group", f"is missing, and {name} is for the worst of several groups of patients", "name a category"))
-    if group is not None and not grouping:
+    if group is not None and not grouping and not getattr(method, "may_group", False):
         found.append(Fault("cohort.group", f"is given, and {name} looks at no groups", "leave it out, or take worst_group"))
     if isinstance(method, Personal) and study.evaluation.held_out == 0:
         found.append(Fault("evaluation.held_out", f"is 0, but {name} measures the sites' own models", "hold out a part, for example 0.2"))

@@ -12,6 +12,7 @@ from aimer2.core.tree import Tree
 from aimer2.metrics.figures import Figure, figures
 from aimer2.privacy.disclosure import coarse
 from aimer2.privacy.noisy_metrics import plausible
+from aimer2.study import diagnosis
 from aimer2.study.personal import whose
 
 
@@ -21,7 +22,7 @@ def pooled(study: Study, sums: Mapping[str, Tree]) -> tuple[FigureDocument, ...]
 
     Under differential privacy they come of noisy counts.
     """
-    found = _figures(study, sums["metrics"]) if "metrics" in sums else ()
+    found = (_figures(study, sums["metrics"]) if "metrics" in sums else ()) + diagnosis.figures(study, sums)
     for name, leaves in sums.items():
         if (owner := whose(name)) is not None:
             found += tuple(one.model_copy(update={"name": f"{owner} {one.name}"}) for one in _figures(study, leaves))

@@ -13,8 +13,10 @@ from aimer2.core.task import ITERATED, BlobRef, SiteId
 from aimer2.core.tree import Tree
 from aimer2.messages.package import Package
 from aimer2.privacy.disclosure import coarse
+from aimer2.study import diagnosis
 from aimer2.study.cohort import design_names
 from aimer2.study.events import Event, RoundFinished, StudyStarted
+from aimer2.study.recommendation import averages, recommend
 from aimer2.study.statement import differential_privacy, guarantee, secrecy, secure_aggregation
 
 
@@ -61,7 +63,7 @@ def build_result(
             "models": [event.model.sha256 for event in rounds if event.model is not None],
         },
         "model": model.model_dump(),
-    } | _answers(package, tables)
+    } | _answers(package, tables) | _diagnosis(package, rounds)
 
 
 def _method(package: Package) -> dict[str, Any]:
@@ -69,6 +71,14 @@ def _method(package: Package) -> dict[str, Any]:
     if study.analyses:
         return {"name": ", ".join(study.methods), "rounds": study.rounds, "parameters": {}, "version": package.method_version}
     return study.method.model_dump(mode="json") | {"version": package.method_version}
+
+
+def _diagnosis(package: Package, rounds: Sequence[RoundFinished]) -> dict[str, Any]:
+    """Of a trial: the means of its rounds' figures, and what they speak for."""
+    if package.study.analyses or package.study.method.name != diagnosis.NAME:
+        return {}
+    told = averages(rounds)
+    return {"diagnosis": {"measured": told, "recommendation": recommend(package.study, told).document()}}
 
 
 def _answers(package: Package, tables: Sequence[Table]) -> dict[str, Any]:
