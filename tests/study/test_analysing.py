@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
+from statsmodels.duration.hazard_regression import PHReg
 
 from aimer2.blobs.memory import MemoryStore
 from aimer2.client.simulate import simulate
@@ -55,6 +56,24 @@ def hospitals(rows: int = 240) -> dict[str, pd.DataFrame]:
 
 def pooled() -> pd.DataFrame:
     return pd.concat(hospitals().values())
+
+
+@pytest.mark.parametrize("privacy", [{}, PLAIN], ids=["secret", "plain"])
+def test_cox_regression_in_secret_follows_days_and_in_the_clear_intervals_with_enough_events(privacy: Any) -> None:
+    rng = np.random.default_rng(4)
+    age = rng.normal(60, 9, 300)
+    time = np.ceil(rng.exponential(200 * np.exp(-(age - 60) / 20)))
+    whole = pd.DataFrame({"age": age, "time": np.minimum(time, 300), "died": (time < 300) * 1.0})
+    sites = {f"site-{place}": whole.iloc[place::3] for place in range(3)}
+    days = [float(day) for day in range(1, 301)]
+    asked = {"method": "cox", "formula": "Surv(time, died) ~ age", "options": {"sites": "pooled", "edges": days}}
+    if privacy:
+        with pytest.raises(AimerError, match="fewer than 10 patients have the event in some interval"):
+            simulate(study(asked, privacy=privacy), sites)
+        asked["options"] = {"sites": "pooled", "edges": [50.0, 100.0, 150.0, 300.0]}
+    found = simulate(study(asked, privacy=privacy), sites).tables.frame()
+    pooled = PHReg(whole["time"], whole[["age"]], whole["died"], ties="efron").fit(disp=0)
+    np.testing.assert_allclose(found["estimate"], pooled.params, rtol=0.15 if privacy else 1e-8)
 
 
 def test_a_saturated_model_and_a_rare_outcome_are_refused() -> None:
