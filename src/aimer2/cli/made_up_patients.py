@@ -20,7 +20,7 @@ def made_up_patients(study: Study) -> dict[str, Table]:
 def _table(study: Study, site: str) -> Table:
     rng = stream(study.seed, "made-up patients", site)
     count = max(_PATIENTS, 2 * study.cohort.minimum_patients)
-    columns = {feature.name: _feature(feature, count, rng) for feature in study.cohort.features}
+    columns = {feature.name: _feature(feature, count, rng) for feature in study.columns}
     if (image := study.cohort.image) is not None:
         kind = np.uint16 if image.bits == 16 else np.uint8
         columns[image.name] = Column("image", rng.integers(np.iinfo(kind).max, size=(count, *image.shape), dtype=kind))

@@ -118,7 +118,7 @@ def _columns(study: Study) -> dict[str, ColumnMapping]:
         feature.name: ColumnMapping(kind="category", categories=feature.categories)
         if feature.kind == "category"
         else ColumnMapping(kind="number", unit=feature.unit)
-        for feature in study.cohort.features
+        for feature in study.columns
     }
     if study.cohort.image is not None:
         columns[study.cohort.image.name] = ColumnMapping(kind="image", channels=study.cohort.image.channels)

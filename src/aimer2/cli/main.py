@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "study": ("aimer2.cli.study:study", "Write, check, submit and follow studies."),
     "model": ("aimer2.cli.model:model", "Use, compare, check and hand on what studies have left."),
     "simulate": ("aimer2.cli.simulate:simulate", "Run a study over files on this machine, without a network."),
+    "statistics": ("aimer2.cli.statistics:statistics", "Ask a statistical question, of hospitals or of files."),
     "login": ("aimer2.cli.login:login", "Log in at a coordinator."),
     "logout": ("aimer2.cli.login:logout", "Forget a log-in."),
     "sites": ("aimer2.cli.sites:sites", "List the sites of a coordinator and whether they are there."),

@@ -65,7 +65,7 @@ def _tables(study: Study, sites: Sequence[str], data: Path | None, reading: Read
     if given and data is None:
         raise BadInput("--by, --iid, --dirichlet and --quantity divide one file: give it with --data.")
     if sites:
-        return read_sites(reading, _named_files(sites))
+        return read_sites(reading, named_files(sites))
     if data is None:
         click.echo("No data are given: these patients are made up, and the figures mean nothing.", err=True)
         return made_up_patients(study)
@@ -74,7 +74,8 @@ def _tables(study: Study, sites: Sequence[str], data: Path | None, reading: Read
     return divide(reading, data, _division(*given[0]), study.seed)
 
 
-def _named_files(sites: Sequence[str]) -> Mapping[str, Path]:
+def named_files(sites: Sequence[str]) -> Mapping[str, Path]:
+    """NAME=FILE, each name once. Raises BadInput."""
     named = {}
     for text in sites:
         name, sign, path = text.partition("=")

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any, final
 
 import pandas as pd
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
@@ -21,11 +21,11 @@ _WIDTH = 160
 
 
 def shown(cell: Cell) -> str:
-    """Six significant digits, as statisticians' programs print; nothing where there is no number."""
+    """Five significant digits; nothing where there is no number."""
     if cell is None:
         return ""
     if isinstance(cell, float):
-        return "0" if cell == 0 else f"{cell:.6g}"
+        return "0" if cell == 0 else f"{cell:.5g}"
     return printable(str(cell))
 
 
@@ -39,15 +39,43 @@ def show(table: Table) -> Group:
         for place in range(half):
             facts.add_row(*(cell for pair in pairs[place::half] for cell in pair))
         parts.append(Padding(facts, (0, 0, 1, 0)))
-    grid = Grid(box=None, pad_edge=False)
-    for place, name in enumerate(table.columns):
-        words = any(isinstance(row[place], str) for row in table.rows)
-        grid.add_column(printable(name.replace("_", " ")), justify="left" if words else "right", no_wrap=not words)
-    for row in table.rows:
-        grid.add_row(*(Text(shown(cell)) for cell in row))
-    parts.append(grid)
+    parts.append(_Rows(table))
     parts += [Text(f"Note: {printable(note)}") for note in table.notes]
     return Group(*parts)
+
+
+@final
+class _Rows:
+    """A table's rows; where the screen is too narrow for all columns, one block under the other, each beginning with what names the rows."""
+
+    def __init__(self, table: Table) -> None:
+        kept = [place for place in range(len(table.columns)) if not table.rows or any(row[place] != "" for row in table.rows)]
+        self._head = [printable(table.columns[place].replace("_", " ")) for place in kept]
+        self._cells = [[shown(row[place]) for place in kept] for row in table.rows]
+        words = [any(isinstance(row[place], str) for row in table.rows) for place in kept]
+        self._named = next((place for place, is_word in enumerate(words) if not is_word), len(words))
+        self._words = words
+        self._widths = [max(map(len, (name, *(line[place] for line in self._cells)))) for place, name in enumerate(self._head)]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for number, block in enumerate(self._blocks(options.max_width)):
+            if number:
+                yield Text("")
+            grid = Grid(box=None, pad_edge=False)
+            for place in (*range(self._named), *block):
+                grid.add_column(self._head[place], justify="left" if self._words[place] else "right", no_wrap=not self._words[place])
+            for line in self._cells:
+                grid.add_row(*(Text(line[place]) for place in (*range(self._named), *block)))
+            yield grid
+
+    def _blocks(self, width: int) -> list[list[int]]:
+        room = width - sum(self._widths[place] + 2 for place in range(self._named))
+        blocks: list[list[int]] = [[]]
+        for place in range(self._named, len(self._head)):
+            if blocks[-1] and sum(self._widths[one] + 2 for one in (*blocks[-1], place)) > max(room, 1):
+                blocks.append([])
+            blocks[-1].append(place)
+        return blocks
 
 
 def frame(table: Table) -> pd.DataFrame:

@@ -43,6 +43,7 @@ class Rule(Document):
     principal_investigators: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
+    columns: tuple[str, ...] = Field(default=(), description="approving: the study reads no others; refusing: it reads one of these")
     allow_code: bool = Field(default=False, description="also studies that bring a `model.py` of their own")
     allow_release_per_site: bool = Field(default=False, description="also studies in whose result this site's own figures are named")
     minimum_patients: int = Field(default=0, ge=0, description="the study itself asks for cohorts of at least so many patients")
@@ -119,8 +120,9 @@ def decide(policy: Policy, request: StudyRequest, history: Sequence[Decision]) -
 
 
 def _is_about(rule: Rule, request: StudyRequest) -> bool:
-    """Whether all names that the rule lists are those of the study."""
-    return not tuple(_other_names(rule, request))
+    """Whether all names that the rule lists are those of the study, and it reads one of the rule's columns."""
+    touched = not rule.columns or bool(set(rule.columns) & set(request.package.study.reads))
+    return touched and not tuple(_other_names(rule, request))
 
 
 def _other_names(rule: Rule, request: StudyRequest) -> Iterator[str]:
@@ -139,6 +141,8 @@ def _against(rule: Rule, request: StudyRequest) -> Iterator[str]:
     """Every condition of an approving rule that the study does not meet."""
     yield from _other_names(rule, request)
     study = request.package.study
+    if rule.columns and (others := [name for name in study.reads if name not in rule.columns]):
+        yield f"it reads {', '.join(others)}"
     if (study.model.code is not None or request.package.files) and not rule.allow_code:
         yield "it brings code of its own"
     if study.evaluation.release_per_site and not rule.allow_release_per_site:

@@ -51,7 +51,7 @@ def _sites_needed(package: Package) -> int:
 def _reads(study: Study) -> Iterator[str]:
     cohort = study.cohort
     yield f"Reads here       data set '{cohort.dataset}', at least {cohort.minimum_patients} patients, only these columns:"
-    for feature in study.columns if study.analyses else cohort.features:
+    for feature in study.columns:
         kind = feature.unit or ("number" if feature.kind == "number" else "one of " + ", ".join(feature.categories))
         yield f"                 {feature.name} ({kind})"
     if cohort.image is not None:

@@ -84,8 +84,17 @@ class Study(Document):
 
     @property
     def columns(self) -> tuple[Feature, ...]:
-        """Of statistical questions: every column that is read, those listed in the cohort first."""
+        """The columns that are read besides a target: the cohort's features, then those that statistical questions name besides."""
+        if not self.analyses:
+            return self.cohort.features
         return features_of([analysis.parsed for analysis in self.analyses], self.cohort.features)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Every column that it reads, by name."""
+        cohort = self.cohort
+        others = (cohort.group, cohort.image)
+        return tuple(one.name for one in (*self.columns, *(one for one in others if one is not None), *cohort.target.columns))
 
     @property
     def methods(self) -> tuple[str, ...]:
