@@ -29,6 +29,7 @@ BENCHMARKS = {
     "flamby_heart": ("benchmarks.flamby_heart:run", "FLamby Fed-Heart-Disease by its protocol, 4 hospitals: accuracy beside the published one"),
     "flamby_tcga": ("benchmarks.flamby_tcga:run", "FLamby Fed-TCGA-BRCA by its protocol, 6 regions: concordance beside the published one"),
     "compression": ("benchmarks.compression:run", "accuracy against bytes: each compression, and changes on the way down, on X-rays"),
+    "question": ("benchmarks.question:run", "a statistical question over 5 sites, real processes, approved by their rules: asked to answered"),
     "help": ("benchmarks.help:run", "`aimer2 --help`"),
 }
 

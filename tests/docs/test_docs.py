@@ -209,7 +209,7 @@ def test_python_of_the_pages_runs() -> None:
         exec(compile(block, "docs/methods.md", "exec"), {})
 
 
-@pytest.mark.parametrize("script", ["own_algorithm.py", "simulate_breast_cancer.py"])
+@pytest.mark.parametrize("script", ["own_algorithm.py", "simulate_breast_cancer.py", "simulate_lung_cancer.py"])
 def test_the_scripts_run(script: str, capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(ROOT / "examples" / script), run_name="__main__")
     assert re.search(r"\d\.\d", capsys.readouterr().out)

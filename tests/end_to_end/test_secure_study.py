@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aimer2 import simulate
+from aimer2 import ask, simulate
 from aimer2.cli.federation import Federation, Hospital
+from aimer2.client.questions import Terms
+from aimer2.client.run import Run
 from aimer2.connectors.table import Table, load_table
 from aimer2.core.clock import SystemClock
 from aimer2.core.study import Study
@@ -111,6 +113,20 @@ def test_killed_in_the_middle_of_its_phases_it_has_the_bits_of_the_simulator(fed
         np.testing.assert_array_equal(model[name], leaf, strict=True)
     result = run.result()
     assert result["figures"] == [figure.model_dump() for figure in simulated.figures]
+
+
+def test_a_statistical_question_of_hospitals_is_answered_at_once_where_their_rules_approve(federation: Federation) -> None:
+    terms = Terms(ethics="none needed", principal_investigator="Test Person")
+    found = ask("glm", "dose ~ age + pressure", federation.researcher(), dataset="registry", terms=terms)
+    tables = [table_of(federation, name).columns for name in SITES]
+    age, dose, pressure = (np.concatenate([table[name].values for table in tables]) for name in ("age", "dose", "pressure"))
+    design = np.column_stack([np.ones(len(age)), age, pressure])
+    expected, *_ = np.linalg.lstsq(design, dose)
+    np.testing.assert_allclose(found.frame("Coefficients")["estimate"], expected, rtol=1e-10, atol=1e-12)
+    run = Run(federation.researcher(), federation.researcher().study("question-glm").digest)
+    result = run.result()
+    assert result["tables"] == [table.model_dump(mode="json") for table in found]
+    assert result["privacy"]["secure_aggregation"]["sites"] == 4 and result["analyses"][0]["formula"] == "dose ~ age + pressure"
 
 
 def needles(federation: Federation, study: Study) -> tuple[dict[str, bytes], dict[str, bytes]]:

@@ -64,12 +64,51 @@ def test_a_rule_that_fits_approves_in_the_name_of_who_set_it(a_study: Make) -> N
         {"secure_aggregation": True},
         {"differential_privacy": True},
         {"require": ["namespace"]},
+        {"columns": ["age"]},
     ],
     ids=lambda condition: next(iter(condition)),
 )
 def test_every_condition_of_a_rule_must_hold(a_study: Make, condition: dict[str, Any]) -> None:
     found = verdict(a_study(), condition)
     assert isinstance(found, Ask) and "hearts" in found.reasons[0]
+
+
+def a_question(formula: str, method: str = "glm", **fields: Any) -> Study:
+    given: dict[str, Any] = {"name": "asked", "question": "How old are they?", "purpose": "test", "ethics": "EK 1"}
+    given["principal_investigator"] = "Dr Ada"
+    analyses = [{"method": method, "formula": formula, "options": fields.pop("options", {})}]
+    return Study(**given, expires=datetime.date(2100, 1, 1), cohort={"dataset": "heart"}, analyses=analyses, **fields)
+
+
+def test_a_rule_approves_a_class_of_questions_and_no_other_column_or_method() -> None:
+    rule = {"methods": ["glm", "describe"], "columns": ["age", "ill", "bmi"], "datasets": ["heart"]}
+    assert isinstance(verdict(a_question("ill ~ age + log(bmi)"), rule), Approve)
+    for other, why in (
+        (a_question("ill ~ age + hiv"), "it reads hiv"),
+        (a_question("ill ~ age + strata(hiv)"), "it reads hiv"),
+        (a_question("Surv(age, ill) ~ bmi", "cox"), "the method is cox"),
+        (a_question("ill ~ age + offset(hiv)"), "it reads hiv"),
+    ):
+        found = verdict(other, rule)
+        assert isinstance(found, Ask) and why in found.reasons[0]
+
+
+def test_a_rule_refuses_what_reads_one_of_its_columns(a_study: Make) -> None:
+    rule = {"decision": "refuse", "columns": ["hiv"]}
+    assert isinstance(verdict(a_question("ill ~ age + hiv"), rule), Refuse)
+    assert isinstance(verdict(a_question("ill ~ age"), rule), Ask)
+    assert isinstance(verdict(a_study(), rule), Ask)
+
+
+def test_a_person_reads_every_question_and_every_sum_before_deciding() -> None:
+    asked = a_question("Surv(days, died) ~ age + C(sex, 'f', 'm')", "cox", options={"ties": "breslow"})
+    package = Package(study=asked, method_version=1, versions={"cox": 1}, initial=REF, roster={"north": "key"})
+    text = "\n".join(describe_request(package, digest_of(package)))
+    for told in ("Answers here", "Surv(days, died) ~ age + C(sex", "cox, version 1", "ties = breslow", "sex (one of f, m)", "days (number)"):
+        assert told in text
+    for told in ("likelihood = with sites as strata", "this site's limits", "masked: "):
+        assert told in text
+    assert "fedavg" not in text and "model" not in text and "Runs here" not in text
 
 
 def test_code_and_release_are_only_approved_where_a_rule_says_so(a_study: Make) -> None:

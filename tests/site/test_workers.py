@@ -14,7 +14,7 @@ from aimer2.core.study import Study
 from aimer2.core.task import Task
 from aimer2.messages.tensors import read_tree, write_tree
 from aimer2.site.memory_files import MemoryFile, OpenFile
-from aimer2.site.workers import Opening, Worker, WorkerDied, Workers, of_death
+from aimer2.site.workers import Opening, Spare, Worker, WorkerDied, Workers, of_death
 
 Make = Callable[..., Opening]
 ZEROS = {"coefficients": np.zeros(2), "intercept": np.zeros(1)}
@@ -182,3 +182,40 @@ def test_an_idle_worker_ends(make_opening: Make, study: Study) -> None:
         return workers.warm("s") is None
 
     assert asyncio.run(run())
+
+
+def test_a_spare_worker_is_confined_and_computes_as_any_other(make_opening: Make, study: Study) -> None:
+    async def both() -> tuple[Any, Any]:
+        opening, found = make_opening(study), []
+        for spare in (None, await Spare.begin(opening.settings, ready=True)):
+            worker = await Worker.start(opening, spare)
+            try:
+                reply, files = await worker.ask(*request())
+            finally:
+                await worker.end()
+            sums = {name: read_tree(OpenFile(file)) for name, file in zip(reply["sums"], files, strict=False)}
+            found.append((worker.enforced, sums["difference"]["coefficients"].tolist()))
+        return found[0], found[1]
+
+    cold, spare = asyncio.run(both())
+    assert cold == spare and cold[0]["network"] != "none" and cold[0]["files"]
+
+
+def test_a_spare_worker_that_is_gone_is_no_fault_of_the_study(make_opening: Make, study: Study) -> None:
+    async def taken() -> int:
+        opening = make_opening(study)
+        workers = Workers(opening.settings)
+        try:
+            await workers.refill()
+            [spare] = workers.spares
+            os.killpg(spare.process.pid, signal.SIGKILL)
+            worker = await workers.take("0" * 64, opening)
+            reply, files = await worker.ask(*request())
+            for file in files:
+                os.close(file)
+            assert reply["sums"] and worker.pid != spare.process.pid
+            return len(workers.spares)
+        finally:
+            await workers.close()
+
+    assert asyncio.run(taken()) == 0

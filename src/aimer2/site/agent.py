@@ -55,7 +55,7 @@ class Agent:
         self._threads = Threads("http")
         self._auditing = ThreadPoolExecutor(1, thread_name_prefix="audit")
         self._rng = random.SystemRandom()
-        self._workers = Workers()
+        self._workers = Workers(settings.worker)
         self._connection = Connection(settings.coordinator, settings.site, decisions.key, decisions.clock)
         self._performing = Performing(decisions, settings, self._connection, self._workers, self._persist)
         self._offers = Offers(decisions, settings, self._connection, self._performing)
@@ -88,6 +88,7 @@ class Agent:
             self._record(Kind.AGENT_STARTED, None, {"version": __version__})
             found: Capabilities = await self._threads.run(capabilities)
             self._offers.enforced = protections(found)
+            self._workers.prepare()
             async with serve_control(self._decisions.folder, self.command):
                 running = [loop.create_task(part) for part in (self._exchanging.run(), self._attend(), self._resume())]
                 try:

@@ -37,6 +37,7 @@ class WorkerSettings(Document):
     cpu_hours: float = Field(default=100, gt=0, description="of one study in all")
     task_hours: float = Field(default=24, gt=0, description="of one task, by the clock")
     idle_seconds: float = Field(default=900, gt=0, description="after this without a task the worker ends; the next task starts it anew")
+    spares: int = Field(default=1, ge=0, le=16, description="workers without a study that wait for the next; none with more than one thread")
     require: tuple[Protection, ...] = Field(default=("network", "files"), description="without these nothing runs")
     devices: tuple[Path, ...] = Field(default=(), description="for example /dev/nvidia0, /dev/nvidiactl, /dev/nvidia-uvm")
 

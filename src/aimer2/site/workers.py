@@ -9,11 +9,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, final
+from typing import Any, Literal, final
 
 from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import AimerError, NotAvailable, OutOfResources, catalogue
@@ -24,6 +25,9 @@ from aimer2.site.settings import Protection, WorkerSettings
 _WARM_BYTES = 1 << 30
 _PROCESS_CLOCK = 2
 """What `clock_getcpuclockid` adds to a process's number: its time by the scheduler."""
+
+_REFILL_SECONDS = 2.0
+"""After a spare worker was taken, or the agent has started, until the next is: the work that is at hand goes first."""
 
 
 @final
@@ -58,6 +62,43 @@ class Opening:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """A process that has no study yet and waits, unconfined, for its confinement: it has seen no study's code and no data, and has one thread.
+
+    One that is ``ready`` has imported our own modules meanwhile, so that a study that comes is answered at once.
+    """
+
+    process: asyncio.subprocess.Process
+    channel: socket.socket
+
+    @classmethod
+    async def begin(cls, settings: WorkerSettings, *, ready: bool) -> Spare:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        arguments = (sys.executable, "-I", "-B", "-m", "aimer2.site.worker", str(theirs.fileno()), str(os.getpid()))
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                *arguments,
+                *(("ready",) if ready else ()),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                env=_environment(settings),
+                cwd="/",
+                start_new_session=True,
+            )
+        return cls(process, ours)
+
+    async def end(self) -> None:
+        if self.process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        await self.process.wait()
+        self.channel.close()
+
+
+@final
 class Worker:
     """One confined process, alive over the rounds of a study."""
 
@@ -69,23 +110,11 @@ class Worker:
         self._charged = 0.0
 
     @classmethod
-    async def start(cls, opening: Opening) -> Worker:
-        """Raises NotAvailable where a required protection is not in force, WorkerDied, and what the study's opening raised."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        _fresh_folder(opening.folder / "scratch")
-        arguments = (sys.executable, "-I", "-B", "-m", "aimer2.site.worker", str(theirs.fileno()), str(os.getpid()))
-        with theirs, _open_log(opening.folder / "worker.log") as log:
-            process = await asyncio.create_subprocess_exec(
-                *arguments,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(theirs.fileno(),),
-                env=_environment(opening),
-                cwd=opening.folder / "scratch",
-                start_new_session=True,
-            )
-        worker = cls(process, AsyncLine(ours), opening)
+    async def start(cls, opening: Opening, spare: Spare | None = None) -> Worker:
+        """``spare``: a process that waits already. Raises NotAvailable where a required protection is not in force, WorkerDied, and what the
+        study's opening raised."""
+        begun = await Spare.begin(opening.settings, ready=False) if spare is None else spare
+        worker = cls(begun.process, AsyncLine(begun.channel), opening)
         try:
             await worker._open()
         except BaseException:
@@ -94,7 +123,10 @@ class Worker:
         return worker
 
     async def _open(self) -> None:
-        reply, _ = await self.ask(_confinement(self.opening))
+        scratch = self.opening.folder / "scratch"
+        _fresh_folder(scratch)
+        log = _open_log(self.opening.folder / "worker.log")
+        reply, _ = await self.ask({**_confinement(self.opening), "scratch": str(scratch)}, [log])
         self.enforced = reply.get("enforced", {})
         missing = [name for name in self.opening.settings.require if not in_force(self.enforced, name)]
         if missing:
@@ -145,9 +177,13 @@ class Worker:
 
 @final
 class Workers:
-    """The warm workers by study."""
+    """The warm workers by study, and a spare one for the study that comes next."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: WorkerSettings | None = None) -> None:
+        """``settings``: keeps as many spare ones as they say, from ``prepare`` on; None: none."""
+        self._settings = settings
+        self.spares: list[Spare] = []
+        self._refilling: asyncio.TimerHandle | None = None
         self._warm: dict[str, Worker] = {}
         self._idle: dict[str, asyncio.TimerHandle] = {}
         self._ending: set[asyncio.Task[None]] = set()
@@ -163,8 +199,32 @@ class Workers:
         if worker is not None and worker.opening.snapshot == opening.snapshot:
             return worker
         await self.end(study)
-        self._warm[study] = await Worker.start(opening)
+        self._warm[study] = await self._started(opening)
         return self._warm[study]
+
+    async def _started(self, opening: Opening) -> Worker:
+        spare = self.spares.pop() if self.spares and opening.serves == "serving" and opening.settings == self._settings else None
+        if spare is None:
+            return await Worker.start(opening)
+        self.prepare()
+        try:
+            return await Worker.start(opening, spare)
+        except WorkerDied:
+            # It may have been ended while it waited; that is no fault of the study's.
+            return await Worker.start(opening)
+
+    def prepare(self) -> None:
+        """Starts spare ones, when what is at work now has had its turn."""
+        wanted = self._settings is not None and self._settings.spares > 0 and self._settings.threads == 1
+        if wanted and self._refilling is None:
+            self._refilling = asyncio.get_running_loop().call_later(_REFILL_SECONDS, self._aside, self.refill)
+
+    async def refill(self) -> None:
+        """Starts spare ones now."""
+        assert self._settings is not None
+        self._refilling = None
+        while len(self.spares) < self._settings.spares:
+            self.spares.append(await Spare.begin(self._settings, ready=True))
 
     def rest(self, study: str) -> None:
         """Its task is done; it ends when none comes for a while."""
@@ -173,7 +233,10 @@ class Workers:
             self._idle[study] = asyncio.get_running_loop().call_later(worker.opening.settings.idle_seconds, self._end_idle, study)
 
     def _end_idle(self, study: str) -> None:
-        task = asyncio.get_running_loop().create_task(self.end(study))
+        self._aside(partial(self.end, study))
+
+    def _aside(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        task = asyncio.get_running_loop().create_task(work())
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
@@ -185,8 +248,13 @@ class Workers:
             await worker.end()
 
     async def close(self) -> None:
+        if self._refilling is not None:
+            self._refilling.cancel()
         for study in list(self._warm):
             await self.end(study)
+        for spare in self.spares:
+            await spare.end()
+        self.spares.clear()
 
 
 def in_force(enforced: Mapping[str, Any], protection: Protection) -> bool:
@@ -230,14 +298,12 @@ def _confinement(opening: Opening) -> dict[str, Any]:
     }
 
 
-def _environment(opening: Opening) -> dict[str, str]:
-    threads = str(opening.settings.threads)
-    scratch = str(opening.folder / "scratch")
+def _environment(settings: WorkerSettings) -> dict[str, str]:
+    """But for its own folder, which it is told with its study."""
+    threads = str(settings.threads)
     return {
         "PATH": os.defpath,
         "LANG": "C.UTF-8",
-        "HOME": scratch,
-        "TMPDIR": scratch,
         **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), threads),
         # scikit-learn's joblib would try to start processes, and warn that it may not
         "JOBLIB_MULTIPROCESSING": "0",
@@ -253,5 +319,5 @@ def _fresh_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700)
 
 
-def _open_log(path: Path) -> BinaryIO:
-    return open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "ab")
+def _open_log(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)

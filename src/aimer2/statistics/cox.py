@@ -10,7 +10,7 @@ would change it by less than 1e-18.
 Leaves the site: ``size`` = rows, patients, events; ``moments`` = number of rows and per column sums of values and squares; ``deaths`` = where sites
 are pooled, per stratum and time how many have the event; ``risk`` = per stratum and time with an event, sums over who is at risk of risks and of
 their products with columns and pairs of columns; ``tied`` = the same over who has the event then; ``observed`` = columns summed over who has the
-event; ``likelihood`` = with sites as strata, the site's own; ``score`` and its derivative; ``information`` = its second derivative.
+event; ``likelihood`` = with sites as strata, the site's own partial likelihood; ``score`` = its derivative; ``information`` = its second one.
 """
 
 from __future__ import annotations
