@@ -251,7 +251,7 @@ def saying(text: str) -> Act:
 
 def own_answer(world: World, task: Task) -> Answer:
     """What the site answers when it is asked by the book."""
-    answer = world.engine.inner._perform(task)
+    answer = world.engine.inner.perform(task)
     assert isinstance(answer, Answer), answer
     return answer
 

@@ -65,7 +65,7 @@ def test_a_site_refuses_the_keys_of_another_group() -> None:
     def mixed(task: Task) -> Any:
         message = json.loads(task.message)
         signed = {site: given[site].message for site in "abg"}
-        refused[task.site] = world.engine.inner._perform(
+        refused[task.site] = world.engine.inner.perform(
             task.model_copy(update={"message": json.dumps({**message, "content": json.dumps({"signed": signed})})})
         )
         return refused[task.site]

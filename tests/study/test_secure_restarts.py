@@ -96,7 +96,7 @@ def test_a_site_that_loses_its_vault_sits_out_until_the_next_set_up(phase: str, 
     def lose(task: Task) -> Reply:
         world.vaults["d"].documents.clear()
         world.engine.inner = world.inner()
-        return world.engine.inner._perform(task)
+        return world.engine.inner.perform(task)
 
     world.tell("d", phase, lose)
     events = world.run()
