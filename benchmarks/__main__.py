@@ -30,6 +30,7 @@ BENCHMARKS = {
     "flamby_tcga": ("benchmarks.flamby_tcga:run", "FLamby Fed-TCGA-BRCA by its protocol, 6 regions: concordance beside the published one"),
     "compression": ("benchmarks.compression:run", "accuracy against bytes: each compression, and changes on the way down, on X-rays"),
     "question": ("benchmarks.question:run", "a statistical question over 5 sites, real processes, approved by their rules: asked to answered"),
+    "pneumonia": ("benchmarks.pneumonia:run", "chest X-rays at hospitals with other labels and scanners, methods compared; writes docs/benchmarks"),
     "help": ("benchmarks.help:run", "`aimer2 --help`"),
 }
 

@@ -22,6 +22,7 @@ BEYOND_COUNTS = {
     "regression": {"errors", "targets"},
     "multilabel": {"binned_scores", "confusion", "exact", "brier", "log_loss"},
     "survival": {"pairs", "brier", "calibration"},
+    "segmentation": {"overlap"},
 }
 TIMELINE = Timeline((1.0, 2.0, 4.0), (1.0, 2.0))
 
@@ -36,6 +37,8 @@ def records(task: Task, n: int, seed: int = 0) -> tuple[Array, Array]:
         return rng.random((n, 3)), rng.integers(0, 2, (n, 3))
     if task == "survival":
         return -np.sort(-rng.random((n, 3)), axis=1), np.stack((rng.exponential(2, n), rng.integers(0, 2, n)), axis=1)
+    if task == "segmentation":
+        return np.moveaxis(rng.dirichlet(np.ones(3), (n, 4, 5)), 3, 1), rng.integers(0, 3, (n, 4, 5))
     return rng.normal(size=n), rng.normal(size=n)
 
 

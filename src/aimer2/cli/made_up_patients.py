@@ -24,7 +24,8 @@ def _table(study: Study, site: str) -> Table:
     if (image := study.cohort.image) is not None:
         kind = np.uint16 if image.bits == 16 else np.uint8
         columns[image.name] = Column("image", rng.integers(np.iinfo(kind).max, size=(count, *image.shape), dtype=kind))
-    columns |= {asked.name: _target(asked, study.cohort.target, count, rng) for asked in study.cohort.target.columns}
+    shape = image.shape[1:] if image is not None and study.cohort.target.kind == "segmentation" else None
+    columns |= {asked.name: _target(asked, study.cohort.target, count, rng, shape) for asked in study.cohort.target.columns}
     return Table(columns, pseudonyms([str(number) for number in range(count)], bytes(16)))
 
 
@@ -36,8 +37,10 @@ def _feature(feature: Feature, count: int, rng: np.random.Generator) -> Column:
     return Column("number", rng.uniform(low, low + 1.0 if high is None else high, count), unit=feature.unit)
 
 
-def _target(asked: Target, whole: Target, count: int, rng: np.random.Generator) -> Column:
+def _target(asked: Target, whole: Target, count: int, rng: np.random.Generator, shape: tuple[int, ...] | None) -> Column:
     """One column of the target."""
+    if shape is not None:
+        return Column("mask", rng.integers(len(asked.categories), size=(count, *shape), dtype=np.uint8), asked.categories)
     if asked.categories:
         return _category(asked.categories, count, rng)
     if asked.kind == "binary":

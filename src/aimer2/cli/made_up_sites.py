@@ -17,7 +17,7 @@ import pandas as pd
 from aimer2.connectors.catalogue import kind_of, make_connector
 from aimer2.connectors.connector import Connector
 from aimer2.connectors.mapping import ColumnMapping, DataMapping, read_mapping
-from aimer2.connectors.table import Table
+from aimer2.connectors.table import Kind, Table
 from aimer2.core.errors import BadData, BadInput
 from aimer2.core.random import stream
 from aimer2.core.study import Study
@@ -123,6 +123,6 @@ def _columns(study: Study) -> dict[str, ColumnMapping]:
     if study.cohort.image is not None:
         columns[study.cohort.image.name] = ColumnMapping(kind="image", channels=study.cohort.image.channels)
     for target in study.cohort.target.columns:
-        kind: Literal["category", "number"] = "category" if target.categories else "number"
+        kind: Kind = "mask" if target.kind == "segmentation" else "category" if target.categories else "number"
         columns[target.name] = ColumnMapping(kind=kind, categories=target.categories, unit=target.unit)
     return columns

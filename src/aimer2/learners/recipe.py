@@ -7,7 +7,7 @@ from typing import final
 
 import numpy as np
 
-from aimer2.core.dataset import Dataset
+from aimer2.core.dataset import Dataset, Samples
 from aimer2.core.errors import BadData
 from aimer2.core.study import Study, Target, Training
 from aimer2.learners import schedules
@@ -36,6 +36,8 @@ class Recipe:
     @property
     def score_shape(self) -> tuple[int, ...]:
         """Shape of what the model gives for one row."""
+        if self.target.kind == "segmentation":
+            return (self.target.classes, *self.feature_shape[1:])
         several = self.target.kind in ("multiclass", "multilabel") or self.target.intervals
         return (self.target.outputs,) if several else ()
 
@@ -47,6 +49,8 @@ class Recipe:
                 return (len(self.target.labels),)
             case "survival":
                 return (2,)
+            case "segmentation":
+                return self.feature_shape[1:]
             case _:
                 return ()
 
@@ -61,6 +65,10 @@ class Recipe:
         """Raises BadData where features or targets are not what the model was built for."""
         if tuple(data.feature_shape) != self.feature_shape:
             raise BadData(f"The features have shape {tuple(data.feature_shape)}; the model was built for {self.feature_shape}.")
+        if not isinstance(data.targets, np.ndarray) and isinstance(data, Samples):
+            # Masks in a file: their codes were looked at when the data set was opened.
+            self._refuse_shape(tuple(data.targets.shape[1:]))
+            return
         targets = np.asarray(data.targets)
         whole = targets.dtype.kind in "iub"
         if targets.shape[1:] != self.target_shape or not (whole or (targets.dtype.kind == "f" and np.isfinite(targets).all())):
@@ -75,7 +83,10 @@ class Recipe:
         if targets.min() < 0 or targets.max() > last or not (whole or (targets == np.floor(targets)).all()):
             raise BadData(f"Targets are class numbers from 0 to {last}.")
 
+    def _refuse_shape(self, shape: tuple[int, ...]) -> None:
+        if shape != self.target_shape:
+            raise BadData(f"Targets are {self._row()} per row.")
+
     def _row(self) -> str:
-        return {"multilabel": "finite numbers, one for each label,", "survival": "a finite time and an event"}.get(
-            self.target.kind, "one finite number"
-        )
+        told = {"multilabel": "finite numbers, one for each label,", "survival": "a finite time and an event"}
+        return {**told, "segmentation": "a class number for each pixel"}.get(self.target.kind, "one finite number")

@@ -8,11 +8,16 @@ from aimer2.core.study import Study, Training
 OWN_OPTIMISER = "module"
 """The optimiser's name in a study whose module says itself how it trains (`aimer2.learners.torch_lightning`)."""
 
-_WEIGHTED = {"binary": "one for each of the two classes", "multiclass": "one for each class", "multilabel": "one for each label"}
+_WEIGHTED = {
+    "binary": "one for each of the two classes",
+    "multiclass": "one for each class",
+    "multilabel": "one for each label",
+    "segmentation": "one for each class",
+}
 
 
 def faults(study: Study) -> list[Fault]:
-    return [*_torch_only(study), *_class_weights(study), *_cox(study), *_own_optimiser(study), *_private(study)]
+    return [*_torch_only(study), *_pixels(study), *_class_weights(study), *_cox(study), *_own_optimiser(study), *_private(study)]
 
 
 def _torch_only(study: Study) -> list[Fault]:
@@ -24,6 +29,12 @@ def _torch_only(study: Study) -> list[Fault]:
         found.append(Fault("cohort.target.kind", f"{name} has no {kind} target", "set model.framework = 'torch'"))
     asked = [field for field in ("accumulation", "class_weights", "patience") if getattr(training, field)]
     return found + [Fault(f"training.{field}", f"{name} has none", "leave it out, or set model.framework = 'torch'") for field in asked]
+
+
+def _pixels(study: Study) -> list[Fault]:
+    if study.cohort.target.kind != "segmentation" or study.cohort.image is not None:
+        return []
+    return [Fault("cohort.image", "is missing: a segmentation tells a class for each pixel of an image", "say which images the model sees")]
 
 
 def _class_weights(study: Study) -> list[Fault]:
@@ -67,7 +78,7 @@ def _private(study: Study) -> list[Fault]:
     if study.privacy.of_records is None:
         return []
     found = []
-    if target.kind in ("multilabel", "survival"):
+    if target.kind in ("multilabel", "survival", "segmentation"):
         found.append(Fault("cohort.target.kind", f"differential privacy has no {target.kind} target in this version", "leave one of them out"))
     stated = [name for name in ("accumulation", "patience") if getattr(training, name) is not None]
     found += [Fault(f"training.{name}", "is not there under differential privacy", "leave it out") for name in stated]

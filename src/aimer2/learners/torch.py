@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from aimer2.core.dataset import Dataset, Samples
+from aimer2.core.dataset import Dataset, Samples, rows_of
 from aimer2.core.errors import BadModel, BadUpdate, NotAvailable
 from aimer2.core.protocols import Correction, Selector
 from aimer2.core.tree import Tree
@@ -32,12 +32,12 @@ from aimer2.learners.torch_feed import Feed, as_tensor
 from aimer2.learners.torch_losses import objective
 from aimer2.learners.torch_low_rank import with_factors
 from aimer2.learners.torch_stopping import Stopping
-from aimer2.metrics.figures import measure
+from aimer2.metrics.figures import measure, summed
 
 CHUNK = 1 << 20
 """Feature values predicted at a time."""
 
-_PARTS = {"multiclass": "class", "multilabel": "label", "survival": "interval"}
+_PARTS = {"multiclass": "class", "multilabel": "label", "survival": "interval", "segmentation": "class and pixel"}
 
 
 class TorchLearner:
@@ -131,7 +131,7 @@ class TorchLearner:
             taken += 1
             if stopping is None or judged is None or (taken % per_pass and taken < steps):
                 continue
-            if stopping.enough(self._measured(judged, with_loss=True)[1]):
+            if stopping.enough(sum(self._measured(part, with_loss=True)[1] for part in self._in_turn(judged))):
                 break
             self._prepare(trainable)
         if stopping is not None:
@@ -155,8 +155,18 @@ class TorchLearner:
 
     def evaluate(self, data: Dataset) -> Tree:
         self._recipe.check(data)
+        return summed([self._evaluated(part) for part in self._in_turn(data)])
+
+    def _evaluated(self, data: Dataset) -> dict[str, npt.NDArray[Any]]:
         scores, loss = self._measured(data, with_loss=True)
         return measure(self._recipe.target.kind, scores, np.asarray(data.targets), loss, self._recipe.metrics, timeline=self._recipe.timeline)
+
+    def _in_turn(self, data: Dataset) -> list[Dataset]:
+        """All rows at once, or of images whose pixels are told so many as fit into memory."""
+        if self._recipe.target.kind != "segmentation":
+            return [data]
+        step = max(1, CHUNK // prod(self._recipe.score_shape))
+        return [rows_of(data, np.arange(start, min(start + step, len(data)))) for start in range(0, max(len(data), 1), step)]
 
     @property
     def _at_least(self) -> int:
@@ -281,7 +291,7 @@ class TorchLearner:
         # of all rows at once: a risk set does not fall into chunks
         loss = 0.0
         if with_loss and len(data):
-            targets = as_tensor(data.targets).to(torch.int64 if self._objective.integers else torch.float64)
+            targets = as_tensor(np.asarray(data.targets)).to(torch.int64 if self._objective.integers else torch.float64)
             loss = float(self._loss(outputs, targets, "sum"))
         return self._objective.scores(outputs).numpy(), loss
 

@@ -10,6 +10,7 @@ the sum of the weights).
 - multilabel: one output per label, the log odds; binary cross-entropy, mean over the labels.
 - survival without intervals: one output η, the log relative risk; minus the logarithm of Cox's partial likelihood (`cox`).
 - survival with intervals: one output per interval, the log odds of the event in it for who has reached it (`discrete_time`).
+- segmentation: one output per class and pixel; mean cross-entropy of an image's pixels and one minus its mean Dice coefficient (`overlap`).
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ def objective(target: Target, training: Training) -> Objective:
             return Objective(partial(cox, ties=training.ties or "efron"), _as_they_are)
         case "regression":
             return Objective(_regression, _as_they_are)
+        case "segmentation":
+            return Objective(partial(overlap, weights=weights), partial(torch.softmax, dim=1), integers=True)
 
 
 def _as_they_are(outputs: Tensor) -> Tensor:
@@ -83,6 +86,19 @@ def _multilabel(outputs: Tensor, targets: Tensor, reduction: str, *, weights: tu
 
 def _regression(outputs: Tensor, targets: Tensor, reduction: str) -> Tensor:
     return functional.mse_loss(outputs, targets, reduction=reduction)
+
+
+def overlap(outputs: Tensor, targets: Tensor, reduction: str, *, weights: tuple[float, ...]) -> Tensor:
+    """Of each image the mean cross-entropy of its pixels plus 1 − mean over the classes but the background of (2 Σ p·y + 1)/(Σ p + Σ y + 1), the sums
+    over its pixels; outputs (n, K, h, w), targets (n, h, w). The second part: Milletari, Navab, Ahmadi 2016, "V-Net", without squares; the 1 keeps
+    an image without the class at a loss of 0 where none is called.
+    """
+    factor = outputs.new_tensor(weights) if weights else None
+    entropy = functional.cross_entropy(outputs, targets, weight=factor, reduction="none").mean(dim=(1, 2))
+    likely = torch.softmax(outputs, dim=1)[:, 1:]
+    true = functional.one_hot(targets, outputs.shape[1]).movedim(3, 1)[:, 1:].to(likely)
+    both, whole = (likely * true).sum(dim=(2, 3)), (likely + true).sum(dim=(2, 3))
+    return _reduced(entropy + 1 - ((2 * both + 1) / (whole + 1)).mean(dim=1), reduction)
 
 
 def cox(outputs: Tensor, targets: Tensor, reduction: str, *, ties: str) -> Tensor:

@@ -18,6 +18,7 @@ errors         sum of e, |e|, e^2 with e = prediction - target           float64
 targets        sum of y - c, (y - c)^2                                   float64 (2,)
 exact          records with all labels right, and all                    int64 (2,)
 pairs          of patients within the site: see `metrics.survival`       float64 (5,)
+overlap        of pixels of each class: see `metrics.segmentation`       float64 (K, 6)
 =============  ========================================================  ========================================
 
 Of several labels ``binned_scores`` is (L, 2, 1024) and ``confusion`` (L, 2, 2); of H horizons ``brier`` is (H, 3) with the count in front and
@@ -30,23 +31,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import isfinite
-from typing import Any, Literal, final
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aimer2.core.errors import BadData, BadInput, BadUpdate
-from aimer2.metrics import binned_scores, calibration, confusion, multilabel, regression, survival
+from aimer2.core.errors import BadInput, BadUpdate
+from aimer2.metrics import binned_scores, calibration, confusion, multilabel, regression, segmentation, survival
 from aimer2.metrics.intervals import NOTHING, Estimate, estimate, undefined
+from aimer2.metrics.scores import Task, checked
 from aimer2.metrics.survival import NO_TIMELINE, Timeline
 
-Task = Literal["binary", "multiclass", "regression", "multilabel", "survival"]
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Sums = Mapping[str, Array]
 
-PROBABILITY_TOLERANCE = 1e-6  # float32 arithmetic may end a little outside [0, 1]
-TOTAL_TOLERANCE = 1e-2  # and a row of half-precision probabilities a little beside 1
 
 
 @final
@@ -109,6 +108,8 @@ def _per_record(read: Callable[..., Estimate]) -> Callable[..., Estimate]:
 _LOSS = _Metric("mean over the records of the loss that the learner minimises", ("loss", "count"), _mean_learner_loss)
 _AUC = "chance that a record of the class scores higher than another (area under the ROC curve)"
 _PRECISION = "mean precision over the positives' scores (area under the precision-recall curve)"
+_DICE = "2·both / (called + true), of all images' pixels together"
+_IOU = "both / (called or true), of all images' pixels together"
 
 _LEAVES: Mapping[Task, Mapping[str, _Leaf]] = {
     "binary": {
@@ -141,6 +142,7 @@ _LEAVES: Mapping[Task, Mapping[str, _Leaf]] = {
         "brier": _Leaf(lambda s, t, c: survival.brier_sums(s, t, c.timeline), (None, 3)),
         "calibration": _Leaf(lambda s, t, c: survival.risk_bins(s, t, c.timeline), (None, 3, calibration.BINS)),
     },
+    "segmentation": {"overlap": _Leaf(lambda s, t, c: segmentation.overlap(s, t), (None, 6))},
 }
 
 _METRICS: Mapping[Task, Mapping[str, _Metric]] = {
@@ -237,6 +239,16 @@ _METRICS: Mapping[Task, Mapping[str, _Metric]] = {
         ),
         "loss": _LOSS,
     },
+    "segmentation": {
+        "dice": _Metric(f"{_DICE}, mean over the classes but the background", ("overlap",), segmentation.dice),
+        "dice_by_class": _Metric(f"{_DICE}, of each class", ("overlap",), segmentation.dice, each=True),
+        "iou": _Metric(f"{_IOU}, mean over the classes but the background", ("overlap",), segmentation.iou),
+        "iou_by_class": _Metric(f"{_IOU}, of each class", ("overlap",), segmentation.iou, each=True),
+        "image_dice": _Metric("Dice of each image, mean over images and over the classes but the background", ("overlap",), segmentation.image_dice),
+        "image_dice_by_class": _Metric("Dice of each image, mean over images, of each class", ("overlap",), segmentation.image_dice, each=True),
+        "pixel_accuracy": _Metric("share of pixels whose class is called right", ("overlap",), segmentation.pixel_accuracy),
+        "loss": _LOSS,
+    },
 }
 
 BY_HORIZON = frozenset(name for name, metric in _METRICS["survival"].items() if metric.each)
@@ -249,16 +261,16 @@ def measure(
     """The sums over these records that the named metrics need; no records at all give sums of zero.
 
     ``scores``: binary (n,) the probability of class 1; multiclass (n, K) probabilities; regression (n,) predictions; multilabel (n, L)
-    probabilities; survival (n,) risks, or (n, J) probabilities to live beyond each interval. ``targets`` (n,): class numbers from 0, or
-    numbers; multilabel (n, L) 0 or 1; survival (n, 2) times and events. ``loss_sum``: the learner's own loss summed over the records.
-    ``centre``: for regression a public number near the targets' mean, the same at every site (see `aimer2.metrics.regression`);
-    ``timeline``: of survival the study's intervals and horizons.
+    probabilities; segmentation (n, K, h, w) probabilities; survival (n,) risks, or (n, J) probabilities to live beyond each interval.
+    ``targets`` (n,): class numbers from 0, or numbers; multilabel (n, L) 0 or 1; segmentation (n, h, w) class numbers; survival (n, 2) times and
+    events. ``loss_sum``: the learner's own loss summed over the records. ``centre``: for regression a public number near the targets' mean,
+    the same at every site (see `aimer2.metrics.regression`); ``timeline``: of survival the study's intervals and horizons.
 
     Raises BadInput for a name the task does not have, BadUpdate for scores of a wrong shape, not finite or no probabilities, BadData for
     targets that do not fit the task. The sentences name no value.
     """
     _refuse_unknown(task, names)
-    scores, targets = _checked(task, scores, targets)
+    scores, targets = checked(task, scores, targets)
     public = _Public(centre, timeline)
     if not isfinite(loss_sum):
         raise BadUpdate("The loss is not finite.")
@@ -270,6 +282,11 @@ def measure(
             if not np.isfinite(sums[key]).all():
                 raise BadUpdate(f"The sums '{key}' are too large for a number of 64 bits.")
     return sums
+
+
+def summed(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """What several parts of the records give together."""
+    return {key: sum((part[key] for part in parts[1:]), parts[0][key]) for key in parts[0]}
 
 
 def figures(task: Task, sums: Sums, names: Sequence[str], parts: Sequence[str] = ()) -> list[Figure]:
@@ -314,57 +331,6 @@ def validate(task: Task, names: Sequence[str]) -> list[str]:
 def _refuse_unknown(task: Task, names: Sequence[str]) -> None:
     if unknown := validate(task, names):
         raise BadInput(f"No such metric for a {task} task: {', '.join(unknown)}. There are: {', '.join(_METRICS[task])}.")
-
-
-def _checked(task: Task, scores: Array, targets: Array) -> tuple[Floats, Array]:
-    if scores.dtype.kind not in "fiub" or targets.dtype.kind not in "fiub":
-        raise BadUpdate("Scores and targets must be arrays of numbers.")
-    scores = scores.astype(np.float64)
-    if len(scores) != len(targets) or not _fitting(task, scores, targets):
-        raise BadUpdate(f"Scores and targets do not have the shapes of a {task} task.")
-    if not np.isfinite(scores).all():
-        raise BadUpdate("Scores are not finite.")
-    if not np.isfinite(targets).all():
-        raise BadData("Targets are not finite.")
-    if task == "regression":
-        return scores, targets.astype(np.float64)
-    if task == "survival":
-        return _checked_survival(scores, targets.astype(np.float64))
-    classes = scores.shape[1] if task == "multiclass" else 2
-    if classes < 2:
-        raise BadUpdate("A multiclass task has scores for two classes or more.")
-    if not np.isin(targets, np.arange(classes)).all():
-        raise BadData(f"Targets are not class numbers 0 to {classes - 1}.")
-    clipped = np.clip(scores, 0.0, 1.0)
-    if (np.abs(scores - clipped) > PROBABILITY_TOLERANCE).any():
-        raise BadUpdate("Scores are not probabilities between 0 and 1.")
-    if task == "multiclass" and (np.abs(clipped.sum(axis=1) - 1) > TOTAL_TOLERANCE).any():
-        raise BadUpdate("The probabilities of the classes do not add up to 1.")
-    return clipped, targets.astype(np.int64)
-
-
-def _fitting(task: Task, scores: Array, targets: Array) -> bool:
-    """Whether both have the shapes of the task; their lengths are known to be the same."""
-    match task:
-        case "multiclass":
-            return (scores.ndim, targets.ndim) == (2, 1)
-        case "multilabel":
-            return scores.ndim == 2 and scores.shape == targets.shape
-        case "survival":
-            return scores.ndim in (1, 2) and targets.shape == (len(scores), 2)
-        case _:
-            return (scores.ndim, targets.ndim) == (1, 1)
-
-
-def _checked_survival(scores: Floats, targets: Floats) -> tuple[Floats, Array]:
-    if (targets[:, 0] < 0).any() or not np.isin(targets[:, 1], (0, 1)).all():
-        raise BadData("Targets are not times from 0 with an event of 0 or 1.")
-    if scores.ndim == 1:
-        return scores, targets
-    clipped = np.clip(scores, 0.0, 1.0)
-    if (np.abs(scores - clipped) > PROBABILITY_TOLERANCE).any():
-        raise BadUpdate("Scores are not probabilities between 0 and 1.")
-    return clipped, targets
 
 
 def _leaf(task: Task, sums: Sums, key: str) -> Array:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from aimer2.core.errors import BadModel, Fault
 from aimer2.core.study import faults_of
 from aimer2.core.task import Document
-from aimer2.models.options import BoostedTreesOptions, CnnOptions, LinearOptions, MlpOptions, SgdOptions
+from aimer2.models.options import BoostedTreesOptions, CnnOptions, LinearOptions, MlpOptions, SgdOptions, UnetOptions
 
 _TARGETS = {1: "regression", 2: "binary"}
 _ALL = ("binary", "multiclass", "regression", "multilabel", "survival")
@@ -47,6 +47,7 @@ _MODELS: Mapping[str, Mapping[str, _Architecture]] = {
         ),
         "mlp": _Architecture("multilayer perceptron for tables", "mlp", "build", MlpOptions, _ALL),
         "cnn": _Architecture("small convolutional network for images", "cnn", "build", CnnOptions, _ALL),
+        "unet": _Architecture("small U-Net: a class for each pixel of an image", "unet", "build", UnetOptions, ("segmentation",)),
     },
     "keras": {
         "linear": _Architecture("linear regression", "keras", "build_linear", LinearOptions, ("regression",)),
@@ -124,7 +125,7 @@ def build(framework: str, name: str, feature_shape: tuple[int, ...], classes: in
         raise BadModel("; ".join(str(fault) for fault in found))
     architecture = _find(framework, name)
     builder = getattr(importlib.import_module(f"aimer2.models.{architecture.module}"), architecture.builder)
-    one = classes < 2 or (classes == 2 and kind not in ("multilabel", "survival"))
+    one = classes < 2 or (classes == 2 and kind not in ("multilabel", "survival", "segmentation"))
     return builder(feature_shape, 1 if one else classes, architecture.options(**chosen))
 
 

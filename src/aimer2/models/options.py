@@ -49,3 +49,15 @@ class CnnOptions(Document):
     def smallest(self) -> int:
         """Height and width that an image has at the least."""
         return 1 << len(self.channels)
+
+
+@final
+class UnetOptions(Document):
+    channels: tuple[Width, ...] = Field(default=(16, 32, 64), min_length=2, description="of each level; a level below has half the height and width")
+    dropout: Share = Field(default=0.0, description="share of channels set to zero before the last layer while training")
+    batch_norm: bool = Field(default=False, description="normalise by the batch, not by groups of channels; its running means differ between sites")
+
+    @property
+    def smallest(self) -> int:
+        """Height and width that an image has at the least."""
+        return 1 << (len(self.channels) - 1)

@@ -27,9 +27,10 @@ def predict(folder: SiteFolder, card: Card, file: Path, *, dataset: str | None =
     them, an archive, or one image. Raises as `aimer2.study.prediction`.
     """
     study = card.study
+    names = prediction.score_names(study)
     table = _read(folder, dataset or study.cohort.dataset, study, file)
     moments = Moments(*(np.array(card.preparation[name]) for name in ("count", "mean", "deviation")))
-    return prediction.score_names(study), prediction.predict(study, read_tree(weights(folder, card)), moments, table)
+    return names, prediction.predict(study, read_tree(weights(folder, card)), moments, table)
 
 
 def _read(folder: SiteFolder, dataset: str, study: Study, file: Path) -> Table:

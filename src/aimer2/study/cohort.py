@@ -17,7 +17,7 @@ from aimer2.core.dataset import Part, Samples, part_at
 from aimer2.core.errors import BadData
 from aimer2.core.study import Cohort, Feature, Image, Target
 from aimer2.privacy.disclosure import MINIMUM_CELL, coarse
-from aimer2.study.images import Pictures, check_image
+from aimer2.study.images import Masks, Pictures, check_image, check_mask, strange
 
 Rows = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -37,7 +37,7 @@ class Design:
     names: tuple[str, ...]
     numeric: Rows
     features: Part
-    targets: npt.NDArray[Any]
+    targets: Part
     patient: npt.NDArray[np.uint64]
     dropped: int = 0
     groups: Floats | None = None
@@ -47,7 +47,8 @@ class Design:
 
     def at(self, rows: Rows) -> Design:
         groups = None if self.groups is None else self.groups[rows]
-        return Design(self.names, self.numeric, part_at(self.features, rows), self.targets[rows], self.patient[rows], self.dropped, groups)
+        features, targets = part_at(self.features, rows), part_at(self.targets, rows)
+        return Design(self.names, self.numeric, features, targets, self.patient[rows], self.dropped, groups)
 
 
 @final
@@ -85,20 +86,20 @@ def design(cohort: Cohort, table: Table) -> Design:
     Raises BadData where a column is not there, has another kind or unit, a category the study does not list, or a value out of range.
     """
     features = _columns(cohort, table) if cohort.image is None else _pictures(cohort.image, table)
-    parts = []
+    parts: list[Any] = []
     for asked in cohort.target.columns:
         column = find(table, asked.name)
         check_kind(asked, column)
         check_unit(asked, column)
         check_categories(asked, column, table.patient)
-        parts.append(_targets(asked, column))
+        parts.append(_masks(cohort, asked, table) if asked.kind == "segmentation" else _targets(asked, column))
     check_times(cohort.target, table)
     known = ~without_target(cohort.target, table)
     return Design(
         names=design_names(cohort),
         numeric=np.array(numeric_columns(cohort), bool),
         features=part_at(features, known),
-        targets=(parts[0] if len(parts) == 1 else np.stack(parts, axis=1))[known],
+        targets=part_at(parts[0] if len(parts) == 1 else np.stack(parts, axis=1), known),
         patient=table.patient[known],
         dropped=int((~known).sum()),
         groups=None if cohort.group is None else _groups(cohort.group, table)[known],
@@ -121,6 +122,14 @@ def _pictures(wanted: Image, table: Table) -> Pictures:
     column = find(table, wanted.name)
     check_image(wanted, column)
     return Pictures.of(column, wanted)
+
+
+def _masks(cohort: Cohort, target: Target, table: Table) -> Masks:
+    if cohort.image is None:
+        raise BadData("A segmentation tells a class for each pixel of an image, and the study names no images.")
+    column = find(table, target.name)
+    check_mask(cohort.image, target.name, column, find(table, cohort.image.name))
+    return Masks.of(column, cohort.image, target.categories)
 
 
 def split(whole: Design, fraction: float) -> tuple[Design, Design]:
@@ -232,10 +241,11 @@ def check_unit(asked: Feature | Target, column: Column) -> None:
 
 def check_categories(asked: Feature | Target, column: Column, patient: npt.NDArray[np.uint64]) -> None:
     """Also that a binary target without categories is 0 or 1."""
-    if column.kind == "category":
+    if column.kind in ("category", "mask"):
         levels = _levels(asked)
-        strange = [code for code, level in enumerate(column.categories) if level not in levels]
-        check_none(np.isin(column.values, strange), patient, asked.name, "has a category that the study does not list, for {}")
+        unknown = [code for code, level in enumerate(column.categories) if level not in levels]
+        rows = strange(column, unknown) if column.kind == "mask" else np.isin(column.values, unknown)
+        check_none(rows, patient, asked.name, "has a category that the study does not list, for {}")
     elif asked.kind == "binary":
         strange_rows = ~np.isin(column.values, (0.0, 1.0)) & ~column.missing
         check_none(strange_rows, patient, asked.name, "is to be 0 or 1, but is something else for {}")
@@ -289,6 +299,8 @@ def _names(feature: Feature) -> list[str]:
 def _kind(asked: Feature | Target, column: Column) -> Kind:
     if isinstance(asked, Feature):
         return asked.kind
+    if asked.kind == "segmentation":
+        return "mask"
     if asked.kind == "binary" and not asked.categories:
         return column.kind
     return "category" if asked.categories else "number"

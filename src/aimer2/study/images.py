@@ -11,7 +11,7 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
-from aimer2.connectors.resampling import resampled
+from aimer2.connectors.resampling import nearest, resampled
 from aimer2.connectors.table import Column
 from aimer2.core.errors import BadData
 from aimer2.core.study import Image
@@ -51,6 +51,50 @@ class Pictures:
         return whole if dtype is None else whole.astype(dtype)
 
 
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Masks:
+    """Targets int64 ``(n, height, width)``, the study's number of each pixel's class: ``rows`` of the site's column (`aimer2.core.dataset.Stored`).
+
+    ``order``: by the site's code of a category the study's.
+    """
+
+    values: npt.NDArray[Any]
+    rows: npt.NDArray[np.int64]
+    wanted: Image
+    order: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, column: Column, wanted: Image, categories: tuple[str, ...]) -> Masks:
+        order = [categories.index(name) if name in categories else 0 for name in column.categories]
+        return cls(column.values, np.arange(len(column.values)), wanted, np.array(order, np.int64))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.rows), self.wanted.height, self.wanted.width)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def at(self, rows: Rows) -> Masks:
+        return replace(self, rows=self.rows[rows])
+
+    def __getitem__(self, rows: Rows) -> npt.NDArray[np.int64]:
+        whole = self.values[self.rows[rows]]
+        if whole.shape[1:] != self.shape[1:]:
+            whole = nearest(whole, self.wanted.height, self.wanted.width)
+        found: npt.NDArray[np.int64] = self.order[whole]
+        return found
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        whole = self[np.arange(len(self))]
+        return whole if dtype is None else whole.astype(dtype)
+
+    def classes(self) -> set[int]:
+        """Those that occur."""
+        return {int(self.order[code]) for row in self.rows for code in np.unique(self.values[row])}
+
+
 def prepared(images: npt.NDArray[Any], wanted: Image) -> npt.NDArray[np.float32]:
     """Images ``(k, channels, h, w)`` of 8 or 16 bits in the size and with the intensities that the study asks for."""
     whole = images.astype(np.float32) * np.float32(1 / np.iinfo(images.dtype).max)
@@ -83,3 +127,17 @@ def check_image(wanted: Image, column: Column) -> None:
     bits = 8 * column.values.itemsize
     if wanted.bits not in (None, bits):
         raise BadData(f"Column {wanted.name!r} holds images of {bits} bits, the study asks for {wanted.bits}.")
+
+
+def check_mask(wanted: Image, name: str, column: Column, images: Column) -> None:
+    """Raises BadData where the masks are not of the images' size."""
+    if images.kind == "image" and column.kind == "mask" and column.values.shape[1:] != images.values.shape[2:]:
+        has, other = ("{}×{}".format(*size) for size in (column.values.shape[1:], images.values.shape[2:]))
+        raise BadData(f"Column {name!r} holds masks of {has}, {wanted.name!r} images of {other}.")
+
+
+def strange(column: Column, codes: list[int]) -> npt.NDArray[np.bool_]:
+    """The masks in which one of these codes occurs."""
+    if not codes:
+        return np.zeros(len(column.values), bool)
+    return np.array([np.isin(mask, codes).any() for mask in column.values], bool)

@@ -22,12 +22,12 @@ from packaging.version import InvalidVersion, Version
 
 from aimer2.connectors.table import Table, count_patients
 from aimer2.core.errors import BadData
-from aimer2.core.study import Cohort, Feature, Study, Target
+from aimer2.core.study import Cohort, Feature, Image, Study, Target
 from aimer2.core.task import Check
 from aimer2.learners.batches import validation
 from aimer2.learners.catalogue import distribution, frameworks
 from aimer2.study import cohort as cohorts
-from aimer2.study.images import check_image
+from aimer2.study.images import Masks, check_image, check_mask
 
 DISK_BYTES = 1 << 30
 """Free disk that a study needs: models, updates and the worker's files."""
@@ -97,8 +97,15 @@ def _columns(cohort: Cohort, table: Table) -> Iterator[Check]:
         ranges.append(_fault(cohorts.check_times, cohort.target, table))
     yield _check("ranges", "Every number is in its range.", ranges)
     if cohort.image is not None and cohort.image.name in table.columns:
-        fault = _fault(check_image, cohort.image, table.columns[cohort.image.name])
-        yield _check("images", "Channels, size and bits of the images are those asked for.", [fault])
+        yield _check("images", "Channels, size and bits of the images are those asked for.", _images(cohort, cohort.image, table))
+
+
+def _images(cohort: Cohort, wanted: Image, table: Table) -> list[str | None]:
+    images, target = table.columns[wanted.name], cohort.target.name
+    found = [_fault(check_image, wanted, images)]
+    if cohort.target.kind == "segmentation" and target in table.columns:
+        found.append(_fault(check_mask, wanted, target, table.columns[target], images))
+    return found
 
 
 def _rows(study: Study, table: Table) -> Iterator[Check]:
@@ -135,7 +142,7 @@ def _validation(study: Study, train: cohorts.Design) -> Check:
     judged = validation(train.patient, study.training.validation_share)
     if judged.all() or not judged.any():
         return Check(name="validation", passed=False, finding="There are too few patients to set a validation part aside for early stopping.")
-    if study.cohort.target.kind == "survival" and not train.targets[judged, 1].any():
+    if study.cohort.target.kind == "survival" and not np.asarray(train.targets)[judged, 1].any():
         return Check(name="validation", passed=False, finding="Nobody in the validation part has had the event: early stopping cannot judge.")
     return Check(name="validation", passed=True, finding="There are patients for early stopping to look at.")
 
@@ -143,15 +150,16 @@ def _validation(study: Study, train: cohorts.Design) -> Check:
 def _outcomes(target: Target, train: cohorts.Design) -> Iterator[Check]:
     """Whether there is each outcome that the model is to tell."""
     if target.kind == "survival":
-        seen = bool(train.targets[:, 1].any())
+        seen = bool(np.asarray(train.targets)[:, 1].any())
         finding = "The event occurs." if seen else "No patient to train on has had the event."
         yield Check(name="events", passed=seen, blocking=False, finding=finding)
     elif target.kind == "multilabel":
-        lacking = [name for name, values in zip(target.labels, train.targets.T, strict=True) if len(np.unique(values)) < 2]
+        lacking = [name for name, values in zip(target.labels, np.asarray(train.targets).T, strict=True) if len(np.unique(values)) < 2]
         finding = f"Only one side occurs among the patients to train on: {', '.join(lacking)}." if lacking else "Every label is there and absent."
         yield Check(name="classes", passed=not lacking, blocking=False, finding=finding)
     elif target.kind != "regression":
-        passed = len(np.unique(train.targets)) == target.classes
+        found = train.targets.classes() if isinstance(train.targets, Masks) else np.unique(np.asarray(train.targets))
+        passed = len(found) == target.classes
         finding = "Every class occurs." if passed else "Not every class of the target occurs among the patients to train on."
         yield Check(name="classes", passed=passed, blocking=False, finding=finding)
 

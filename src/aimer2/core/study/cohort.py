@@ -44,9 +44,10 @@ class Target(Document):
     """What the model is to tell."""
 
     name: str = Field(min_length=1, max_length=100, description="the column; of survival that of the times; of multilabel a name for them all")
-    kind: Literal["binary", "multiclass", "regression", "multilabel", "survival"] = "binary"
+    kind: Literal["binary", "multiclass", "regression", "multilabel", "survival", "segmentation"] = "binary"
     categories: tuple[str, ...] = Field(
-        default=(), description="the classes; of a binary target, a label or an event the second is the event. Empty: 0 and 1"
+        default=(),
+        description="the classes; of a binary target, a label or an event the second is the event, of pixels the first is background. Empty: 0 and 1",
     )
     unit: str | None = None
     minimum: float | None = Field(
@@ -65,6 +66,8 @@ class Target(Document):
             raise ValueError(f"a {self.kind} target has two categories or none (then its values are 0 and 1)")
         if self.kind == "multiclass" and len(set(self.categories)) < 3:
             raise ValueError("a multiclass target needs at least three categories")
+        if self.kind == "segmentation" and len(set(self.categories)) < 2:
+            raise ValueError("a segmentation target needs at least two categories, the background first")
         if self.kind == "regression" and self.categories:
             raise ValueError("a regression target has no categories")
         if (self.minimum is None) != (self.maximum is None) or (self.minimum is not None and self.kind != "regression"):

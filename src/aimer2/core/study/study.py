@@ -114,8 +114,11 @@ class Study(Document):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What a figure in several parts is told for: each label, each horizon."""
-        return self.cohort.target.labels or tuple(f"{horizon:g}" for horizon in self.evaluation.horizons)
+        """What a figure in several parts is told for: each label, each horizon, each class of pixels."""
+        target = self.cohort.target
+        if target.kind == "segmentation":
+            return target.categories
+        return target.labels or tuple(f"{horizon:g}" for horizon in self.evaluation.horizons)
 
     @property
     def expires_at(self) -> float:
@@ -145,4 +148,5 @@ _USUAL_METRICS = {
     "regression": ("rmse", "mae", "r2"),
     "multilabel": ("auc", "auc_micro", "auc_by_label", "hamming_accuracy", "accuracy"),
     "survival": ("concordance",),
+    "segmentation": ("dice", "iou", "dice_by_class", "image_dice"),
 }

@@ -129,7 +129,8 @@ class Rehearsal:
     def _scale(self, design: cohort.Design, moments: cohort.Moments) -> Scale:
         """Found by letting the study's own preparation work on a row of zeros and a row of ones."""
         pair = np.vstack([np.zeros(len(design.names)), np.ones(len(design.names))])
-        both = cohort.complete(cohort.Design(design.names, design.numeric, pair, design.targets[:2], design.patient[:2]), self.study.cohort, moments)
+        two = cohort.Design(design.names, design.numeric, pair, np.asarray(design.targets)[:2], design.patient[:2])
+        both = cohort.complete(two, self.study.cohort, moments)
         zeros, ones = np.asarray(both.features)
         step = ones - zeros
         unit = 1 / np.where(step == 0, 1.0, step)
