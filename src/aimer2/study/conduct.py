@@ -393,7 +393,10 @@ class Loop:
         """Deletes what the round and the state before it have left: a study of a thousand rounds needs the room of one."""
         bases = blobs_of(self.position.sent.get("inputs", {})) if self._plan.downlink == "changes" else set()
         kept = self._plan.keep | bases | blobs_of(self.position.state) | blobs_of(self.position.models) | blobs_of(self.position.summing)
-        old = refs_of(previous.state) | refs_of(previous.summing) | refs_of(previous.sent.get("inputs", {}))
+        old = refs_of(previous.state) | refs_of(previous.summing)
+        if self.position.sent != previous.sent:
+            # Within a round they stay: what it hands out may be what the last one did.
+            old |= refs_of(previous.sent.get("inputs", {}))
         if collected is not None:
             old |= collected.blobs
         self._blobs.delete(*(ref for ref in old if ref.sha256 not in kept))
