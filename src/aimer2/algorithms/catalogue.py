@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
-import inspect
-import pkgutil
-import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from aimer2.core.errors import BadStudy, BadUpdate, Fault
+from aimer2.core.catalogue import Catalogue
+from aimer2.core.errors import BadUpdate
 from aimer2.core.protocols import Algorithm, Learner
 from aimer2.core.ranges import METHOD, made
 from aimer2.core.study import Scalar
 from aimer2.core.tree import Tree
 
-_SUM = re.compile(r"``([a-z_]+)``")
-_NOT_METHODS = {"catalogue", "aggregators", "adaptive", "parts", "personal", "remembered"}
+_ROOM = Catalogue("aimer2.algorithms", "aimer2.algorithms", "method", frozenset({"aggregators", "adaptive", "parts", "personal", "remembered"}))
+_PLACE = "method.name"
 
 
-@cache
 def names() -> tuple[str, ...]:
     """Names of all methods."""
-    package = importlib.import_module("aimer2.algorithms")
-    ours = {module.name for module in pkgutil.iter_modules(package.__path__)} - _NOT_METHODS
-    return tuple(sorted(ours | {entry.name for entry in importlib.metadata.entry_points(group="aimer2.algorithms")}))
+    return _ROOM.names()
 
 
 def make(name: str, rounds: int, parameters: Mapping[str, Scalar]) -> Algorithm[Any]:
@@ -39,8 +32,8 @@ def make(name: str, rounds: int, parameters: Mapping[str, Scalar]) -> Algorithm[
 
 def example(name: str) -> Algorithm[Any]:
     """The instance that the contract suite runs."""
-    made: Algorithm[Any] = _module(name).EXAMPLE
-    return made
+    found: Algorithm[Any] = _ROOM.example(name, _PLACE)
+    return found
 
 
 def version(name: str) -> int:
@@ -66,20 +59,18 @@ def check(algorithm: Algorithm[Any], learner: Learner) -> None:
 
 def summary(name: str) -> str:
     """First line of the method's page."""
-    return (inspect.getdoc(_module(name)) or name).splitlines()[0]
+    return _ROOM.summary(name, _PLACE)
 
 
 def leaves(name: str) -> tuple[str, ...]:
     """What a site sends under this method, one line per sum; taken from the paragraph "Leaves the site" of its page."""
-    paragraphs = (inspect.getdoc(_module(name)) or "").split("\n\n")
-    text = next((p for p in paragraphs if p.startswith("Leaves the site:")), "Leaves the site: everything the method computes")
-    return tuple(part.strip().rstrip(".") for part in " ".join(text.split()).removeprefix("Leaves the site:").split(";"))
+    return _ROOM.leaves(name, _PLACE)
 
 
 @cache
 def sums(name: str) -> frozenset[str]:
     """The names of the sums that a site sends, as the method's page tells them; none where it does not."""
-    return frozenset(found for line in leaves(name) for found in _SUM.findall(line)[:1])
+    return _ROOM.sums(name, _PLACE)
 
 
 def layouts(name: str, received: Mapping[str, Tree]) -> Mapping[str, Mapping[str, tuple[str, tuple[int, ...]]]]:
@@ -92,13 +83,4 @@ def layouts(name: str, received: Mapping[str, Tree]) -> Mapping[str, Mapping[str
 
 
 def _kind(name: str) -> type[Any]:
-    return type(_module(name).EXAMPLE)
-
-
-@cache
-def _module(name: str) -> Any:
-    if name not in names():
-        raise BadStudy([Fault("method.name", f"there is no method {name!r}", f"use one of: {', '.join(names())}")])
-    for entry in importlib.metadata.entry_points(group="aimer2.algorithms", name=name):
-        return entry.load()
-    return importlib.import_module(f"aimer2.algorithms.{name}")
+    return type(_ROOM.example(name, _PLACE))

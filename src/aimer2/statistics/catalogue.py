@@ -5,29 +5,30 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import importlib.metadata
-import inspect
 import pkgutil
-import re
 from functools import cache
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from aimer2.core.catalogue import Catalogue
 from aimer2.core.errors import BadStudy, Fault
 from aimer2.core.study import Analysis, Feature, faults_of
 from aimer2.statistics.statistic import AbstractStatistic
 
-_SUM = re.compile(r"``([a-z_]+)``")
+_PACKAGE = "aimer2.statistics"
+_PLACE = "analyses.method"
 
 
 @cache
+def _room() -> Catalogue:
+    modules = {module.name for module in pkgutil.iter_modules(importlib.import_module(_PACKAGE).__path__)} - {"catalogue"}
+    none = {name for name in modules if not isinstance(getattr(importlib.import_module(f"{_PACKAGE}.{name}"), "EXAMPLE", None), AbstractStatistic)}
+    return Catalogue(_PACKAGE, _PACKAGE, "statistical method", frozenset(none))
+
+
 def names() -> tuple[str, ...]:
     """Names of all methods."""
-    package = importlib.import_module("aimer2.statistics")
-    modules = {module.name for module in pkgutil.iter_modules(package.__path__)} - {"catalogue"}
-    ours = {name for name in modules if isinstance(getattr(importlib.import_module(f"aimer2.statistics.{name}"), "EXAMPLE", None), AbstractStatistic)}
-    return tuple(sorted(ours | {entry.name for entry in importlib.metadata.entry_points(group="aimer2.statistics")}))
+    return _room().names()
 
 
 def make(analysis: Analysis, features: tuple[Feature, ...], place: str = "analyses") -> AbstractStatistic:
@@ -55,8 +56,8 @@ def options(name: str) -> tuple[str, ...]:
 
 def example(name: str) -> AbstractStatistic:
     """The instance that the contract suite runs."""
-    made: AbstractStatistic = _module(name, "analyses").EXAMPLE
-    return made
+    found: AbstractStatistic = _room().example(name, _PLACE)
+    return found
 
 
 def version(name: str) -> int:
@@ -65,19 +66,17 @@ def version(name: str) -> int:
 
 def summary(name: str) -> str:
     """First line of the method's page."""
-    return (inspect.getdoc(_module(name, "analyses")) or name).splitlines()[0]
+    return _room().summary(name, _PLACE)
 
 
 def leaves(name: str) -> tuple[str, ...]:
     """What a site sends under this method, one line per sum; taken from the paragraph "Leaves the site" of its page."""
-    paragraphs = (inspect.getdoc(_module(name, "analyses")) or "").split("\n\n")
-    text = next((p for p in paragraphs if p.startswith("Leaves the site:")), "Leaves the site: everything the method computes")
-    return tuple(part.strip().rstrip(".") for part in " ".join(text.split()).removeprefix("Leaves the site:").split(";"))
+    return _room().leaves(name, _PLACE)
 
 
 def sums(name: str) -> frozenset[str]:
     """The names of the sums that a site sends, as the method's page tells them."""
-    return frozenset(found for line in leaves(name) for found in _SUM.findall(line)[:1])
+    return _room().sums(name, _PLACE)
 
 
 def _placed(fault: Fault, place: str, kind: type[AbstractStatistic]) -> Fault:
@@ -97,13 +96,4 @@ def _adapter(kind: type[AbstractStatistic]) -> TypeAdapter[AbstractStatistic]:
 
 
 def _kind(name: str, place: str) -> type[AbstractStatistic]:
-    return type(_module(name, place).EXAMPLE)
-
-
-@cache
-def _module(name: str, place: str) -> Any:
-    if name not in names():
-        raise BadStudy([Fault(f"{place}.method", f"there is no statistical method {name!r}", f"use one of: {', '.join(names())}")])
-    for entry in importlib.metadata.entry_points(group="aimer2.statistics", name=name):
-        return entry.load()
-    return importlib.import_module(f"aimer2.statistics.{name}")
+    return type(_room().example(name, f"{place}.method"))

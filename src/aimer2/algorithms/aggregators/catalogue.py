@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
-import inspect
-import pkgutil
 from collections.abc import Mapping
-from functools import cache
 from typing import Any, Protocol
 
-from aimer2.core.errors import BadStudy, Fault
+from aimer2.core.catalogue import Catalogue
 from aimer2.core.protocols import Aggregator
 from aimer2.core.ranges import AGGREGATOR, made
 from aimer2.core.study import Scalar
 
-_NOT_AGGREGATORS = {"catalogue", "span", "stack"}
+_ROOM = Catalogue("aimer2.algorithms.aggregators", "aimer2.aggregators", "aggregator", frozenset({"span", "stack"}))
+_PLACE = "method.aggregator"
 
 
 class Named(Aggregator, Protocol):
@@ -27,12 +23,9 @@ class Named(Aggregator, Protocol):
         ...
 
 
-@cache
 def names() -> tuple[str, ...]:
     """Names of all aggregators."""
-    package = importlib.import_module("aimer2.algorithms.aggregators")
-    ours = {module.name for module in pkgutil.iter_modules(package.__path__)} - _NOT_AGGREGATORS
-    return tuple(sorted(ours | {entry.name for entry in importlib.metadata.entry_points(group="aimer2.aggregators")}))
+    return _ROOM.names()
 
 
 def make(name: str, block: int, parameters: Mapping[str, Scalar]) -> Named:
@@ -46,18 +39,9 @@ def make(name: str, block: int, parameters: Mapping[str, Scalar]) -> Named:
 
 def example(name: str) -> Any:
     """The instance with all defaults."""
-    return _module(name).EXAMPLE
+    return _ROOM.example(name, _PLACE)
 
 
 def summary(name: str) -> str:
     """First line of the aggregator's page."""
-    return (inspect.getdoc(_module(name)) or name).splitlines()[0]
-
-
-@cache
-def _module(name: str) -> Any:
-    if name not in names():
-        raise BadStudy([Fault("method.aggregator", f"there is no aggregator {name!r}", f"use one of: {', '.join(names())}")])
-    for entry in importlib.metadata.entry_points(group="aimer2.aggregators", name=name):
-        return entry.load()
-    return importlib.import_module(f"aimer2.algorithms.aggregators.{name}")
+    return _ROOM.summary(name, _PLACE)
