@@ -43,7 +43,7 @@ def faults(study: Study) -> list[Fault]:
 def why_gradients(algorithm: Algorithm[Any]) -> str | None:
     """What the site half does with gradients; None where it leaves them to the learner."""
     received = algorithm.broadcast(algorithm.init(_MODEL))
-    rows = Samples(np.zeros((2, 1)), np.array([0, 1]), groups=np.eye(2))
+    rows = Samples(np.zeros((4, 1)), np.array([0, 1, 0, 1]), groups=np.eye(2)[[0, 1, 0, 1]])
     site = Local(data=rows, learner=_Blind(), memory={}, rng=np.random.default_rng(0), round_number=1, steps=_STEPS, batch_size=_BATCH)
     try:
         algorithm.local(received, site)
