@@ -28,7 +28,7 @@ columns = ["age", "sex", "bmi", "days", "died", "ill"]
 MAPPING = 'patient = "patient"\n' + "".join(f"[columns.{name}]\n" for name in COLUMNS)
 REPEATS = 3
 PAUSE = 8.0
-"""Seconds between two questions."""
+"""Seconds between two questions, in which each site's next worker gets ready: the target is for warm workers."""
 
 
 def hospital(folder: Path, number: int) -> Hospital:
