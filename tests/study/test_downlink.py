@@ -120,6 +120,17 @@ def test_a_study_has_the_bits_of_one_without_and_leaves_the_same_blobs(world: Wo
     assert shared["bytes_sent"] == result["bytes_sent"]
 
 
+def test_the_steps_of_a_sum_in_secret_offer_nothing_packed(world: World) -> None:
+    tables = {site: table(number) for number, site in enumerate(("north", "south", "west"))}
+    terms: dict[str, Any] = {"cohort": COHORT, "model": {"framework": "numpy", "name": "multinomial"}, "privacy": {"secure_aggregation": True}}
+    packed = world(tables, method={"rounds": 3, "downlink": "changes"}, **terms).study
+    whole = world(tables, method={"rounds": 3}, **terms).study
+    # a worker that looks up what the packed bytes are the change of must find it in every task
+    one, two = (simulate(asked, tables, workers=2).result for asked in (packed, whole))
+    assert one["model"] == two["model"]
+    assert one["bytes_sent"] < two["bytes_sent"] / 2
+
+
 def test_bytes_of_each_site_and_round_are_told_and_recorded(world: World, acts: Any) -> None:
     made = world(method={"rounds": 3})
     made.tell("west", "train", 2, acts["fail"])

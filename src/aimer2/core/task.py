@@ -72,7 +72,6 @@ class Task(Document):
     )
     message: str = Field(default="", description="of a sum in secret: what the phase is about, a document of the protocol")
 
-
     @property
     def blobs(self) -> tuple[BlobRef, ...]:
         """All that a site may fetch for it."""

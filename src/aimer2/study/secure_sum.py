@@ -218,4 +218,4 @@ def _groups(groups: Sequence[Group], needed: int, least: Callable[[Roster], int]
 
 
 def _spoken(task: Task, phase: Phase, request: Request) -> Task:
-    return task.model_copy(update={"id": f"{task.id}-{phase}", "phase": phase, "inputs": {}, "message": request.model_dump_json()})
+    return task.model_copy(update={"id": f"{task.id}-{phase}", "phase": phase, "inputs": {}, "packed": {}, "message": request.model_dump_json()})
