@@ -14,6 +14,7 @@ test: lint ## everything that CI runs
 
 lint: .venv/test.installed
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 

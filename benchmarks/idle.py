@@ -59,9 +59,7 @@ def _enrol(federation: Federation) -> list[Waiting]:
     for number in range(SITES):
         site, key = f"site-{number:03}", SigningKey.generate()
         invitation = inviter(folder, settings, clock).invite(database, site)
-        address = CoordinatorAddress(
-            url=federation.url, name="benchmark", key=invitation.coordinator_key, fingerprint=invitation.fingerprint
-        )
+        address = CoordinatorAddress(url=federation.url, name="benchmark", key=invitation.coordinator_key, fingerprint=invitation.fingerprint)
         connection = Connection(address, site, key, clock)
         connection.enrol(invitation.code)
         seen: Exchanged = connection.exchange(Exchange(wait_seconds=0))

@@ -51,9 +51,7 @@ def questions(researcher: Coordinator, why_not_secure: str) -> dict[str, Callabl
     days = tuple(float(day) for day in range(1, 301)) if not why_not_secure else ()
     sites = {"sites": "pooled", "edges": days} if days else {}
     return {
-        "logistic regression": lambda seed: ask(
-            "glm", "ill ~ age + sex + bmi", researcher, dataset="registry", terms=terms(seed), family="binomial"
-        ),
+        "logistic regression": lambda seed: ask("glm", "ill ~ age + sex + bmi", researcher, dataset="registry", terms=terms(seed), family="binomial"),
         "linear regression": lambda seed: ask("glm", "bmi ~ age + sex", researcher, dataset="registry", terms=terms(seed)),
         "cox regression": lambda seed: ask("cox", "Surv(days, died) ~ age + sex + bmi", researcher, dataset="registry", terms=terms(seed), **sites),
     }

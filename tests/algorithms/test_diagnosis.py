@@ -32,9 +32,7 @@ def sent(data: Samples, *, site: int = 0, steps: int = 5, batch_size: int | None
     made = learner(data.feature_shape[0])
     made.initialise(np.random.default_rng(1))
     model = made.parameters()
-    local = Local(
-        data=data, learner=made, memory={}, rng=np.random.default_rng(site), round_number=1, steps=steps, batch_size=batch_size
-    )
+    local = Local(data=data, learner=made, memory={}, rng=np.random.default_rng(site), round_number=1, steps=steps, batch_size=batch_size)
     return METHOD.local({"model": model}, local)
 
 

@@ -148,9 +148,7 @@ class SiteClient(Client):
         statement = sign_document(json.dumps(document).encode(), key or self.key, kind="decision")
         return self.call("POST", "/v1/decisions", {"statement": statement})
 
-    def exchange(
-        self, *answers: Answer | dict[str, Any], blobs: tuple[bytes, ...] = (), holding: tuple[str, ...] = (), wait: float = 10
-    ) -> Any:
+    def exchange(self, *answers: Answer | dict[str, Any], blobs: tuple[bytes, ...] = (), holding: tuple[str, ...] = (), wait: float = 10) -> Any:
         body = {
             "replies": [answer if isinstance(answer, dict) else answer.model_dump(mode="json") for answer in answers],
             "attachments": {ref_of(blob).sha256: attach(blob) for blob in blobs},
@@ -256,9 +254,7 @@ def study(**changes: Any) -> Study:
 
 
 def package_of(roster: list[SiteClient], initial: BlobRef, **changes: Any) -> tuple[Package, str]:
-    package = Package(
-        study=study(**changes), method_version=1, initial=initial, roster={site.name: site.key.public.text for site in roster}
-    )
+    package = Package(study=study(**changes), method_version=1, initial=initial, roster={site.name: site.key.public.text for site in roster})
     return package, digest(package)
 
 

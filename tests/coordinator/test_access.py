@@ -85,9 +85,7 @@ def test_an_old_decision_does_not_undo_a_newer_one(researcher: Client, sites: li
     assert [s["decision"] for s in researcher.get(f"/v1/studies/{study}")["sites"]] == ["refuse", "waiting"]
 
 
-def test_a_study_is_seen_by_its_own_people_only(
-    server: Server, researcher: Client, sites: list[SiteClient], new_name: Callable[[str], str]
-) -> None:
+def test_a_study_is_seen_by_its_own_people_only(server: Server, researcher: Client, sites: list[SiteClient], new_name: Callable[[str], str]) -> None:
     study = submit(researcher, sites)
     stranger = enrolled(server, new_name("stranger"))
     assert stranger.call("GET", f"/v1/studies/{study}/package").status == 404

@@ -54,9 +54,7 @@ def test_what_is_restored_is_what_was_there(backup: tuple[Server, Path], tmp_pat
     ],
     ids=["changed", "missing", "unfinished"],
 )
-def test_a_backup_that_is_not_whole_leaves_nothing(
-    backup: tuple[Server, Path], tmp_path: Path, change: Callable[[str, bytes], bytes | None]
-) -> None:
+def test_a_backup_that_is_not_whole_leaves_nothing(backup: tuple[Server, Path], tmp_path: Path, change: Callable[[str, bytes], bytes | None]) -> None:
     server, file = backup
     rewrite(file, change)
     with pytest.raises(Tampered):

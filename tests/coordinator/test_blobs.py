@@ -125,9 +125,7 @@ def test_one_range_of_ten_bytes(text: str, span: tuple[int, int] | None) -> None
     assert parse_range(text, 10) == span
 
 
-def test_a_blob_is_for_those_whom_it_concerns(
-    server: Server, researcher: Client, sites: list[SiteClient], new_name: Callable[[str], str]
-) -> None:
+def test_a_blob_is_for_those_whom_it_concerns(server: Server, researcher: Client, sites: list[SiteClient], new_name: Callable[[str], str]) -> None:
     study = submit(researcher, sites)
     initial = researcher.get(f"/v1/studies/{study}/package")["initial"]["sha256"]
     stranger = enrolled(server, new_name("stranger"))

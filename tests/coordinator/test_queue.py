@@ -31,9 +31,7 @@ from aimer2.study.events import Event
 STUDY = "d" * 64
 
 
-async def wait_forever(
-    package: Package, digest: str, queue: StudyQueue, blobs: BlobStore, checkpoints: Checkpoints
-) -> AsyncIterator[Event]:
+async def wait_forever(package: Package, digest: str, queue: StudyQueue, blobs: BlobStore, checkpoints: Checkpoints) -> AsyncIterator[Event]:
     """A conductor that is told to do nothing, so that the test alone puts tasks."""
     await asyncio.Event().wait()
     return

@@ -25,9 +25,7 @@ def finished(researcher: Client, study: str) -> bool:
     return state_of(researcher, study) == "finished"
 
 
-def test_kill_9_at_any_moment_gives_the_same_model_and_a_whole_record(
-    make_server: Callable[..., Server], hospitals: Callable[..., None]
-) -> None:
+def test_kill_9_at_any_moment_gives_the_same_model_and_a_whole_record(make_server: Callable[..., Server], hospitals: Callable[..., None]) -> None:
     server = make_server()
     server.start()
     researcher = person(server, "anna", "researcher")
@@ -57,9 +55,7 @@ def test_kill_9_at_any_moment_gives_the_same_model_and_a_whole_record(
 
 
 @pytest.mark.integration
-def test_a_study_on_postgresql_goes_on_after_kill_9(
-    make_server: Callable[..., Server], hospitals: Callable[..., None], postgresql: str
-) -> None:
+def test_a_study_on_postgresql_goes_on_after_kill_9(make_server: Callable[..., Server], hospitals: Callable[..., None], postgresql: str) -> None:
     server = make_server("--database", postgresql)
     server.start()
     researcher = person(server, "anna", "researcher")

@@ -73,8 +73,15 @@ def test_longley_to_the_certified_digits(ask: Any) -> None:
     loaded: Any = sm.datasets.longley.load_pandas()
     data = loaded.exog.assign(y=loaded.endog)
     found = ask(glm("y ~ GNPDEFL + GNP + UNEMP + ARMED + POP + YEAR"), [data.iloc[place::3] for place in range(3)])
-    certified = [-3482258.63459582, 15.0618722713733, -0.0358191792925910, -2.02022980381683, -1.03322686717359, -0.0511041056535807,
-                 1829.15146461355]
+    certified = [
+        -3482258.63459582,
+        15.0618722713733,
+        -0.0358191792925910,
+        -2.02022980381683,
+        -1.03322686717359,
+        -0.0511041056535807,
+        1829.15146461355,
+    ]
     errors = [890420.383607373, 84.9149257747669, 0.0334910077722432, 0.488399681651699, 0.214274163161675, 0.226073200069370, 455.478499142212]
     closely(found.frame()["estimate"], certified, 1e-9)
     closely(found.frame()["standard_error"], errors, 1e-9)

@@ -106,9 +106,7 @@ def test_options_that_do_not_go_together(site: Decisions, chest: Any, scans: Pat
     assert told in said(site, "dataset", "add", "more", *(places.get(word, word) for word in options), fails=True)
 
 
-def test_a_confined_worker_reads_them_from_the_snapshot_alone(
-    study: Study, chest: snapshots.SnapshotRecord, scans: Path, tmp_path: Path
-) -> None:
+def test_a_confined_worker_reads_them_from_the_snapshot_alone(study: Study, chest: snapshots.SnapshotRecord, scans: Path, tmp_path: Path) -> None:
     folder = tmp_path / "studies" / "chest"
     (folder / "files").mkdir(parents=True)
     (folder / "files" / "study.json").write_text(study.model_dump_json())

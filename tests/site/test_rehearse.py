@@ -208,9 +208,7 @@ def test_data_that_do_not_meet_the_contract_are_refused(a_study: Callable[..., S
         Rehearsal(study, breast_table(), {}, time.process_time).findings()
 
 
-def test_unknown_studies_data_sets_and_sizes_are_refused(
-    site: Decisions, settings: Settings, offer: Offer, a_study: Callable[..., Study]
-) -> None:
+def test_unknown_studies_data_sets_and_sizes_are_refused(site: Decisions, settings: Settings, offer: Offer, a_study: Callable[..., Study]) -> None:
     digest = offer(breast(a_study))
     with pytest.raises(NotFound, match="no data set"):
         rehearsed(site, settings, digest, dataset="lungs")

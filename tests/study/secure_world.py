@@ -166,9 +166,7 @@ class Written:
 class World:
     """``n`` sites named a, b, c, … and their coordinator."""
 
-    def __init__(
-        self, n: int, *, rounds: int = 3, reals: bool = False, needed: int = 1, groups: Sequence[str] = (), groups_needed: int = 1
-    ) -> None:
+    def __init__(self, n: int, *, rounds: int = 3, reals: bool = False, needed: int = 1, groups: Sequence[str] = (), groups_needed: int = 1) -> None:
         self.names = [chr(ord("a") + number) for number in range(n)]
         self.keys = {site: SigningKey.generate() for site in self.names}
         self.roster = Roster(STUDY, {site: key.public for site, key in self.keys.items()})

@@ -57,9 +57,7 @@ def test_what_a_site_has_is_neither_packed_nor_counted() -> None:
     inputs = {"model": MODEL["new"], "base": MODEL["longer"], "small": SMALL}
     found = offers("changes", inputs, ("a", "b"), SENT, BLOBS)
     assert found["a"].keys() == {"model"} and found["b"].keys() == {"model", "base"}
-    tasks = {
-        site: Task(id="t", study="s", site=site, stage="train", round_number=2, inputs=inputs, packed=found[site]) for site in ("a", "b")
-    }
+    tasks = {site: Task(id="t", study="s", site=site, stage="train", round_number=2, inputs=inputs, packed=found[site]) for site in ("a", "b")}
     assert bytes_of(tasks["a"], SENT) == found["a"]["model"].blob.size + SMALL.size
     assert bytes_of(tasks["b"], SENT) == sum(one.blob.size for one in found["b"].values()) + SMALL.size
     whole = tasks["b"].model_copy(update={"packed": {}})

@@ -27,9 +27,7 @@ def test_it_hangs_on_the_parameters() -> None:
     assert why_gradients(catalogue.make("fednova", 3, {"momentum": 0.5})) == "corrects each gradient"
 
 
-ON_ANY_MODEL = [
-    name for name in catalogue.names() if not hasattr(catalogue.example(name), "adapted") and "trees" not in catalogue.frameworks(name)
-]
+ON_ANY_MODEL = [name for name in catalogue.names() if not hasattr(catalogue.example(name), "adapted") and "trees" not in catalogue.frameworks(name)]
 
 
 @pytest.mark.parametrize("name", ON_ANY_MODEL)

@@ -74,9 +74,7 @@ class FedAvg:
 def train(model: Tree, site: Local, correction: Correction | None = None) -> Update:
     """The site half that FedAvg and its relatives share: train from the received model, send the weighted difference."""
     site.learner.load(model)
-    site.learner.fit(
-        site.data, steps=site.steps, batch_size=site.batch_size, round_number=site.round_number, rng=site.rng, correction=correction
-    )
+    site.learner.fit(site.data, steps=site.steps, batch_size=site.batch_size, round_number=site.round_number, rng=site.rng, correction=correction)
     rows = len(site.data)
     trained = site.learner.parameters()
     difference = tree.map(lambda after, before: weighted(after, before, rows), trained, model)

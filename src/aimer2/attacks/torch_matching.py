@@ -79,9 +79,7 @@ def _descend(distance: Callable[[], Tensor], at: Tensor, steps: int) -> None:
                 return
             found.backward()  # type: ignore[no-untyped-call]
             coarse.step()
-    fine = torch.optim.LBFGS(
-        [at], max_iter=steps, history_size=30, line_search_fn="strong_wolfe", tolerance_grad=1e-12, tolerance_change=1e-14
-    )
+    fine = torch.optim.LBFGS([at], max_iter=steps, history_size=30, line_search_fn="strong_wolfe", tolerance_grad=1e-12, tolerance_change=1e-14)
 
     def again() -> float:
         fine.zero_grad()

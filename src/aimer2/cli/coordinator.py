@@ -60,9 +60,7 @@ def coordinator(context: click.Context, folder: Path) -> None:
 @click.option("--port", default=8443, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--url", help="How sites reach it.  [default: https://HOST:PORT]")
 @click.option("--database", help="postgresql+psycopg://…  [default: SQLite in the folder]")
-@click.option(
-    "--certificate", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Your own TLS certificate (PEM, with its chain)."
-)
+@click.option("--certificate", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Your own TLS certificate (PEM, with its chain).")
 @click.option("--key", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The certificate's private key (PEM).")
 @click.pass_obj
 def init(folder: Folder, /, *, host: str, port: int, url: str | None, database: str | None, name: str, **tls: Path | None) -> None:

@@ -144,9 +144,7 @@ class Federation:
 
     def _begin(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
         with open(self.log(name), "ab") as log:
-            return subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment(), start_new_session=True
-            )
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment(), start_new_session=True)
 
     def log(self, name: str) -> Path:
         return self.folder / f"{name}.log"

@@ -283,5 +283,3 @@ def bundle(target: Path, extras: str, constraints: Path | None) -> None:
     """A folder of wheels and an install script, for a machine without the internet."""
     bundles.make_bundle(target, extras, constraints)
     click.echo(f"Copy {target} to the machine and run there: sh {target.name}/install.sh")
-
-

@@ -27,7 +27,7 @@ from aimer2.study.check import refuse_faults
 
 @click.command("statistics", context_settings={"show_default": True})
 @click.argument("method", type=click.Choice(catalogue.names()))
-@click.option("--formula", required=True, help="For example: 'Surv(time, died) ~ age + C(sex, \"f\", \"m\")'.")
+@click.option("--formula", required=True, help='For example: \'Surv(time, died) ~ age + C(sex, "f", "m")\'.')
 @click.option("--dataset", default="data", help="The name that each hospital has given its data set.")
 @click.option("--option", "options", metavar="NAME=VALUE", multiple=True, help="Of the method; FROM:TO:STEP is a list of numbers, TO among them.")
 @click.option("--category", "categories", metavar="COLUMN=A,B,…", multiple=True, help="A column's categories, the first being the reference.")

@@ -57,9 +57,7 @@ class _Trained:
     moments: Moments
 
 
-def compare(
-    study: Study, tables: Mapping[SiteId, Table], federated: Mapping[SiteId, Sequence[FigureDocument]], folder: Path = Path()
-) -> list[Line]:
+def compare(study: Study, tables: Mapping[SiteId, Table], federated: Mapping[SiteId, Sequence[FigureDocument]], folder: Path = Path()) -> list[Line]:
     """Three lines per site. Local and pooled models take as many steps as the federated one, without noise; all sites keep their split."""
     study = _in_the_clear(study, None)
     parts = {site: split(design(study.cohort, table), study.evaluation.held_out) for site, table in sorted(tables.items())}

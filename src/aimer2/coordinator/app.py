@@ -36,9 +36,7 @@ def build_app(coordinator: Coordinator) -> FastAPI:
         description=_DESCRIPTION,
         docs_url=None,
         redoc_url=None,
-        responses={
-            "default": {"description": "A problem", "content": {problems.MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}}
-        },
+        responses={"default": {"description": "A problem", "content": {problems.MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}}},
     )
     for router in (site_routes, blob_routes, people_routes, research_routes, model_routes, event_routes, health_routes):
         app.include_router(router(coordinator))

@@ -37,9 +37,7 @@ def back_up(folder: Folder, target: Path) -> int:
         raise NotAvailable("The database is not in the folder.", remedy="Use the database's own backup (pg_dump), and copy the folder.")
     root = folder.path.resolve()
     if not folder.resolve(settings.blobs).is_relative_to(root) or not source.is_relative_to(root):
-        raise NotAvailable(
-            "The database or the blobs lie outside of the folder.", remedy="Back them up where they lie, and copy the folder."
-        )
+        raise NotAvailable("The database or the blobs lie outside of the folder.", remedy="Back them up where they lie, and copy the folder.")
     try:
         file = os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
     except FileExistsError:

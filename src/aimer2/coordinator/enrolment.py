@@ -122,9 +122,7 @@ class Enrolment:
         await parts.records.add(Kind.SITE_KEY_REPLACED, actor=site, key=new.text, replaces=old.text)
 
     def _check(self, assertion: str) -> str:
-        return check_assertion(
-            assertion, key_of=self._key_of, audience=self._parts.settings.url, now=self._parts.clock.now(), seen=self._used
-        )
+        return check_assertion(assertion, key_of=self._key_of, audience=self._parts.settings.url, now=self._parts.clock.now(), seen=self._used)
 
     def _key_of(self, name: str) -> PublicKey | None:
         site = self._parts.registry.sites.get(name)

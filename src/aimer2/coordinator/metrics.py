@@ -23,9 +23,7 @@ class Metrics:
         self._presence = presence
         self._open_tasks = open_tasks
         self._collectors = CollectorRegistry()
-        self.exchanges = Counter(
-            "aimer2_exchanges", "Requests in which sites handed in replies and waited for tasks", registry=self._collectors
-        )
+        self.exchanges = Counter("aimer2_exchanges", "Requests in which sites handed in replies and waited for tasks", registry=self._collectors)
         self.bytes_received = Counter("aimer2_received_bytes", "Bytes of request bodies and uploaded blobs", registry=self._collectors)
         self.bytes_sent = Counter("aimer2_sent_bytes", "Bytes of exchanges answered and blobs sent", registry=self._collectors)
         self.round_seconds = Histogram(

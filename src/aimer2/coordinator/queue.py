@@ -101,9 +101,7 @@ class Queue:
                 self._open.setdefault(entry.task.site, {})[task_key(*key)] = known
         self.wake({task.site for task in tasks})
 
-    def _put(
-        self, connection: Connection, tasks: Sequence[Task], approved: Mapping[str, Sequence[str]], now: float
-    ) -> tuple[Put, dict[Key, _Entry]]:
+    def _put(self, connection: Connection, tasks: Sequence[Task], approved: Mapping[str, Sequence[str]], now: float) -> tuple[Put, dict[Key, _Entry]]:
         refusals = {_key(task): _refusal(task) for task in tasks if task.site not in approved[task.study]}
         known = {key: refusal.model_dump_json() for key, refusal in refusals.items()}
         new = [NewTask(*_key(task), task.study, task.site, task.model_dump_json(), known.get(_key(task))) for task in tasks]

@@ -101,9 +101,7 @@ def _check_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise Conflict(
-                f"{host}:{port} cannot be listened on: {error.strerror}.", remedy="Stop what uses it, or set another port."
-            ) from None
+            raise Conflict(f"{host}:{port} cannot be listened on: {error.strerror}.", remedy="Stop what uses it, or set another port.") from None
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:

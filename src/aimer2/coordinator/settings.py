@@ -28,14 +28,10 @@ class Settings(Document):
     blobs: str = Field(default="blobs", description="folder of model weights and updates")
     certificate: str = Field(default="tls/certificate.pem", description="TLS certificate, PEM, with its chain")
     private_key: str = Field(default="tls/key.pem", description="the certificate's private key, PEM")
-    pinned: bool = Field(
-        default=True, description="invitations carry the certificate's fingerprint; false: a public authority vouches for it"
-    )
+    pinned: bool = Field(default=True, description="invitations carry the certificate's fingerprint; false: a public authority vouches for it")
     max_blob_bytes: int = Field(default=8 << 30, ge=1, description="the largest upload")
     max_request_bytes: int = Field(default=16 << 20, ge=1 << 16, description="the largest JSON body")
-    site_token_seconds: int = Field(
-        default=3600, ge=60, description="life of a site's token; a revoked site is refused at once all the same"
-    )
+    site_token_seconds: int = Field(default=3600, ge=60, description="life of a site's token; a revoked site is refused at once all the same")
     user_token_seconds: int = Field(default=8 * 3600, ge=60, description="life of a person's token")
     invitation_seconds: int = Field(default=7 * 86400, ge=60, description="an invitation is good for so long")
     lease_seconds: float = Field(default=15, gt=1, description="a process that is silent for so long loses its studies to another one")

@@ -47,7 +47,6 @@ Floats = NDArray[np.float64]
 Sums = Mapping[str, Array]
 
 
-
 @final
 @dataclass(frozen=True, slots=True)
 class Figure:

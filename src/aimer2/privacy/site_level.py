@@ -171,4 +171,3 @@ class _Noisy:
         noise = skellam(self._source, self._grid.variance, stop - start)
         noise += tree.read(self._clear, start, stop)
         return noise.astype(self.dtype)
-

@@ -53,9 +53,7 @@ def make_site(folder: SiteFolder, invitation: Invitation, *, name: str | None, c
     key = _key(folder)
     audit = AuditLog(folder.audit, key, clock)
     audit.append(Kind.SITE_CREATED, actor=site, details={"key": key.public.text})
-    address = CoordinatorAddress(
-        url=invitation.url, name="", key=invitation.coordinator_key, fingerprint=invitation.fingerprint, ca_file=ca_file
-    )
+    address = CoordinatorAddress(url=invitation.url, name="", key=invitation.coordinator_key, fingerprint=invitation.fingerprint, ca_file=ca_file)
     enrolled = Connection(address, site, key, clock).enrol(invitation.code)
     if enrolled.coordinator_key != invitation.coordinator_key:
         raise Tampered("The coordinator does not hold the key that the invitation names.", remedy="Ask the operator by telephone.")
@@ -111,9 +109,7 @@ def rotate_key(folder: SiteFolder, settings: Settings, clock: Clock, *, by: str)
 
 def _rotation(site: str, old: SigningKey, new: SigningKey, now: float) -> KeyRotation:
     payload = json.dumps({"site": site, "key": new.public.text, "time": now}).encode()
-    return KeyRotation(
-        statement=sign_document(payload, old, kind="key-rotation"), proof=sign_document(payload, new, kind="key-rotation")
-    )
+    return KeyRotation(statement=sign_document(payload, old, kind="key-rotation"), proof=sign_document(payload, new, kind="key-rotation"))
 
 
 def _is_known(settings: Settings, key: SigningKey, clock: Clock) -> bool:

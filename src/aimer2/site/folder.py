@@ -108,9 +108,7 @@ def existing(folder: Path | None) -> SiteFolder:
     """Raises NotFound where no site has been made."""
     found = locate(folder)
     if not found.settings.is_file():
-        raise NotFound(
-            f"There is no site in {found.path}.", remedy="Make one with `aimer2 site init INVITATION`, or name its folder with --folder."
-        )
+        raise NotFound(f"There is no site in {found.path}.", remedy="Make one with `aimer2 site init INVITATION`, or name its folder with --folder.")
     return found
 
 

@@ -59,9 +59,7 @@ class Handed(Document):
     figures: tuple[FigureDocument, ...]
 
 
-def protect(
-    work: Work, received: Mapping[str, Blob], handed: Handed, files: list[int], wanted: list[check.Wanted], store: FolderStore
-) -> Protected:
+def protect(work: Work, received: Mapping[str, Blob], handed: Handed, files: list[int], wanted: list[check.Wanted], store: FolderStore) -> Protected:
     """Checks, compresses, bounds, puts noise on, masks and stores sums, then the site's memory; closes the files.
 
     What may leave is written once: under secure aggregation the sums themselves never lie on a disk.

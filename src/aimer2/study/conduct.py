@@ -67,9 +67,7 @@ class Advance:
     secrecy: Secrecy | None = None
 
 
-async def conduct(
-    package: Package, digest: str, engine: Engine, blobs: BlobStore, checkpoints: Checkpoints, *, clock: Clock
-) -> AsyncIterator[Event]:
+async def conduct(package: Package, digest: str, engine: Engine, blobs: BlobStore, checkpoints: Checkpoints, *, clock: Clock) -> AsyncIterator[Event]:
     """Conducts the study to its end, from its checkpoint where there is one; the last event is StudyFinished or StudyPaused.
 
     A pause (too few sites can answer, or their sum is not finite) loses nothing: conducting again asks the same round anew. Whoever listens
@@ -209,9 +207,7 @@ class Loop:
         self._summing.lose()
         excluded = self._without(lost.without)
         previous = self.position
-        self.position = replace(
-            previous, attempt=previous.attempt + 1, lost=previous.lost + 1, excluded=excluded, summing=self._summing.kept
-        )
+        self.position = replace(previous, attempt=previous.attempt + 1, lost=previous.lost + 1, excluded=excluded, summing=self._summing.kept)
         await self._checkpoints.save(self.position.document())
         self._forget(previous, collected)
         return RoundRepeated(time=self._clock.now(), stage=part.stage, round_number=number, attempt=self.position.attempt, reason=str(lost))

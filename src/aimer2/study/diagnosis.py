@@ -18,6 +18,7 @@ LABEL, FEATURE, ANSWER, GROUP = "label shift", "feature shift", "answer shift", 
 DISAGREEMENT, DISSIMILARITY = "disagreement", "dissimilarity"
 SIZES, STEPS, NORMALISED = "spread of sizes", "spread of steps", "running means"
 
+
 def figures(study: Study, sums: Mapping[str, Tree]) -> tuple[FigureDocument, ...]:
     """Of a round of the trial; none where the sums are no such round's. Raises BadUpdate."""
     if study.method.name != NAME or "setting" not in sums:

@@ -65,9 +65,7 @@ def offers(kind: str | None, inputs: Mapping[str, BlobRef], sites: Sequence[Site
 
 def bytes_of(task: Task, sent: Sent) -> int:
     """That the task sends to its site: its inputs as they are offered, without what the site has."""
-    return sum(
-        task.packed[name].blob.size if name in task.packed else ref.size for name, ref in task.inputs.items() if not sent.has(task.site, ref)
-    )
+    return sum(task.packed[name].blob.size if name in task.packed else ref.size for name, ref in task.inputs.items() if not sent.has(task.site, ref))
 
 
 def _packed(ref: BlobRef, base: BlobRef | None, blobs: BlobStore) -> Packed | None:

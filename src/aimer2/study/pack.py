@@ -21,9 +21,7 @@ from aimer2.study.cohort import feature_shape as shape_of
 from aimer2.study.weights import load_given
 
 
-def pack(
-    study: Study, folder: Path, roster: Mapping[SiteId, str], blobs: BlobStore, *, feature_shape: tuple[int, ...] | None = None
-) -> Package:
+def pack(study: Study, folder: Path, roster: Mapping[SiteId, str], blobs: BlobStore, *, feature_shape: tuple[int, ...] | None = None) -> Package:
     """Builds the model once, here, so that the coordinator builds none; ``feature_shape`` for rows that are no table.
 
     Raises BadModel where the model cannot be built, BadStudy where the method does not fit it.

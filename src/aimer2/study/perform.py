@@ -210,9 +210,7 @@ def shielded(study: Study, rows: Samples) -> Dataset:
     return rows if study.privacy.of_records is None else Shielded(rows, study.cohort.minimum_patients)
 
 
-def open_performer(
-    study: Study, table: Table, *, site: SiteId, files: Mapping[str, Path], disclosure: Disclosure | None = None
-) -> Performs:
+def open_performer(study: Study, table: Table, *, site: SiteId, files: Mapping[str, Path], disclosure: Disclosure | None = None) -> Performs:
     """``disclosure``: the hospital's limits on answers to statistical questions; None: as they are without a word of the hospital."""
     if study.analyses:
         return Statistician(study, table, site=site, disclosure=disclosure or Disclosure())

@@ -33,37 +33,41 @@ def build_result(
     measured = [event for event in rounds if event.figures]
     last = measured[-1] if measured else None
     private, secret = differential_privacy(study, events, len(package.roster)), secure_aggregation(package, rounds)
-    return {
-        "format": 1,
-        "study": digest,
-        "name": study.name,
-        "question": study.question,
-        "principal_investigator": study.principal_investigator,
-        "ethics": study.ethics,
-        "method": _method(package),
-        "started": None if started is None else rfc3339(started),
-        "finished": rfc3339(rounds[-1].time) if rounds else None,
-        "sites": _participation(package, rounds),
-        "rounds": [_round(event) for event in rounds],
-        "bytes_received": sum(event.bytes_received for event in rounds),
-        "bytes_sent": sum(event.bytes_sent for event in rounds),
-        "figures": [] if last is None else [figure.model_dump() for figure in last.figures],
-        "released": {site: [f.model_dump() for f in figures] for event in rounds for site, figures in event.released.items()},
-        "preprocessing": _preprocessing(package, moments),
-        "environment": {"aimer2": version("aimer2"), "requires": dict(study.requires)},
-        "privacy": {
-            "secure_aggregation": secret,
-            "why_not_secure": study.privacy.why_not_secure,
-            "differential_privacy": private,
-            "statement": f"{secrecy(secret)} {guarantee(private)}",
-        },
-        "lineage": {
-            "initial": package.initial.sha256,
-            "code": {name: ref.sha256 for name, ref in package.files.items()},
-            "models": [event.model.sha256 for event in rounds if event.model is not None],
-        },
-        "model": model.model_dump(),
-    } | _answers(package, tables) | _diagnosis(package, rounds)
+    return (
+        {
+            "format": 1,
+            "study": digest,
+            "name": study.name,
+            "question": study.question,
+            "principal_investigator": study.principal_investigator,
+            "ethics": study.ethics,
+            "method": _method(package),
+            "started": None if started is None else rfc3339(started),
+            "finished": rfc3339(rounds[-1].time) if rounds else None,
+            "sites": _participation(package, rounds),
+            "rounds": [_round(event) for event in rounds],
+            "bytes_received": sum(event.bytes_received for event in rounds),
+            "bytes_sent": sum(event.bytes_sent for event in rounds),
+            "figures": [] if last is None else [figure.model_dump() for figure in last.figures],
+            "released": {site: [f.model_dump() for f in figures] for event in rounds for site, figures in event.released.items()},
+            "preprocessing": _preprocessing(package, moments),
+            "environment": {"aimer2": version("aimer2"), "requires": dict(study.requires)},
+            "privacy": {
+                "secure_aggregation": secret,
+                "why_not_secure": study.privacy.why_not_secure,
+                "differential_privacy": private,
+                "statement": f"{secrecy(secret)} {guarantee(private)}",
+            },
+            "lineage": {
+                "initial": package.initial.sha256,
+                "code": {name: ref.sha256 for name, ref in package.files.items()},
+                "models": [event.model.sha256 for event in rounds if event.model is not None],
+            },
+            "model": model.model_dump(),
+        }
+        | _answers(package, tables)
+        | _diagnosis(package, rounds)
+    )
 
 
 def _method(package: Package) -> dict[str, Any]:

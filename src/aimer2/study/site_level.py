@@ -52,9 +52,7 @@ class SiteLevel:
         """Whether the clip norm follows a quantile."""
         return self.terms.clip_quantile is not None
 
-    def at_site(
-        self, stage: Stage, sums: Mapping[str, Tree], received: Mapping[str, Tree], source: SecureBytes | None = None
-    ) -> Mapping[str, Tree]:
+    def at_site(self, stage: Stage, sums: Mapping[str, Tree], received: Mapping[str, Tree], source: SecureBytes | None = None) -> Mapping[str, Tree]:
         """The sums as they may be masked; ``source`` is for tests alone.
 
         Raises BadUpdate for sums that are not those of the study, Tampered where the coordinator sent no clip norm.

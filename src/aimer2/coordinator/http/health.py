@@ -28,9 +28,7 @@ def health_routes(coordinator: Coordinator) -> APIRouter:
         try:
             await coordinator.database.read(read_changes)
         except SQLAlchemyError as error:
-            raise Unreachable(
-                "The database cannot be read.", remedy="Look after the database; the coordinator goes on by itself."
-            ) from error
+            raise Unreachable("The database cannot be read.", remedy="Look after the database; the coordinator goes on by itself.") from error
         return Health()
 
     @routes.get("/metrics", response_class=Response)

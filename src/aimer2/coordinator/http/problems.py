@@ -63,7 +63,5 @@ async def _of_http(request: Request, error: Exception) -> Response:
 
 async def _of_anything(request: Request, error: Exception) -> Response:
     last = traceback.extract_tb(error.__traceback__)[-1]
-    LOG.error(
-        "%s %s: %s at %s:%d", request.method, request.url.path, type(error).__name__, last.filename.rpartition("/")[2], last.lineno or 0
-    )
+    LOG.error("%s %s: %s at %s:%d", request.method, request.url.path, type(error).__name__, last.filename.rpartition("/")[2], last.lineno or 0)
     return response_of(problem_of(AimerError("Something went wrong in the coordinator.")))

@@ -38,9 +38,7 @@ class EventRow:
 
 def add_study(connection: Connection, new: NewStudy) -> None:
     connection.execute(
-        insert(studies).values(
-            digest=new.digest, package=new.package, state="offered", submitted_by=new.submitted_by, submitted=new.submitted
-        )
+        insert(studies).values(digest=new.digest, package=new.package, state="offered", submitted_by=new.submitted_by, submitted=new.submitted)
     )
     _tell_sites(connection, new.roster)
 
@@ -128,10 +126,7 @@ def acquire_leases(connection: Connection, holder: str, earlier: str, now: float
 def renew_leases(connection: Connection, holder: str, until: float) -> set[str]:
     """The studies that are still this process's."""
     kept = connection.execute(
-        update(studies)
-        .where(studies.c.state == "running", studies.c.holder == holder)
-        .values(lease_until=until)
-        .returning(studies.c.digest)
+        update(studies).where(studies.c.state == "running", studies.c.holder == holder).values(lease_until=until).returning(studies.c.digest)
     )
     return set(kept.scalars())
 

@@ -42,14 +42,7 @@ def features_of(formulas: Sequence[Formula], listed: Sequence[Feature]) -> tuple
         found = known.get(variable.name)
         if found is None or (variable.levels and variable.name not in {feature.name for feature in listed}):
             known[variable.name] = _feature(variable, found)
-    lacking = sorted(
-        {
-            one.name
-            for formula in formulas
-            for one in formula.variables
-            if one.is_category and known[one.name].kind != "category"
-        }
-    )
+    lacking = sorted({one.name for formula in formulas for one in formula.variables if one.is_category and known[one.name].kind != "category"})
     if lacking:
         remedy = 'list the column in `cohort.features`, or write C(name, "a", "b")'
         raise ValueError(f"the categories of {', '.join(lacking)} are not given: {remedy}")

@@ -58,9 +58,7 @@ class Hospitals:
         algorithm = self.algorithm
         return self._update(algorithm.broadcast(algorithm.init(initial)), rows, hospital, 1, {})
 
-    def _update(
-        self, received: Mapping[str, Tree], rows: Rows, hospital: int, round_number: int, memory: MutableMapping[str, Tree]
-    ) -> Update:
+    def _update(self, received: Mapping[str, Tree], rows: Rows, hospital: int, round_number: int, memory: MutableMapping[str, Tree]) -> Update:
         local = Local(
             data=self.part(rows),
             learner=self.learner,

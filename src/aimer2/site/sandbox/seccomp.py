@@ -132,9 +132,7 @@ def install(architecture: kernel.Architecture, *, forking: bool) -> bool:
     header = ctypes.create_string_buffer(struct.pack("@HP", len(instructions), ctypes.addressof(code)))
     try:
         # With thread synchronisation a positive answer is the id of a thread that could not take the filter.
-        unsynchronised = kernel.syscall(
-            syscalls.NUMBERS["seccomp"][architecture.column], SET_MODE_FILTER, THREAD_SYNC, ctypes.addressof(header)
-        )
+        unsynchronised = kernel.syscall(syscalls.NUMBERS["seccomp"][architecture.column], SET_MODE_FILTER, THREAD_SYNC, ctypes.addressof(header))
     except OSError:
         return False
     return unsynchronised == 0
