@@ -1,0 +1,1 @@
+"""What the pages of the coordinator and of a site share: layout, charts, translation, the headers that protect them."""
