@@ -24,6 +24,7 @@ HOMES = {
     "jinja2": ("web/*",),
     "jwt": ("identity/*",),
     "keras": ("learners/keras.py", "models/keras.py"),
+    "matplotlib": ("charts/png.py",),
     "logging": ("cli/*", "coordinator/*", "dashboard/*", "site/*"),
     "opacus": ("learners/torch_private.py",),
     "prometheus_client": ("coordinator/*", "site/*"),

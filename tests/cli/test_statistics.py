@@ -39,6 +39,16 @@ def test_a_question_of_files_is_answered_as_a_table_and_as_json(files: list[str]
     assert rows["age"] == pytest.approx(0.0110667646, rel=1e-7) and rows["sex = female"] == pytest.approx(-0.5526123955, rel=1e-7)
 
 
+def test_pictures_are_written_beside_the_answer(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ranges = ("--option", "quantiles=[]")
+    path = tmp_path / "forest.svg"
+    assert run(*COX, "--plot", str(path), "--sites", *files) == 0
+    assert path.read_text().count("<circle") == 3 and f"Wrote {path}" in capsys.readouterr().err
+    assert run("describe", "--formula", "~ age", *ranges, "--plot", str(path), "--sites", *files) == 4
+    assert "None of these has a picture: Numbers" in capsys.readouterr().err
+    assert run(*COX, "--plot", str(tmp_path / "forest.bmp"), "--sites", *files) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [

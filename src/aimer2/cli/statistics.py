@@ -12,10 +12,13 @@ import click
 import numpy as np
 from rich.console import Console
 
+from aimer2.charts.files import ENDINGS
 from aimer2.cli.login import CLOCK
 from aimer2.cli.made_up_sites import Reading, read_sites
 from aimer2.cli.simulated_data import named_files
+from aimer2.client.figures import printable
 from aimer2.client.logins import connect
+from aimer2.client.pictures import numbered
 from aimer2.client.questions import Asked, Terms, answered
 from aimer2.client.simulate import simulate
 from aimer2.client.tables import Tables
@@ -42,6 +45,7 @@ from aimer2.study.check import refuse_faults
 @click.option("--minimum-patients", type=click.IntRange(1), default=10, help="A hospital with fewer is left out.")
 @click.option("--why-not-secure", default="", help="Ask without secure aggregation, and say why.")
 @click.option("--coordinator", "url", metavar="URL", envvar="AIMER2_URL", help="Which one, where you are logged in at several.")
+@click.option("--plot", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="Write the picture, as .svg, .png or .json.")
 @click.option("--json", "machine", is_flag=True, help="For programs: the answers as JSON.")
 def statistics(
     *,
@@ -52,6 +56,7 @@ def statistics(
     categories: Sequence[str],
     url: str | None,
     machine: bool,
+    plot: Path | None,
     **given: Any,
 ) -> None:
     """Ask a statistical question: METHOD is one of docs/statistics.md.
@@ -59,6 +64,8 @@ def statistics(
     Of hospitals, where you are logged in at their coordinator; those whose rules approve such questions answer at once. With --sites, of files on
     this machine.
     """
+    if plot is not None and plot.suffix not in ENDINGS:
+        raise BadInput(f"--plot {plot}: end the name in {', '.join(ENDINGS)}.")
     here = named_files((*sites, *more_sites))
     asked = Asked(
         method=given["method"],
@@ -76,6 +83,16 @@ def statistics(
     else:
         tables = answered(connect(url, CLOCK).submit(study))
     _print(tables, machine)
+    if plot is not None:
+        _plot(tables, plot)
+
+
+def _plot(tables: Tables, path: Path) -> None:
+    """Raises NotFound where the answer has no picture."""
+    pictures = tables.plots() or (tables.plot(),)
+    for picture, file in zip(pictures, numbered(path, len(pictures)), strict=True):
+        picture.save(file)
+        click.echo(f"Wrote {file}: {printable(picture.chart.title)}", err=True)
 
 
 def _print(tables: Tables, machine: bool) -> None:

@@ -12,7 +12,9 @@ from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
+from aimer2.charts.answers import charts, has_picture
 from aimer2.client.figures import printable
+from aimer2.client.pictures import Picture
 from aimer2.core.errors import NotFound
 from aimer2.core.table import Cell, Table
 
@@ -107,6 +109,19 @@ class Tables(tuple[Table, ...]):
     def frame(self, title: str | None = None, *, analysis: str | None = None) -> pd.DataFrame:
         """That table as a data frame. Raises NotFound."""
         return frame(self.table(title, analysis=analysis))
+
+    def plots(self) -> tuple[Picture, ...]:
+        """A picture of each answer that has one."""
+        return tuple(map(Picture, charts(self)))
+
+    def plot(self, title: str | None = None, *, analysis: str | None = None) -> Picture:
+        """The picture of the first table of this title and analysis that has one. Raises NotFound."""
+        for table in self:
+            if title in (None, table.title) and analysis in (None, table.analysis) and has_picture(table):
+                related = (one for one in self if one.analysis == table.analysis and (one is table or not has_picture(one)))
+                for chart in charts(related):
+                    return Picture(chart)
+        raise NotFound(f"None of these has a picture: {', '.join(one.title for one in self if title in (None, one.title))}.")
 
     def __rich__(self) -> Group:
         return Group(*_apart([show(one) for one in self]))

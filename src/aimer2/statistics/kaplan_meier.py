@@ -20,6 +20,7 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
+from aimer2.charts.scale import steps
 from aimer2.core.study import Feature
 from aimer2.core.table import Cell, Table, number
 from aimer2.statistics.at_risk import most_at_risk
@@ -86,6 +87,7 @@ class KaplanMeier(AbstractOverTime):
             medians = (found.reached(curve, 0.5) for curve in (found.values, found.low, found.high))
             summary.append((level, round(values["count"][code]), round(d.sum()), *medians))
         told = {**facts(values["size"]), "level": self.level}
+        at_risk = tuple(row for code, level in enumerate(self.levels) for row in self._at_risk(level, code, values))
         columns = ("group", "time", "at_risk", "events", "survival", "standard_error", "low", "high", "at_least", "at_most")
         note = "At least and at most: where the estimate from the exact times lies; equal where every time is an edge."
         return [
@@ -98,7 +100,16 @@ class KaplanMeier(AbstractOverTime):
                 facts=told,
             ),
             Table(analysis=name, method=self.name, title="Survival", columns=columns, rows=tuple(curves), facts=told, notes=(note,)),
+            Table(analysis=name, method=self.name, title="At risk", columns=("group", "time", "at_risk", "events"), rows=at_risk, facts=told),
         ]
+
+    def _at_risk(self, level: str, code: int, values: Values) -> Iterator[tuple[Cell, ...]]:
+        """At about five round times how many are still at risk, and how many have had the event before."""
+        yield level, 0.0, round(values["count"][code]), 0
+        places = np.searchsorted(self.edges, steps(0.0, self.edges[-1])[1:])
+        for place in np.unique(places[places < len(self.edges)]):
+            before = values["events"][0, code, :place].sum()
+            yield level, float(self.edges[place]), round(values["at_risk"][code, place]), round(before)
 
     def _lines(self, level: str, found: Survival, upper: Floats, n: Floats, d: Floats) -> Iterator[tuple[Cell, ...]]:
         """At times with events, and the last."""
