@@ -138,7 +138,9 @@ def test_a_language_is_chosen_once_and_leads_back_to_the_page(browser: TestClien
     cookie = answer.headers["set-cookie"].lower()
     assert all(part in cookie for part in ("__host-language=zh-hans", "httponly", "secure", "path=/", "samesite=lax"))
     assert 'lang="zh-Hans"' in browser.get("/").text
+    assert "跳到正文" in browser.get("/").text
     browser.cookies.clear()
+    assert "Skip to the content" in browser.get("/").text
     assert "set-cookie" not in browser.post("/language", data={"language": "x; Domain=.example", "back": "/"}).headers
 
 

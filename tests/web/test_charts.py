@@ -34,7 +34,8 @@ def test_marks_are_round_numbers() -> None:
     assert list(linear([0.13, 0.87], 0, 1).marks) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     assert list(linear([1, 1000], 0, 1, marks=7, whole=True).marks) == [200, 400, 600, 800, 1000]
     assert list(linear([1, 4], 0, 1, marks=7, whole=True).marks) == [1, 2, 3, 4]
-    assert list(logarithmic([0.4, 3.0], 0, 1).marks) == [0.5, 1, 2]
+    assert list(logarithmic([0.4, 6.0], 0, 1).marks) == [0.5, 1, 2, 5]
+    assert list(logarithmic([0.8, 1.4], 0, 1).marks) == pytest.approx([0.8, 0.9, 1, 1.2, 1.5])
 
 
 def test_a_logarithmic_scale_has_equal_ratios_at_equal_distances() -> None:

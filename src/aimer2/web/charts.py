@@ -17,7 +17,7 @@ from aimer2.web.scales import Point, Scale, linear, logarithmic, thinned
 
 WIDTH = 640
 _HEIGHT = 280
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 14, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 22, 14, 44
 _ROW = 30
 _MOST_POINTS = 300
 """Of a line: a screen has no room for more."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -37,20 +37,9 @@ class Pages:
         rooms = [HERE, room]
         self.assets = Assets(rooms)
         self.languages = read_languages(rooms)
-        plain = Environment(
-            loader=FileSystemLoader([each / "templates" for each in reversed(rooms)]),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            extensions=["jinja2.ext.i18n"],
-            auto_reload=False,
-            cache_size=-1,
-        )
-        plain.globals |= {"asset": self.assets.address, "product": product, "navigation": tuple(navigation), "languages": self.languages}
-        plain.filters |= {"number": number, "size": size, "moment": moment, "share": share, "duration": duration, "short": short}
-        plain.globals |= {"draw": draw, "coloured": coloured}
-        self._environments = {language.tag: _in(plain, language) for language in self.languages}
+        named = {"asset": self.assets.address, "product": product, "navigation": tuple(navigation), "languages": self.languages}
+        folders = [each / "templates" for each in reversed(rooms)]
+        self._environments = {language.tag: _environment(folders, language, named) for language in self.languages}
 
     def language(self, wanted: str, accepted: str) -> Language:
         return choose(self.languages, wanted, accepted)
@@ -64,8 +53,19 @@ class Pages:
         return str(getattr(module, macro)(*values))
 
 
-def _in(plain: Environment, language: Language) -> Environment:
-    environment = plain.overlay()
+def _environment(folders: Sequence[Path], language: Language, named: Mapping[str, Any]) -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(folders),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=["jinja2.ext.i18n"],
+        auto_reload=False,
+        cache_size=-1,
+    )
+    environment.globals |= {**named, "draw": draw, "coloured": coloured}
+    environment.filters |= {"number": number, "size": size, "moment": moment, "share": share, "duration": duration, "short": short}
     environment.install_gettext_callables(language.text, language.counted, newstyle=True)  # type: ignore[attr-defined]  # of the extension
     return environment
 

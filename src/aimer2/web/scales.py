@@ -49,11 +49,12 @@ def linear(values: Iterable[float], start: float, stop: float, *, marks: int = 5
 
 
 def logarithmic(values: Iterable[float], start: float, stop: float) -> Scale:
-    """Over all positive values; marks at 1, 2, 5 and their tenfolds."""
+    """Over all positive values; marks at 1, 2, 5 and their tenfolds, closer where the range is narrow."""
     known = [value for value in values if value > 0 and math.isfinite(value)] or [1.0]
     low, high = min(known) / 1.1, max(known) * 1.1
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    marks = [digit * 10.0**power for power in range(first, last + 1) for digit in (1, 2, 5)]
+    digits = (1, 2, 5) if high / low > 10 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
+    marks = [digit * 10.0**power for power in range(first, last + 1) for digit in digits]
     within = [mark for mark in marks if low <= mark <= high]
     return Scale(low, high, start, stop, within or [round(low * 1.1, 6)], logarithmic=True)
 
