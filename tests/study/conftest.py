@@ -51,6 +51,8 @@ def make_study(**changes: Any) -> Study:
         "sites": {"names": NAMES, "minimum": 2},
         "privacy": {"secure_aggregation": False, "why_not_secure": "a test"},
     }
+    if "analyses" in changes:
+        fields = {name: value for name, value in fields.items() if name not in ("model", "training", "method")} | {"cohort": {"dataset": "heart"}}
     return Study(**(fields | changes))
 
 

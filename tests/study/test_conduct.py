@@ -365,3 +365,32 @@ def test_a_method_that_asks_few_sites_needs_no_more_than_it_asks(world: World, m
     assert [event.took_part for event in rounds(events)] == [("north",), ("south",), ("west",)]
     assert [event.absent for event in rounds(events)] == [(), (), ()], "who was not selected was not absent"
     assert [event.sites for event in events if isinstance(event, RoundStarted) and event.stage == "final"] == [("north", "south", "west")]
+
+
+DESCRIBE = {"name": "who", "method": "describe", "formula": "~ age", "options": {"quantiles": []}}
+
+
+def variance(events: list[Any]) -> float:
+    [table] = events[-1].result["tables"]
+    return float(table["rows"][0][table["columns"].index("variance")])
+
+
+def test_statistics_are_of_the_same_hospitals_from_the_first_round_to_the_last(world: World, acts: Any, table: Any) -> None:
+    """Who misses the first round has no part in the second, where the distances from a mean of the others are added up."""
+    made = world(analyses=[DESCRIBE])
+    made.tell("west", "analyse", 1, acts["fail"])
+    events = made.run()
+    assert [event.took_part for event in rounds(events, "analyse")] == [("north", "south")] * 2
+    ages = np.concatenate([table(number).columns["age"].values for number in (0, 1)])
+    assert variance(events) == pytest.approx(ages.var(ddof=1), rel=1e-12)
+
+
+def test_a_hospital_that_drops_out_between_the_rounds_pauses_a_statistical_study(world: World, acts: Any, table: Any) -> None:
+    made = world(analyses=[DESCRIBE])
+    made.tell("west", "analyse", 2, acts["fail"])
+    paused = made.run()[-1]
+    assert isinstance(paused, StudyPaused) and "2 sites answered, 3 are needed. west: The disk is full." in paused.reason
+    made.engine.acts.clear()
+    events = made.run()
+    ages = np.concatenate([table(number).columns["age"].values for number in range(3)])
+    assert variance(events) == pytest.approx(ages.var(ddof=1), rel=1e-12)

@@ -165,7 +165,8 @@ class Loop:
         """One attempt at the next round; a lost one is tried again."""
         number, began = self.position.round_number + 1, self._clock.monotonic()
         there = sorted(await self._engine.sites())
-        present = tuple(site for site in there if site not in self.position.excluded)
+        begun = self._begun(part)
+        present = tuple(site for site in there if site not in self.position.excluded and (begun is None or site in begun))
         selected = tuple(part.algorithm.select(state, present)) if part.stage in ITERATED else present
         away = tuple(_away(site) for site in self._plan.roster if site not in (*there, *self.position.excluded))
         collected = Collected(selected, away=away)
@@ -232,7 +233,15 @@ class Loop:
         whole = self._plan.patience
         needed = min(whole.needed, len(selected)) if part.stage in ITERATED and selected else whole.needed
         way = self._way(part)
-        return Patience(max(needed, way.needed), whole.deadline_seconds, way.groups)
+        return Patience(max(needed, way.needed, len(self._begun(part) or ())), whole.deadline_seconds, way.groups)
+
+    def _begun(self, part: Part) -> Collection[SiteId] | None:
+        """The sites of the first round of statistical questions; None before it, and in other stages.
+
+        All later rounds are of these, and of all of them: a mean of three hospitals and the distances of two from it are nobody's variance. To
+        begin anew without one that is gone would tell its sums, as the difference of two.
+        """
+        return self.position.counted if part.stage == "analyse" and self.position.counted else None
 
     def _too_few(self, found: str, absent: tuple[Absence, ...]) -> str:
         reasons = [f"{a.site}: {a.reason or a.outcome}" for a in absent]
