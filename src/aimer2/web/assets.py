@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -21,17 +21,22 @@ class Asset:
 
 @final
 class Assets:
-    """The files of the rooms' folders `assets`, read once. What is not among them does not exist, whatever path is asked for."""
+    """The files of the rooms' folders `assets`, read once, and ``more`` that is made: texts by name. What is not among them does not exist."""
 
-    def __init__(self, rooms: Sequence[Path]) -> None:
+    def __init__(self, rooms: Sequence[Path], more: Mapping[str, str]) -> None:
         self._names: dict[str, str] = {}
         self._found: dict[str, Asset] = {}
         for room in rooms:
             for path in sorted((room / "assets").glob("*")):
-                content = path.read_bytes()
-                served = f"{path.stem}.{hashlib.sha256(content).hexdigest()[:_DIGITS]}{path.suffix}"
-                self._names[path.name] = served
-                self._found[served] = Asset(content, MEDIA_TYPES[path.suffix])
+                self._add(path.name, path.read_bytes())
+        for name, text in more.items():
+            self._add(name, text.encode())
+
+    def _add(self, name: str, content: bytes) -> None:
+        stem, _, ending = name.rpartition(".")
+        served = f"{stem}.{hashlib.sha256(content).hexdigest()[:_DIGITS]}.{ending}"
+        self._names[name] = served
+        self._found[served] = Asset(content, MEDIA_TYPES[f".{ending}"])
 
     def address(self, name: str) -> str:
         """Where a page finds the file of this name."""

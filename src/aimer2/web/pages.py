@@ -11,9 +11,10 @@ from typing import Any, final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from aimer2.charts.svg import STYLE
 from aimer2.web.assets import Assets
-from aimer2.web.charts import draw
 from aimer2.web.code import coloured
+from aimer2.web.pictures import numbers, picture
 from aimer2.web.translation import Language, choose, read_languages
 
 HERE = Path(__file__).parent
@@ -35,7 +36,7 @@ class Pages:
     def __init__(self, room: Path, *, product: str, navigation: Sequence[Link]) -> None:
         """``room``: the folder of the room, with `templates`, and where it has them `assets` and `languages`."""
         rooms = [HERE, room]
-        self.assets = Assets(rooms)
+        self.assets = Assets(rooms, {"pictures.css": STYLE})
         self.languages = read_languages(rooms)
         named = {"asset": self.assets.address, "product": product, "navigation": tuple(navigation), "languages": self.languages}
         folders = [each / "templates" for each in reversed(rooms)]
@@ -64,7 +65,7 @@ def _environment(folders: Sequence[Path], language: Language, named: Mapping[str
         auto_reload=False,
         cache_size=-1,
     )
-    environment.globals |= {**named, "draw": draw, "coloured": coloured}
+    environment.globals |= {**named, "picture": picture, "numbers": numbers, "coloured": coloured}
     environment.filters |= {"number": number, "size": size, "moment": moment, "share": share, "duration": duration, "short": short}
     environment.install_gettext_callables(language.text, language.counted, newstyle=True)  # type: ignore[attr-defined]  # of the extension
     return environment
