@@ -13,7 +13,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine, text
 
-from aimer2.coordinator.store import members, studies, tasks
+from aimer2.coordinator.store import accounts, members, studies, tasks
+from aimer2.coordinator.store.accounts import Account
 from aimer2.coordinator.store.database import Database, note_change, read_changes
 from aimer2.coordinator.store.migrate import migrate
 from aimer2.coordinator.store.schema import metadata
@@ -88,12 +89,12 @@ def test_another_kind_of_database_is_refused() -> None:
 
 def test_a_transaction_that_fails_leaves_nothing(offered: Database) -> None:
     def failing(connection: object) -> None:
-        members.add_user(connection, "anna", "researcher", "x", 0.0)  # type: ignore[arg-type]
+        accounts.add_account(connection, Account("anna", "researcher", None, "x"), 0.0)  # type: ignore[arg-type]
         raise Conflict
 
     with pytest.raises(Conflict):
         offered.write_now(failing)
-    assert offered.read_now(members.read_users) == {}
+    assert offered.read_now(accounts.read_accounts) == {}
 
 
 def test_enrolment_uses_an_invitation_up(offered: Database) -> None:

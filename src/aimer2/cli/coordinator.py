@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-import getpass
 import os
-import secrets
 import sys
 from pathlib import Path
-from typing import TextIO
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from aimer2.audit.entries import Json
 from aimer2.audit.kinds import Kind
-from aimer2.audit.log import AuditLog
 from aimer2.cli.collector import collect_rarely
+from aimer2.cli.coordinator_folder import CLOCK, note, open_database
+from aimer2.cli.coordinator_user import user
 from aimer2.coordinator.backup import back_up, restore
 from aimer2.coordinator.coordinator import Coordinator
-from aimer2.coordinator.people import ROLES
-from aimer2.coordinator.records import Records
 from aimer2.coordinator.server import log_to_stderr
 from aimer2.coordinator.server import run as run_server
 from aimer2.coordinator.settings import Folder, Settings
 from aimer2.coordinator.setup import OwnCertificate, initialise, inviter
 from aimer2.coordinator.store import members
-from aimer2.coordinator.store.database import Database
-from aimer2.core.clock import SystemClock, rfc3339
+from aimer2.core.clock import rfc3339
 from aimer2.core.errors import BadInput
 from aimer2.core.task import SITE_ID
 from aimer2.identity.certificates import fingerprint
-from aimer2.identity.keys import SigningKey
-from aimer2.identity.passwords import hash_password
 from aimer2.site.sandbox import die_with_parent
 
-CLOCK = SystemClock()
 _ENDED_BY_SIGNAL = 0
 
 
@@ -112,9 +103,9 @@ def invite(folder: Folder, site: str) -> None:
     """Print an invitation with which one site enrols once."""
     if not SITE_ID.fullmatch(site):
         raise BadInput("A site's name has lower-case letters, digits and '-', at most 63 characters.")
-    settings, database = _open(folder)
+    settings, database = open_database(folder)
     invitation = inviter(folder, settings, CLOCK).invite(database, site)
-    _note(folder, Kind.INVITATION_MADE, site=site, expires=rfc3339(invitation.expires))
+    note(folder, Kind.INVITATION_MADE, site=site, expires=rfc3339(invitation.expires))
     click.echo(invitation.to_text())
     click.echo(f"Good once, for the site {site}, until {rfc3339(invitation.expires)}. Hand it over like a password.", err=True)
 
@@ -123,7 +114,7 @@ def invite(folder: Folder, site: str) -> None:
 @click.pass_obj
 def sites(folder: Folder) -> None:
     """List the sites that have enrolled."""
-    _, database = _open(folder)
+    _, database = open_database(folder)
     table = Table("site", "enrolled", "last contact", "state", "key")
     for row in database.read_now(members.read_sites):
         seen = "never" if row.last_contact is None else rfc3339(int(row.last_contact))
@@ -136,59 +127,10 @@ def sites(folder: Folder) -> None:
 @click.pass_obj
 def revoke(folder: Folder, site: str) -> None:
     """Make a site's key invalid, at once; a new invitation lets it come back."""
-    _, database = _open(folder)
+    _, database = open_database(folder)
     database.write_now(members.revoke_site, site, CLOCK.now())
-    _note(folder, Kind.SITE_REVOKED, site=site)
+    note(folder, Kind.SITE_REVOKED, site=site)
     click.echo(f"{site} is revoked: its key and its tokens are refused.")
-
-
-@coordinator.group()
-def user() -> None:
-    """Accounts of people."""
-
-
-@user.command("add")
-@click.argument("name")
-@click.option("--role", type=click.Choice(ROLES), required=True)
-@click.option("--password-file", type=click.File("r"), help="'-': from standard input.")
-@click.pass_obj
-def add_user(folder: Folder, name: str, role: str, password_file: TextIO | None) -> None:
-    """Add an account; without --password-file a password is asked for, or made and printed once."""
-    _, database = _open(folder)
-    made = False
-    if password_file is not None:
-        password = password_file.read().strip()
-    elif sys.stdin.isatty():
-        password = getpass.getpass("Password (empty: one is made): ")
-    else:
-        password = ""
-    if not password:
-        password, made = secrets.token_urlsafe(16), True
-    database.write_now(members.add_user, name, role, hash_password(password), CLOCK.now())
-    _note(folder, Kind.USER_ADDED, user=name, role=role)
-    click.echo(f"{name} is a {role}.")
-    if made:
-        click.echo(f"Password (shown this once): {password}")
-
-
-@user.command("list")
-@click.pass_obj
-def list_users(folder: Folder) -> None:
-    """Who has an account, in which role."""
-    _, database = _open(folder)
-    for name, role in sorted(database.read_now(members.read_users).items()):
-        click.echo(f"{name:30} {role}")
-
-
-@user.command("remove")
-@click.argument("name")
-@click.pass_obj
-def remove_user(folder: Folder, name: str) -> None:
-    """Close an account, at once: its password and its tokens are refused. Its studies stay, and run on."""
-    _, database = _open(folder)
-    database.write_now(members.remove_user, name)
-    _note(folder, Kind.USER_REMOVED, user=name)
-    click.echo(f"{name} has no account any more.")
 
 
 @coordinator.command()
@@ -197,7 +139,7 @@ def remove_user(folder: Folder, name: str) -> None:
 def backup(folder: Folder, file: Path) -> None:
     """Write everything into one tar file, while the coordinator runs or not. It holds private keys."""
     count = back_up(folder, file)
-    _note(folder, Kind.BACKUP_MADE, files=count)
+    note(folder, Kind.BACKUP_MADE, files=count)
     click.echo(f"{count} files are in {file}. It holds private keys: keep it like them.")
 
 
@@ -207,21 +149,8 @@ def backup(folder: Folder, file: Path) -> None:
 def restore_backup(folder: Folder, file: Path) -> None:
     """Unpack a backup into the (empty) folder, and check every file of it."""
     count = restore(file, folder)
-    _note(folder, Kind.BACKUP_RESTORED, files=count)
+    note(folder, Kind.BACKUP_RESTORED, files=count)
     click.echo(f"{count} files were restored into {folder.path} and checked. Start it with `run`.")
 
 
-def _open(folder: Folder) -> tuple[Settings, Database]:
-    settings = folder.read_settings()
-    return settings, Database(folder.database_url(settings))
-
-
-def _note(folder: Folder, kind: Kind, **details: Json) -> None:
-    Records(AuditLog(folder.audit_log, SigningKey.load(folder.signing_key), CLOCK)).add_now(kind, actor=_operator(), details=details)
-
-
-def _operator() -> str:
-    try:
-        return f"operator:{getpass.getuser()}"
-    except (KeyError, OSError):
-        return f"operator:{os.getuid()}"
+coordinator.add_command(user)

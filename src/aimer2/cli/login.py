@@ -66,12 +66,20 @@ def login(url: str, user: str, fingerprint: str | None, ca_file: Path | None, pa
 
 @click.command()
 @click.argument("url", required=False)
-def logout(url: str | None) -> None:
-    """Forget a log-in; URL where there are several."""
+@click.option("--everywhere", is_flag=True, help="On all machines and in all browsers.")
+def logout(url: str | None, everywhere: bool) -> None:
+    """End a log-in, at the coordinator and here; URL where there are several."""
     logins = Logins(home())
     found = logins.find(url)
-    logins.forget(found.url)
-    click.echo(f"Logged out of {found.url}.")
+    try:
+        found.open(CLOCK).logout(everywhere=everywhere)
+    except NotAuthenticated:
+        # It has ended there already.
+        if everywhere:
+            raise
+    finally:
+        logins.forget(found.url)
+    click.echo(f"Logged out of {found.url}{' everywhere' if everywhere else ''}.")
 
 
 def _trusted(address: Address) -> tuple[Address, CoordinatorInfo]:

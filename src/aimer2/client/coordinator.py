@@ -29,6 +29,7 @@ from aimer2.core.task import BlobRef, Document, SiteId
 from aimer2.identity.documents import open_document
 from aimer2.identity.keys import PublicKey
 from aimer2.messages.package import digest as digest_of
+from aimer2.messages.people import Me, PasswordChange
 from aimer2.messages.record import ModelSummary, StageRequest, StudyRecord
 from aimer2.messages.tensors import read_tree
 from aimer2.messages.wire import CoordinatorInfo, Login, SiteStatus, StudySummary, Token
@@ -73,6 +74,18 @@ class Coordinator:
         token = parse(Token, self._transport.ask("POST", "/v1/sessions", Login(user=user, password=password)))
         self._transport.token = token.access_token
         return token
+
+    def logout(self, *, everywhere: bool = False) -> None:
+        """Ends this log-in, or all of this person's; tokens of scripts stay."""
+        self._transport.ask("DELETE", "/v1/sessions" if everywhere else "/v1/session")
+
+    def me(self) -> Me:
+        """Who is logged in, in which role, until when."""
+        return parse(Me, self._transport.ask("GET", "/v1/session"))
+
+    def change_password(self, old: str, new: str) -> None:
+        """Ends all other log-ins. Raises NotAuthenticated, BadInput for one that is too short."""
+        self._transport.ask("PUT", "/v1/session/password", PasswordChange(old=old, new=new))
 
     def submit(self, study: Study, folder: Path = Path()) -> Run:
         """Checks the study, builds its untrained model, uploads both. ``folder`` holds its code. Again: the same study.

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from aimer2 import __version__
 from aimer2.coordinator.coordinator import Coordinator
 from aimer2.coordinator.http import problems
+from aimer2.coordinator.http.access import gate
 from aimer2.coordinator.http.blob_api import blob_routes
 from aimer2.coordinator.http.events_api import event_routes
 from aimer2.coordinator.http.health import health_routes
 from aimer2.coordinator.http.model_api import model_routes
-from aimer2.coordinator.http.research_api import Stop, people_routes, research_routes
+from aimer2.coordinator.http.research_api import Stop, research_routes
+from aimer2.coordinator.http.session_api import session_routes
 from aimer2.coordinator.http.site_api import site_routes
 from aimer2.messages.package import Package
+from aimer2.messages.people import PasswordChange
 from aimer2.messages.record import StageRequest
 from aimer2.messages.wire import EnrolmentRequest, Exchange, KeyRotation, Login, Problem, SignedDecision
 
@@ -25,7 +28,7 @@ _DESCRIPTION = """The interface of an AIMER2 coordinator. Sites open every conne
 Tasks, decisions and results are signed (JWS, Ed25519); weights and updates travel as blobs named by their SHA-256."""
 
 # Bodies that routes read by themselves, so FastAPI does not know them.
-_BODIES = (EnrolmentRequest, Exchange, KeyRotation, Login, Package, SignedDecision, StageRequest, Stop, Problem)
+_BODIES = (EnrolmentRequest, Exchange, KeyRotation, Login, Package, PasswordChange, SignedDecision, StageRequest, Stop, Problem)
 _REF = "#/components/schemas/{model}"
 
 
@@ -34,11 +37,12 @@ def build_app(coordinator: Coordinator) -> FastAPI:
         title="AIMER2 coordinator",
         version=__version__,
         description=_DESCRIPTION,
+        dependencies=[Depends(gate(coordinator))],
         docs_url=None,
         redoc_url=None,
         responses={"default": {"description": "A problem", "content": {problems.MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}}},
     )
-    for router in (site_routes, blob_routes, people_routes, research_routes, model_routes, event_routes, health_routes):
+    for router in (site_routes, blob_routes, session_routes, research_routes, model_routes, event_routes, health_routes):
         app.include_router(router(coordinator))
     problems.install(app)
     app.openapi = lambda: _describe(app)  # type: ignore[method-assign]  # FastAPI's documented way

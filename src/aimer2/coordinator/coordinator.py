@@ -21,6 +21,7 @@ from aimer2.coordinator.presence import Presence
 from aimer2.coordinator.queue import Queue, QueueParts, StudyQueue
 from aimer2.coordinator.records import LOG, Records
 from aimer2.coordinator.registry import Registry
+from aimer2.coordinator.sessions import Sessions
 from aimer2.coordinator.settings import Folder, Settings
 from aimer2.coordinator.signal import Signal
 from aimer2.coordinator.storage import Storage
@@ -63,6 +64,7 @@ class Coordinator:
     metrics: Metrics
     enrolment: Enrolment
     people: People
+    sessions: Sessions
     studies: Studies
     models: Models
     clock: Clock
@@ -99,6 +101,7 @@ class Coordinator:
             metrics=metrics,
             enrolment=enrolment,
             people=People(database, records, clock),
+            sessions=Sessions(database, settings, clock),
             studies=Studies(parts),
             models=Models(database, registry, records, key, clock),
             clock=clock,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import final
 
 from aimer2.audit.kinds import Kind
+from aimer2.coordinator.permissions import SITE
 from aimer2.coordinator.records import Records
 from aimer2.coordinator.registry import Registry
 from aimer2.coordinator.settings import Settings
@@ -23,8 +24,6 @@ from aimer2.identity.invitations import Invitation, hash_code, new_code
 from aimer2.identity.keys import PublicKey, SigningKey
 from aimer2.identity.tokens import Holder, check_token, issue_token
 from aimer2.messages.wire import Enrolled, EnrolmentRequest, KeyRotation, Token
-
-SITE_ROLE = "site"
 
 _REMEMBERED = 10_000
 _GRANT = "client_credentials"
@@ -78,27 +77,20 @@ class Enrolment:
         if form.get("grant_type") != _GRANT or form.get("client_assertion_type") != _ASSERTION or "client_assertion" not in form:
             raise BadInput(f"A token is asked for with grant_type={_GRANT}, client_assertion_type={_ASSERTION} and client_assertion.")
         site = await asyncio.to_thread(self._check, form["client_assertion"])
-        return self._issue(site, SITE_ROLE, self._parts.settings.site_token_seconds)
+        return self._issue(site, SITE, self._parts.settings.site_token_seconds)
 
-    def user_token(self, name: str, role: str) -> Token:
-        return self._issue(name, role, self._parts.settings.user_token_seconds)
-
-    def holder(self, token: str) -> Holder:
-        """Who shows this token: a site that is not revoked, or a person whose account has still that role. Raises NotAuthenticated."""
+    def site(self, token: str) -> str:
+        """Which site shows this token: one that is not revoked. Raises NotAuthenticated."""
         holder = self._checked.get(token)
         if holder is None or holder.expires <= self._parts.clock.now():
             holder = check_token(self._parts.token_secret, token, now=self._parts.clock.now())
             if len(self._checked) >= _REMEMBERED:
                 self._checked.clear()
             self._checked[token] = holder
-        if holder.role == SITE_ROLE:
-            site = self._parts.registry.sites.get(holder.subject)
-            good = site is not None and not site.revoked
-        else:
-            good = self._parts.registry.users.get(holder.subject) == holder.role
-        if not good:
-            raise NotAuthenticated("The token was not accepted: the site was revoked, or the account was changed.")
-        return holder
+        site = self._parts.registry.sites.get(holder.subject)
+        if holder.role != SITE or site is None or site.revoked:
+            raise NotAuthenticated("The token was not accepted: the site was revoked.")
+        return holder.subject
 
     async def rotate(self, site: str, rotation: KeyRotation) -> None:
         """The site's new key, under the signatures of both. Raises Tampered, NotAuthenticated, ClockSkew or Conflict."""

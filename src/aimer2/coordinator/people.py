@@ -1,25 +1,30 @@
-"""Accounts of people: researchers, operators, auditors."""
+"""How people prove who they are with a password; who guesses is slowed down, and nobody else with him."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Literal, TypeAlias, final, get_args
+import ipaddress
+from typing import final
+
+from sqlalchemy import Connection
 
 from aimer2.audit.kinds import Kind
 from aimer2.coordinator.records import Records
-from aimer2.coordinator.store import members
+from aimer2.coordinator.store import accounts
+from aimer2.coordinator.store.accounts import Account, Attempts, attempt_key
 from aimer2.coordinator.store.database import Database
 from aimer2.core.clock import Clock
-from aimer2.core.errors import NotAllowed, NotAuthenticated
+from aimer2.core.errors import NotAuthenticated, TooManyAttempts
 from aimer2.identity.passwords import hash_password, needs_rehash, verify_or_burn
 
-Role: TypeAlias = Literal["researcher", "operator", "auditor"]
-"""researcher: submits and conducts studies, sees his own. operator: sees all, may start and stop them. auditor: sees all."""
-ROLES: tuple[Role, ...] = get_args(Role)
+PAIR_FAILURES = 5
+ADDRESS_FAILURES = 30
+ACCOUNT_FAILURES = 50
+"""In a row: of one account from one address; from one address; of one account from anywhere. Then the log-in is closed."""
 
-FAILURES = 5
 PAUSE_SECONDS = 60.0
-"""After so many failures in a row an account is closed for this long, whatever the password."""
+LONGEST_PAUSE_SECONDS = 3600.0
+"""Closed for the first at first, for twice as long after each further failure, at most for the second."""
 
 
 @final
@@ -28,33 +33,71 @@ class People:
         self._database = database
         self._records = records
         self._clock = clock
-        self._failures: dict[str, tuple[int, float]] = {}
         # Argon2 takes 64 MiB: one at a time.
         self._one = asyncio.Lock()
 
-    async def login(self, name: str, password: str) -> str:
-        """The role of the user. Raises NotAuthenticated, always with the same sentence; NotAllowed after too many failures."""
+    async def login(self, name: str, password: str, address: str) -> Account:
+        """The account. Raises NotAuthenticated, always with the same sentence; TooManyAttempts.
+
+        An attempt counts as failed before it is looked at, so that many at once are as slow as one after the other. An account that has been
+        logged in to from an address before is not closed there by what others do: neither by guessing its password elsewhere nor from there.
+        """
+        await self._database.write(begin_attempt, name, address, self._clock.now())
         async with self._one:
-            self._check_failures(name)
-            found = await self._database.read(members.find_password, name)
-            role, stored = found or ("", None)
+            account = await self._database.read(accounts.find_account, name)
+            stored = account.password if account is not None and account.password else None
             good = await asyncio.to_thread(verify_or_burn, stored, password)
-            if not good or stored is None:
-                self._note_failure(name)
-                await self._records.add(Kind.LOGIN_FAILED, actor=name[:200])
-                raise NotAuthenticated("The name or the password is wrong.")
-            self._failures.pop(name, None)
-            if needs_rehash(stored):
-                await self._database.write(members.set_password, name, await asyncio.to_thread(hash_password, password))
-            await self._records.add(Kind.LOGIN_SUCCEEDED, actor=name, role=role)
-            return role
+        if not good or account is None:
+            await self._records.add(Kind.LOGIN_FAILED, actor=name[:200])
+            raise NotAuthenticated("The name or the password is wrong.")
+        await self._database.write(note_success, name, address, self._clock.now())
+        if needs_rehash(account.password):
+            await self.set_password(name, password)
+        await self._records.add(Kind.LOGIN_SUCCEEDED, actor=name, role=account.role)
+        return account
 
-    def _check_failures(self, name: str) -> None:
-        count, last = self._failures.get(name, (0, 0.0))
-        if count >= FAILURES and self._clock.monotonic() - last < PAUSE_SECONDS:
-            raise NotAllowed("Too many failed log-ins.", remedy=f"Wait {PAUSE_SECONDS:.0f} seconds, then try again.")
+    async def set_password(self, name: str, password: str) -> None:
+        """Raises BadInput for one that is too short."""
+        async with self._one:
+            hashed = await asyncio.to_thread(hash_password, password)
+        await self._database.write(accounts.set_password, name, hashed)
 
-    def _note_failure(self, name: str) -> None:
-        now = self._clock.monotonic()
-        self._failures = {key: (count, last) for key, (count, last) in self._failures.items() if now - last < PAUSE_SECONDS}
-        self._failures[name] = (self._failures.get(name, (0, now))[0] + 1, now)
+
+def begin_attempt(connection: Connection, name: str, address: str, now: float) -> None:
+    """Counts the attempt as failed. Raises TooManyAttempts, and counts nothing, where the log-in is closed."""
+    pair, others = _keys(name, address)
+    known = accounts.read_attempts(connection, [pair, *others], now)
+    pauses = [_left(known[pair], PAIR_FAILURES, now)]
+    if known[pair].succeeded is None:
+        pauses += [_left(known[key], allowed, now) for key, allowed in zip(others, (ADDRESS_FAILURES, ACCOUNT_FAILURES), strict=True)]
+    if max(pauses) > 0:
+        raise TooManyAttempts(remedy=f"Wait {max(pauses):.0f} seconds, then try again.")
+    accounts.note_failures(connection, [pair, *others], now)
+
+
+def note_success(connection: Connection, name: str, address: str, now: float) -> None:
+    """Takes back that the attempt has counted as failed."""
+    pair, others = _keys(name, address)
+    accounts.note_success(connection, pair, others, now)
+
+
+def _keys(name: str, address: str) -> tuple[str, list[str]]:
+    network = _network(address)
+    return attempt_key("pair", name, network), [attempt_key("address", network), attempt_key("account", name)]
+
+
+def _left(attempts: Attempts, allowed: int, now: float) -> float:
+    """Seconds for which this is closed."""
+    if attempts.failures < allowed:
+        return 0.0
+    pause = min(PAUSE_SECONDS * 2.0 ** min(attempts.failures - allowed, 20), LONGEST_PAUSE_SECONDS)
+    return attempts.last + pause - now
+
+
+def _network(address: str) -> str:
+    """One household or ward has 2^64 addresses of IPv6: they count as one."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network((parsed, 64), strict=False)) if parsed.version == 6 else str(parsed)

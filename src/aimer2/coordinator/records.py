@@ -26,5 +26,10 @@ class Records:
 
     def add_now(self, kind: Kind, *, actor: str, study: str | None = None, details: Mapping[str, Json]) -> None:
         self._audit.append(kind, actor=actor, study=study, details=details)
-        about = " ".join(f"{name}={value}" for name, value in details.items())
-        LOG.info("%s by %s%s %s", kind, actor, f" study={study[:16]}" if study else "", about)
+        about = _printable(" ".join(f"{name}={value}" for name, value in details.items()))
+        LOG.info("%s by %s%s %s", kind, _printable(actor), f" study={study[:16]}" if study else "", about)
+
+
+def _printable(text: str) -> str:
+    """On one line: what somebody typed must not look like a line of ours."""
+    return "".join(character if character.isprintable() else "?" for character in text)

@@ -12,8 +12,9 @@ from typing import Any, final
 
 from sqlalchemy import Connection, Row
 
+from aimer2.coordinator.store.accounts import Account, read_accounts, read_parts
 from aimer2.coordinator.store.database import Database, read_changes
-from aimer2.coordinator.store.members import read_sites, read_users
+from aimer2.coordinator.store.members import read_sites
 from aimer2.coordinator.store.studies import latest_decisions, read_packages, read_studies
 from aimer2.core.errors import NotFound
 from aimer2.core.task import BlobRef
@@ -87,7 +88,8 @@ class Offer:
 class _Rows:
     changes: Mapping[str, int]
     sites: list[Row[Any]]
-    users: dict[str, str]
+    users: dict[str, Account]
+    parts: dict[str, dict[str, str]]
     studies: list[Row[Any]]
     decisions: list[Row[Any]]
     packages: dict[str, str]
@@ -100,7 +102,8 @@ class Registry:
         self._packages: dict[str, Package] = {}
         self.number = -1
         self.sites: dict[str, Site] = {}
-        self.users: dict[str, str] = {}
+        self.users: dict[str, Account] = {}
+        self.parts: dict[str, dict[str, str]] = {}
         self.studies: dict[str, Offer] = {}
         self._notices: dict[str, tuple[StudyNotice, ...]] = {}
 
@@ -115,6 +118,7 @@ class Registry:
         self.number = rows.changes["registry"]
         self.sites = {row.site: _site(row) for row in rows.sites}
         self.users = rows.users
+        self.parts = rows.parts
         self.studies = {
             row.digest: Offer(
                 row.digest,
@@ -154,7 +158,8 @@ class Registry:
         return _Rows(
             read_changes(connection),
             read_sites(connection),
-            read_users(connection),
+            read_accounts(connection),
+            read_parts(connection),
             studies,
             list(latest_decisions(connection)),
             read_packages(connection, unknown) if unknown else {},

@@ -32,7 +32,9 @@ class Settings(Document):
     max_blob_bytes: int = Field(default=8 << 30, ge=1, description="the largest upload")
     max_request_bytes: int = Field(default=16 << 20, ge=1 << 16, description="the largest JSON body")
     site_token_seconds: int = Field(default=3600, ge=60, description="life of a site's token; a revoked site is refused at once all the same")
-    user_token_seconds: int = Field(default=8 * 3600, ge=60, description="life of a person's token")
+    user_token_seconds: int = Field(default=8 * 3600, ge=60, description="life of a command line's log-in")
+    session_seconds: int = Field(default=12 * 3600, ge=60, description="a browser's session ends after so long in any case")
+    session_idle_seconds: int = Field(default=1800, ge=60, description="a browser's session ends after so long without a request")
     invitation_seconds: int = Field(default=7 * 86400, ge=60, description="an invitation is good for so long")
     lease_seconds: float = Field(default=15, gt=1, description="a process that is silent for so long loses its studies to another one")
 

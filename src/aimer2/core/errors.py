@@ -10,6 +10,7 @@ AimerError
 │   └── ClockSkew           the assertion's time is off by minutes
 ├── NotAllowed            who asks may not                          (403)
 │   ├── NotApproved         this digest has no approval at this site
+│   ├── TooManyAttempts     too many log-ins have failed
 │   └── NotVerified         a site's key has not been verified here by a person
 ├── NotFound              no such thing                             (404)
 ├── Conflict              it contradicts what is already recorded   (409)
@@ -128,6 +129,14 @@ class NotApproved(NotAllowed):
 
     code = "not-approved"
     remedy = "A named person at the site approves it with `aimer2 site approve`."
+
+
+class TooManyAttempts(NotAllowed):
+    """Too many log-ins have failed."""
+
+    code = "too-many-attempts"
+    status = 429
+    remedy = "Wait a minute, then try again."
 
 
 class NotVerified(NotAllowed):

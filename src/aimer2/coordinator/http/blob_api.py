@@ -12,16 +12,15 @@ from starlette.responses import Response
 
 from aimer2.blobs.folder import FolderStore
 from aimer2.coordinator.coordinator import Coordinator
-from aimer2.coordinator.enrolment import SITE_ROLE
-from aimer2.coordinator.http.access import holder_of
+from aimer2.coordinator.http.access import Asker, asker_of, may
 from aimer2.coordinator.http.bodies import drain
 from aimer2.coordinator.http.files import PIECE, send_blob
 from aimer2.coordinator.http.problems import response_of
+from aimer2.coordinator.permissions import SITE, Action
 from aimer2.coordinator.store.members import has_uploaded, note_upload
 from aimer2.coordinator.store.studies import studies_of_model
 from aimer2.core.errors import AimerError, Conflict, NotFound, Tampered, TooLarge
 from aimer2.core.task import BlobRef
-from aimer2.identity.tokens import Holder
 from aimer2.messages.wire import problem_of
 
 
@@ -139,18 +138,18 @@ def blob_routes(coordinator: Coordinator) -> APIRouter:
     @routes.get("/v1/blobs/{sha256}")
     async def get(request: Request, sha256: str) -> Response:
         """A blob of a study of the caller's; whole, or one byte range (206)."""
-        store = await store_for(coordinator, holder_of(coordinator, request), sha256)
+        store = await store_for(coordinator, asker_of(request), sha256)
         return await send_blob(coordinator, request, store, sha256)
 
     @routes.head("/v1/blobs/{sha256}")
     async def head(request: Request, sha256: str) -> Response:
         """Whether the caller can fetch it or has uploaded it; if not, `Upload-Offset` says from which byte an upload goes on."""
-        holder = holder_of(coordinator, request)
+        asker = asker_of(request)
         try:
-            store = await store_for(coordinator, holder, sha256)
+            store = await store_for(coordinator, asker, sha256)
             blob = await asyncio.to_thread(store.find, sha256)
         except NotFound:
-            offset = await uploads.offset(sha256, owner_of(holder))
+            offset = await uploads.offset(sha256, owner_of(asker))
             return Response(status_code=404, headers={"Upload-Offset": str(offset)})
         return Response(status_code=200, headers={"Content-Length": str(blob.ref.size), "ETag": f'"{sha256}"', "Accept-Ranges": "bytes"})
 
@@ -163,10 +162,10 @@ def blob_routes(coordinator: Coordinator) -> APIRouter:
     ) -> Response:
         """Uploads a blob, or the rest of it. 201: complete and its SHA-256 is right. 202: `Upload-Offset` says how far it has come."""
         try:
-            holder = holder_of(coordinator, request)
+            asker = asker_of(request)
             if upload_length > largest:
                 raise TooLarge(f"A blob has at most {largest} bytes here.")
-            offset = await uploads.receive(request, BlobRef(sha256=sha256, size=upload_length), upload_offset, owner_of(holder))
+            offset = await uploads.receive(request, BlobRef(sha256=sha256, size=upload_length), upload_offset, owner_of(asker))
         except AimerError as error:
             await drain(request)
             if isinstance(error, WrongOffset):
@@ -177,25 +176,25 @@ def blob_routes(coordinator: Coordinator) -> APIRouter:
     return routes
 
 
-def owner_of(holder: Holder) -> str:
-    return f"{'site' if holder.role == SITE_ROLE else 'user'}:{holder.subject}"
+def owner_of(asker: Asker) -> str:
+    return f"{'site' if asker.role == SITE else 'user'}:{asker.subject}"
 
 
-async def store_for(coordinator: Coordinator, holder: Holder, sha256: str) -> FolderStore:
+async def store_for(coordinator: Coordinator, asker: Asker, sha256: str) -> FolderStore:
     """Where a blob lies that this caller may read: of his tasks, of a study that concerns him, or uploaded by himself. Raises NotFound."""
     registry = coordinator.registry
-    if holder.role == SITE_ROLE:
-        found = coordinator.queue.inputs_of(holder.subject).get(sha256)
-        concerned = (offer for offer in registry.studies.values() if holder.subject in offer.package.roster)
+    if asker.role == SITE:
+        found = coordinator.queue.inputs_of(asker.subject).get(sha256)
+        concerned = (offer for offer in registry.studies.values() if asker.subject in offer.package.roster)
     else:
-        concerned = (o for o in registry.studies.values() if holder.role != "researcher" or o.submitted_by == holder.subject)
+        concerned = (offer for offer in registry.studies.values() if may(coordinator, asker, Action.SEE_STUDY, offer))
         models = await coordinator.database.read(studies_of_model, sha256)
-        mine = [d for d in models if holder.role != "researcher" or registry.study(d).submitted_by == holder.subject]
+        mine = [digest for digest in models if may(coordinator, asker, Action.FOLLOW_STUDY, registry.study(digest))]
         found = mine[0] if mine else None
     if found is None:
         found = next((offer.digest for offer in concerned if any(ref.sha256 == sha256 for ref in offer.blobs)), None)
     if found is not None:
         return coordinator.storage.of(found)
-    if await coordinator.database.read(has_uploaded, sha256, owner_of(holder)):
+    if await coordinator.database.read(has_uploaded, sha256, owner_of(asker)):
         return coordinator.storage.staging
     raise NotFound("There is no such blob for you.")

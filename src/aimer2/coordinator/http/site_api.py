@@ -9,9 +9,9 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from aimer2.coordinator.coordinator import Coordinator
-from aimer2.coordinator.enrolment import SITE_ROLE
-from aimer2.coordinator.http.access import holder_of, site_by, site_of, study_for
+from aimer2.coordinator.http.access import asker_of, site_by, study_for
 from aimer2.coordinator.http.bodies import described, read_body, read_document, read_whole
+from aimer2.coordinator.permissions import SITE
 from aimer2.core.errors import NotFound
 from aimer2.messages.package import Package
 from aimer2.messages.wire import Enrolled, EnrolmentRequest, Exchange, Exchanged, KeyRotation, SignedDecision, Token
@@ -67,25 +67,25 @@ def site_routes(coordinator: Coordinator) -> APIRouter:
     @routes.get("/v1/studies/{digest}/package")
     async def package(request: Request, digest: str) -> Package:
         """The study as it was submitted: what a hospital decides about. Its SHA-256 over deterministic CBOR is the digest."""
-        holder = holder_of(coordinator, request)
-        if holder.role != SITE_ROLE:
+        asker = asker_of(request)
+        if asker.role != SITE:
             return study_for(coordinator, request, digest)[0].package
         offer = coordinator.registry.study(digest)
-        if holder.subject not in offer.package.roster:
+        if asker.site not in offer.package.roster:
             raise NotFound("There is no study with this digest.")
         return offer.package
 
     @routes.post("/v1/decisions", status_code=204, openapi_extra=described(SignedDecision))
     async def decide(request: Request) -> Response:
         """Records what the site has decided, verbatim as it has signed it (JWS of kind `decision`)."""
-        site = site_of(coordinator, request)
+        site = asker_of(request).subject
         await coordinator.studies.decide(site, (await read_document(request, SignedDecision, limit)).statement)
         return Response(status_code=204)
 
     @routes.post("/v1/sites/key", status_code=204, openapi_extra=described(KeyRotation))
     async def rotate(request: Request) -> Response:
         """Replaces the site's key: a statement under the old key and the same under the new one (JWS of kind `key-rotation`)."""
-        site = site_of(coordinator, request)
+        site = asker_of(request).subject
         await coordinator.enrolment.rotate(site, await read_document(request, KeyRotation, limit))
         return Response(status_code=204)
 

@@ -1,4 +1,4 @@
-"""Transactions on who takes part: sites, invitations, users, and the assertions that were used."""
+"""Transactions on which sites take part: sites, invitations, uploads, and the assertions that were used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, insert, select, updat
 from sqlalchemy.exc import IntegrityError
 
 from aimer2.coordinator.store.database import Prepared, note_change
-from aimer2.coordinator.store.schema import assertions, invitations, sites, users
+from aimer2.coordinator.store.schema import assertions, invitations, sites
 from aimer2.core.errors import Conflict, NotAllowed, NotFound
 
 
@@ -86,36 +86,6 @@ def note_contacts(connection: Connection, contacts: Mapping[str, tuple[float, st
     rows = [{"name": site, "seen": seen, "said": status} for site, (seen, status) in contacts.items()]
     statement = update(sites).where(sites.c.site == bindparam("name")).values(last_contact=bindparam("seen"), status=bindparam("said"))
     connection.execute(statement, rows)
-
-
-def add_user(connection: Connection, name: str, role: str, password: str, now: float) -> None:
-    """Raises Conflict where the name is taken."""
-    if connection.execute(select(users.c.name).where(users.c.name == name)).one_or_none():
-        raise Conflict(f"There is a user {name} already.")
-    connection.execute(insert(users).values(name=name, role=role, password=password, added=now))
-    note_change(connection, "registry")
-
-
-def remove_user(connection: Connection, name: str) -> None:
-    """Raises NotFound where there is no such user."""
-    if connection.execute(delete(users).where(users.c.name == name)).rowcount != 1:
-        raise NotFound(f"There is no user {name}.", remedy="`aimer2 coordinator user list` lists them.")
-    note_change(connection, "registry")
-
-
-def find_password(connection: Connection, name: str) -> tuple[str, str] | None:
-    """Role and stored password."""
-    found = connection.execute(select(users.c.role, users.c.password).where(users.c.name == name)).one_or_none()
-    return None if found is None else (found.role, found.password)
-
-
-def set_password(connection: Connection, name: str, password: str) -> None:
-    connection.execute(update(users).where(users.c.name == name).values(password=password))
-
-
-def read_users(connection: Connection) -> dict[str, str]:
-    """Every user's role."""
-    return {row.name: row.role for row in connection.execute(select(users.c.name, users.c.role))}
 
 
 def use_assertion(connection: Connection, identifier: str, until: float, now: float) -> bool:

@@ -25,6 +25,8 @@ sites = Table(
     Column("last_contact", Double),
     Column("status", Text, nullable=False, default="{}"),
     Column("revision", Integer, nullable=False, default=1),
+    Column("left_by", String(200)),
+    Column("left_reason", Text),
 )
 
 invitations = Table(
@@ -35,15 +37,58 @@ invitations = Table(
     Column("made", Double, nullable=False),
     Column("expires", Double, nullable=False),
     Column("used_by_key", String(43)),
+    Column("made_by", String(200), nullable=False, default=""),
+    Column("revoked", Double),
+    Column("revoked_by", String(200)),
 )
 
 users = Table(
     "users",
     metadata,
     Column("name", String(200), primary_key=True),
-    Column("role", String(20), nullable=False),
+    Column("role", String(30), nullable=False),
     Column("password", Text, nullable=False),
     Column("added", Double, nullable=False),
+    Column("site", _Site),
+    Column("issuer", String(500)),
+    Column("subject", String(255)),
+    Index(None, "issuer", "subject", unique=True),
+)
+
+# Log-ins and tokens: only the hash of each secret, which its owner alone has.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("secret_hash", _Digest, primary_key=True),
+    Column("id", String(16), nullable=False, index=True, unique=True),
+    Column("user", String(200), nullable=False, index=True),
+    Column("kind", String(10), nullable=False),
+    Column("name", String(100), nullable=False),
+    Column("role", String(30), nullable=False),
+    Column("made", Double, nullable=False),
+    Column("used", Double, nullable=False),
+    Column("expires", Double, nullable=False),
+)
+
+# How often a log-in failed, under hashes of accounts and addresses, so that a restart does not let anybody guess anew.
+login_attempts = Table(
+    "login_attempts",
+    metadata,
+    Column("key", _Digest, primary_key=True),
+    Column("failures", Integer, nullable=False),
+    Column("last", Double, nullable=False),
+    Column("succeeded", Double),
+)
+
+# Log-ins that are at the OpenID provider at the moment.
+openid_logins = Table(
+    "openid_logins",
+    metadata,
+    Column("state_hash", _Digest, primary_key=True),
+    Column("nonce", String(64), nullable=False),
+    Column("verifier", String(128), nullable=False),
+    Column("target", Text, nullable=False),
+    Column("expires", Double, nullable=False),
 )
 
 # Identifiers of assertions that were used, so that none is accepted twice, after a restart neither.
@@ -76,6 +121,38 @@ studies = Table(
     Column("lease_until", Double),
     Column("checkpoint", Text),
     Column("result", Text),
+)
+
+# Who works on a study, besides the one who has submitted it.
+study_parts = Table(
+    "study_parts",
+    metadata,
+    Column("study", _Digest, ForeignKey("studies.digest"), primary_key=True),
+    Column("user", String(200), primary_key=True),
+    Column("part", String(30), nullable=False),
+    Column("given_by", String(200), nullable=False),
+    Column("given", Double, nullable=False),
+)
+
+# What the members have agreed on: a document that lies elsewhere, by its SHA-256.
+agreements = Table(
+    "agreements",
+    metadata,
+    Column("digest", _Digest, primary_key=True),
+    Column("title", String(300), nullable=False),
+    Column("dated", String(10), nullable=False),
+    Column("added_by", String(200), nullable=False),
+    Column("added", Double, nullable=False),
+)
+
+acceptances = Table(
+    "acceptances",
+    metadata,
+    Column("agreement", _Digest, ForeignKey("agreements.digest"), primary_key=True),
+    Column("site", _Site, ForeignKey("sites.site"), primary_key=True),
+    Column("by", String(200), nullable=False),
+    Column("recorded_by", String(200), nullable=False),
+    Column("accepted", Double, nullable=False),
 )
 
 # As the sites have signed them, and never changed.
