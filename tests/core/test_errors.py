@@ -19,6 +19,7 @@ CODES = {
     "clock-skew": ("ClockSkew", 401),
     "not-allowed": ("NotAllowed", 403),
     "not-approved": ("NotApproved", 403),
+    "too-many-attempts": ("TooManyAttempts", 429),
     "not-verified": ("NotVerified", 403),
     "budget-exceeded": ("BudgetExceeded", 403),
     "not-found": ("NotFound", 404),

@@ -25,7 +25,7 @@ from aimer2.connectors.mapping import ColumnMapping, DataMapping, read_mapping
 from aimer2.connectors.npz import Npz
 from aimer2.coordinator.app import build_app
 from aimer2.coordinator.coordinator import Coordinator
-from aimer2.coordinator.people import ROLES
+from aimer2.coordinator.permissions import ROLES
 from aimer2.coordinator.settings import Folder
 from aimer2.coordinator.settings import Settings as CoordinatorSettings
 from aimer2.coordinator.setup import initialise

@@ -13,6 +13,7 @@ from aimer2.coordinator.coordinator import Coordinator
 from aimer2.coordinator.http import problems
 from aimer2.coordinator.http.access import gate
 from aimer2.coordinator.http.blob_api import blob_routes
+from aimer2.coordinator.http.consortium_api import consortium_routes
 from aimer2.coordinator.http.events_api import event_routes
 from aimer2.coordinator.http.health import health_routes
 from aimer2.coordinator.http.model_api import model_routes
@@ -42,7 +43,7 @@ def build_app(coordinator: Coordinator) -> FastAPI:
         redoc_url=None,
         responses={"default": {"description": "A problem", "content": {problems.MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}}},
     )
-    for router in (site_routes, blob_routes, session_routes, research_routes, model_routes, event_routes, health_routes):
+    for router in (site_routes, blob_routes, session_routes, consortium_routes, research_routes, model_routes, event_routes, health_routes):
         app.include_router(router(coordinator))
     problems.install(app)
     app.openapi = lambda: _describe(app)  # type: ignore[method-assign]  # FastAPI's documented way

@@ -18,7 +18,7 @@ from aimer2.coordinator.store.studies import last_model, read_result
 from aimer2.core.errors import NotFound
 from aimer2.core.task import Document
 from aimer2.messages.package import Package
-from aimer2.messages.wire import SiteStatus, StudySummary
+from aimer2.messages.wire import StudySummary
 
 
 class Stop(Document):
@@ -40,13 +40,6 @@ def research_routes(coordinator: Coordinator) -> APIRouter:
             return summary
         # What other hospitals have decided, and who there, is theirs.
         return summary.model_copy(update={"sites": tuple(decision for decision in summary.sites if decision.site == asker.site)})
-
-    @routes.get("/v1/sites")
-    async def sites(request: Request) -> list[SiteStatus]:
-        """Every site that has enrolled, whether it is there, and what it said of itself; to the people of a hospital only their own."""
-        asker = asker_of(request)
-        only_own = reach_of(asker.role, Action.SEE_SITES) is Reach.SITE
-        return [_status(coordinator, site) for site in coordinator.registry.sites if not only_own or site == asker.site]
 
     @routes.post("/v1/studies", status_code=201, openapi_extra=described(Package))
     async def submit(request: Request) -> StudySummary:
@@ -115,16 +108,3 @@ def research_routes(coordinator: Coordinator) -> APIRouter:
         return await send_blob(coordinator, request, coordinator.storage.of(digest), sha256)
 
     return routes
-
-
-def _status(coordinator: Coordinator, name: str) -> SiteStatus:
-    site, presence = coordinator.registry.sites[name], coordinator.presence
-    return SiteStatus(
-        site=name,
-        key=site.key.text,
-        enrolled=site.enrolled,
-        last_contact=presence.last_contact(name) or site.last_contact,
-        online=presence.online(name) and not site.revoked,
-        revoked=site.revoked,
-        status=presence.status(name) or site.status,
-    )
