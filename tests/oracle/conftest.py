@@ -14,10 +14,10 @@ from aimer2.core.dataset import Frame
 from aimer2.statistics.statistic import AbstractStatistic, Found, loaded
 from aimer2.study.analysing import local_of
 
-Ask = Callable[[AbstractStatistic, Sequence[pd.DataFrame]], Tables]
+Ask = Callable[..., Tables]
 
 
-def frame_of(method: AbstractStatistic, data: pd.DataFrame) -> Frame:
+def frame_of(method: AbstractStatistic, data: pd.DataFrame, patients: Sequence[int] | None = None) -> Frame:
     def coded(name: str, categories: tuple[str, ...]) -> Any:
         if not categories:
             return data[name].to_numpy(np.float64)
@@ -25,12 +25,12 @@ def frame_of(method: AbstractStatistic, data: pd.DataFrame) -> Frame:
         return np.where(codes < 0, np.nan, codes.astype(np.float64))
 
     columns = {feature.name: coded(feature.name, feature.categories) for feature in method.features}
-    return Frame(columns, np.arange(len(data), dtype=np.uint64))
+    return Frame(columns, np.arange(len(data), dtype=np.uint64) if patients is None else np.asarray(patients, np.uint64))
 
 
-def asked(method: AbstractStatistic, sites: Sequence[pd.DataFrame]) -> Tables:
-    """The rounds of one method over these sites' data, summed in their order."""
-    frames = [frame_of(method, data) for data in sites]
+def asked(method: AbstractStatistic, sites: Sequence[pd.DataFrame], patients: Sequence[Sequence[int]] | None = None) -> Tables:
+    """The rounds of one method over these sites' data, summed in their order; ``patients``: of each site whose rows they are, if not one's each."""
+    frames = [frame_of(method, data, patients[place] if patients else None) for place, data in enumerate(sites)]
     state: Found = method.init({})
     while not method.finished(state):
         received = {name: loaded(leaves) for name, leaves in method.broadcast(state).items()}

@@ -54,9 +54,16 @@ def study(name: str, method: AbstractStatistic, privacy: dict[str, Any]) -> Stud
     )
 
 
-@pytest.mark.parametrize("name", catalogue.names())
-def test_in_secret_as_in_the_clear(name: str) -> None:
-    method = catalogue.example(name)
+FURTHER: list[tuple[str, dict[str, Any]]] = [
+    ("cox", {"errors": "robust", "proportionality": "log", "concordance": True}),
+    ("cox", {"sites": "pooled", "edges": tuple(range(1, 10)), "errors": "sites", "proportionality": "km", "concordance": True}),
+]
+"""Options by which a method sends other sums."""
+
+
+@pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in catalogue.names()), *FURTHER])
+def test_in_secret_as_in_the_clear(name: str, options: dict[str, Any]) -> None:
+    method = dataclasses.replace(catalogue.example(name), **options)
     sites = hospitals(method)
     clear = simulate(study(name, method, PLAIN), sites, disclosure=Disclosure(exact_values="always")).tables
     secret = simulate(study(name, method, {}), sites).tables

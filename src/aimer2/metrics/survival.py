@@ -61,14 +61,21 @@ def risks(scores: Floats, timeline: Timeline) -> Floats:
 
 
 def pair_sums(scores: Floats, targets: Floats, timeline: Timeline) -> Floats:
-    """Over all pairs of patients; scores as in `risks`, targets (n, 2) times and events. Takes as many comparisons as events times patients."""
-    risk, time, event = risks(scores, timeline), targets[:, 0], targets[:, 1] == 1
+    """Over all pairs of patients; scores as in `risks`, targets (n, 2) times and events."""
+    return compared(risks(scores, timeline), targets[:, 0], targets[:, 1] == 1)
+
+
+def compared(risk: Floats, time: Floats, event: NDArray[np.bool_], entry: Floats | None = None) -> Floats:
+    """The five sums over all pairs; all given ``(n,)``. Who enters at or after an event is not compared with it. Takes as many comparisons as events
+    times patients."""
     concordant, comparable = np.zeros(len(time)), np.zeros(len(time))
     events = np.flatnonzero(event)
     step = max(1, PAIRS_AT_A_TIME // max(1, len(time)))
     for start in range(0, len(events), step):
         first = events[start : start + step, None]
         pairs = (time[first] < time) | ((time[first] == time) & ~event)
+        if entry is not None:
+            pairs &= entry < time[first]
         won = pairs * (0.5 * (risk[first] == risk) + (risk[first] > risk))
         comparable += pairs.sum(axis=0)
         concordant += won.sum(axis=0)

@@ -7,10 +7,18 @@ D. R. Cox, JRSS B 34 (1972); ties by B. Efron, JASA 72 (1977), or N. Breslow, Bi
 every time of an event is an edge, as every day is, the answer is the exact one. Newton steps, halved where the likelihood falls, until the next one
 would change it by less than 1e-18.
 
+Errors are the model's, or a sandwich of score residuals over rows, patients or sites; whether hazards are proportional is tested by the score of a
+term that changes with time (both: `aimer2.statistics.hazards`). For errors that are robust where sites are pooled, sites are told the hazard and the
+columns' means at each time with an event. Concordance is Harrell's, of pairs of patients within a site and stratum.
+
 Leaves the site: ``size`` = rows, patients, events; ``moments`` = number of rows and per column sums of values and squares; ``deaths`` = where sites
 are pooled, per stratum and time how many have the event; ``risk`` = per stratum and time with an event, sums over who is at risk of risks and of
 their products with columns and pairs of columns; ``tied`` = the same over who has the event then; ``observed`` = columns summed over who has the
-event; ``likelihood`` = with sites as strata, the site's own partial likelihood; ``score`` = its derivative; ``information`` = its second one.
+event; ``likelihood`` = with sites as strata, the site's own partial likelihood; ``score`` = its derivative; ``information`` = its second one;
+``late`` = for the test of proportional hazards, columns of who has the event times a function of the time, summed (with sites as strata less the
+mean among those at risk); ``spreads`` = with sites as strata, its second derivatives; ``meat`` = for robust errors, the sum of squared parts of the
+score; ``pairs`` = for the concordance, how many pairs of patients are comparable and concordant, and sums of squares and products of these over
+patients.
 """
 
 from __future__ import annotations
@@ -27,16 +35,20 @@ from aimer2.core.dataset import Frame
 from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import BadData, BadUpdate
 from aimer2.core.study import Feature
-from aimer2.core.table import Cell, Table
+from aimer2.core.table import Cell, Table, number
+from aimer2.metrics.survival import compared
 from aimer2.statistics import at_risk as counting
 from aimer2.statistics import distributions
 from aimer2.statistics.design import Design, Floats, design, groups, numbers, small_categories
-from aimer2.statistics.estimates import Fit, Scale, coefficients, independent, inverse
-from aimer2.statistics.risk_sets import Observed, Partial, Ties, partial, risk_sums
+from aimer2.statistics.estimates import Errors, Fit, Scale, coefficients, independent, inverse, meat
+from aimer2.statistics.hazards import Clock, baseline, concordance, late, of_everybody, of_times, proportionality, residuals
+from aimer2.statistics.risk_sets import Integers, Observed, Partial, Sets, Ties, partial, risk_sums
 from aimer2.statistics.statistic import AbstractStatistic, Values
 
 CONVERGED = 1e-18
 _SEPARATED = 1e6
+
+Kept = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
 
 @final
@@ -44,13 +56,16 @@ _SEPARATED = 1e6
 class Cox(AbstractStatistic):
     """``edges``: of ``sites = "pooled"``, above 0 and rising. ``ridge``: a penalty of half of it times the sum of squared coefficients."""
 
-    of_sites: ClassVar[frozenset[str]] = frozenset({"likelihood", "score", "information"})
+    of_sites: ClassVar[frozenset[str]] = frozenset({"likelihood", "score", "information", "late", "spreads", "meat", "pairs"})
 
     ties: Ties = "efron"
     sites: Literal["strata", "pooled"] = "strata"
     edges: tuple[float, ...] = ()
     ridge: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    errors: Errors = "model"
+    proportionality: Clock = "none"
+    concordance: bool = False
 
     def faults(self) -> Iterator[str]:
         formula = self.parsed
@@ -61,6 +76,8 @@ class Cox(AbstractStatistic):
         if (self.sites == "pooled") != bool(self.edges):
             yield "`edges` are the common times at which sites are pooled: state them with sites = pooled, and leave them out otherwise"
         yield from counting.faults(self.edges)
+        if self.sites == "strata" and self.proportionality == "km":
+            yield "with sites as strata nobody knows the survival of all: `proportionality` is identity or log"
         kinds = {feature.name: feature for feature in self.features}
         yield from (f"strata({one}) is no category" for one in formula.strata if kinds[one.name].kind != "category")
         if any(one.name in kinds and kinds[one.name].kind == "category" and len(kinds[one.name].categories) != 2 for one in formula.response):
@@ -91,14 +108,46 @@ class Cox(AbstractStatistic):
         if round_number == 1:
             return self._first(rows, matrix, stratum, len(named))
         scaled, beta = self._scale(values).apply(matrix), values["beta"]
+        if "closing" in values:
+            return self._closing(values, rows, scaled, stratum)
         if self.sites == "strata":
-            observed, times = self._own(rows, stratum)
-            found = partial(risk_sums(scaled, beta, observed, len(named), times), beta, self.ties)
-            return {"likelihood": np.array([found.likelihood]), "score": found.score, "information": found.information}
+            return self._stratified(scaled, beta, rows, stratum, len(named))
         kept = values["times"].astype(np.int64)
-        return risk_sums(scaled, beta, self._common(rows, stratum).at(kept), len(named), len(kept))
+        observed = self._common(rows, stratum).at(kept)
+        made = dict(risk_sums(scaled, beta, observed, len(named), len(kept)))
+        if "clock" in values:
+            made["late"] = values["clock"][observed.last[observed.event]] @ scaled[observed.event]
+        return made
 
-    def _first(self, rows: Frame, matrix: Floats, stratum: np.ndarray[tuple[int, ...], np.dtype[np.int64]], strata: int) -> Values:
+    def _stratified(self, scaled: Floats, beta: Floats, rows: Frame, stratum: Integers, strata: int) -> Values:
+        """What a site with a hazard of its own sends."""
+        observed, times = self._own(rows, stratum)
+        sums = risk_sums(scaled, beta, observed, strata, len(times))
+        found = partial(sums, beta, self.ties)
+        made = {"likelihood": np.array([found.likelihood]), "score": found.score, "information": found.information}
+        sets = Sets.of(sums, len(beta), self.ties)
+        if self.proportionality != "none":
+            clock = of_times(self.proportionality, times)
+            expected, made["spreads"] = late(sets, np.tile(clock, strata))
+            made["late"] = clock[observed.last[observed.event]] @ scaled[observed.event] - expected
+        if self.errors != "model":
+            made["meat"] = meat(residuals(scaled, beta, observed, baseline(sets, strata)), self.errors, rows.patients)
+        return made
+
+    def _closing(self, values: Values, rows: Frame, scaled: Floats, stratum: Integers) -> Values:
+        """What needs the fitted coefficients, and where sites are pooled the hazard of all."""
+        made: dict[str, Floats] = {}
+        if "baseline" in values:
+            observed = self._common(rows, stratum).at(values["times"].astype(np.int64))
+            made["meat"] = meat(residuals(scaled, values["beta"], observed, values["baseline"]), self.errors, rows.patients)
+        if self.concordance:
+            entry, time, event = self._times(rows)
+            risk = scaled @ values["beta"]
+            apart = [stratum == one for one in np.unique(stratum)]
+            made["pairs"] = sum((compared(risk[own], time[own], event[own], entry[own]) for own in apart), np.zeros(5))
+        return made
+
+    def _first(self, rows: Frame, matrix: Floats, stratum: Integers, strata: int) -> Values:
         _, _, event = self._times(rows)
         counted = np.full(matrix.shape[1], float(len(rows)))
         made = {
@@ -112,6 +161,8 @@ class Cox(AbstractStatistic):
     def step(self, values: Values, total: Values, round_number: int) -> tuple[Values, bool]:
         if round_number == 1:
             return self._begun(total), False
+        if "closing" in values:
+            return {**values, **total}, True
         beta = values["beta"]
         penalty = self.ridge / values["spread"] ** 2
         found = self._partial(total, beta)
@@ -136,7 +187,38 @@ class Cox(AbstractStatistic):
         if round_number == 2:
             moved |= {"null": np.array([found.likelihood, decrement]), "first": np.diag(cover).copy()}
         separated = (np.diag(cover) > _SEPARATED * np.maximum(moved["first"], np.finfo(np.float64).tiny)).any()
-        return moved, bool(decrement <= CONVERGED or separated)
+        if "meat" in total:
+            moved["meat"] = total["meat"]
+        if self.proportionality != "none":
+            moved |= self._late(values, total, beta)
+        if not (decrement <= CONVERGED or separated) or (self.proportionality != "none" and "late" not in moved):
+            return moved, False
+        if self.concordance or self._is_robust_pooled:
+            return moved | self._opened(total, beta), False
+        return moved, True
+
+    def _late(self, values: Values, total: Values, beta: Floats) -> dict[str, Floats]:
+        """For the test of proportional hazards: at first the clock, then its score and information at these coefficients."""
+        if self.sites == "strata":
+            return {"late": total["late"], "spreads": total["spreads"]}
+        if "late" not in total:
+            # all risks are 1 at the first step, so their sums are numbers of patients
+            times, deaths, at_risk = np.array(self.edges)[values["times"].astype(np.int64)], total["deaths"].sum(axis=0), total["risk"][..., 0]
+            return {"clock": of_everybody(self.proportionality, times, deaths, at_risk.sum(axis=0))}
+        clock = np.tile(values["clock"], len(total["deaths"]))
+        expected, spreads = late(Sets.of(total, len(beta), self.ties), clock)
+        return {"late": total["late"] - expected, "spreads": spreads}
+
+    def _opened(self, total: Values, beta: Floats) -> dict[str, Floats]:
+        """For one more round, at the fitted coefficients."""
+        opened = {"closing": np.ones(1)}
+        if self._is_robust_pooled:
+            opened["baseline"] = baseline(Sets.of(total, len(beta), self.ties), len(total["deaths"]))
+        return opened
+
+    @property
+    def _is_robust_pooled(self) -> bool:
+        return self.sites == "pooled" and self.errors != "model"
 
     def _begun(self, total: Values) -> Values:
         if not total["size"][2] > 0:
@@ -157,12 +239,12 @@ class Cox(AbstractStatistic):
         return partial(total, beta, self.ties)
 
     def told(self, values: Values) -> Values:
-        return {name: values[name] for name in ("beta", "centre", "spread", "times") if name in values}
+        return {name: values[name] for name in ("beta", "centre", "spread", "times", "clock", "closing", "baseline") if name in values}
 
     def tables(self, name: str, values: Values) -> Sequence[Table]:
         kept, back = values["kept"] > 0, self._scale(values).back
         cover = inverse(values["information"] + np.diag(self.ridge / values["spread"] ** 2), kept)
-        covariance = cover @ values["information"] @ cover if self.ridge else cover
+        covariance = self._covariance(values, cover)
         fit = Fit(
             names=self._design.names,
             estimates=back @ np.where(kept, values["beta"], 0.0),
@@ -173,15 +255,31 @@ class Cox(AbstractStatistic):
             ratio="hazard_ratio",
         )
         notes = list(self._notes(values, kept, cover))
-        return [coefficients(fit, analysis=name, method=self.name, facts=self._facts(values, int(kept.sum())), notes=notes)]
+        made = [coefficients(fit, analysis=name, method=self.name, facts=self._facts(values, kept, covariance), notes=notes)]
+        if "late" in values:
+            lines = proportionality(values["late"], values["spreads"], values["information"], kept, self._design.columns)
+            columns, told = ("term", "statistic", "freedom", "p"), {"function_of_time": self.proportionality}
+            note = "A small p: the effect changes with time."
+            made.append(
+                Table(analysis=name, method=self.name, title="Proportional hazards", columns=columns, rows=tuple(lines), facts=told, notes=(note,))
+            )
+        return made
 
-    def _facts(self, values: Values, parameters: int) -> dict[str, Cell]:
+    def _covariance(self, values: Values, cover: Floats) -> Floats:
+        """Of the scaled columns' coefficients; not a number where a fit that has not converged has no sandwich."""
+        if self.errors != "model":
+            return cover @ values["meat"] @ cover if "meat" in values else np.full_like(cover, np.nan)
+        return cover @ values["information"] @ cover if self.ridge else cover
+
+    def _facts(self, values: Values, kept: Kept, covariance: Floats) -> dict[str, Cell]:
+        parameters = int(kept.sum())
         rows, patients, events = (int(value) for value in values["size"])
         likelihood, (null, score) = float(values["likelihood"][0]), values["null"]
         ratio = 2 * (likelihood - float(null))
         facts: dict[str, Cell] = {
             "ties": self.ties,
             "sites": self.sites,
+            "errors": self.errors,
             "rows": rows,
             "patients": patients,
             "events": events,
@@ -193,9 +291,12 @@ class Cox(AbstractStatistic):
         if not self.ridge and parameters:
             for name, chi in (("likelihood_ratio", ratio), ("score_test", float(score))):
                 facts |= {f"{name}_chi2": chi, f"{name}_p": float(distributions.chi_squared_above(chi, parameters))}
-        return facts
+            beta = np.where(kept, values["beta"], 0.0)
+            wald = float(beta @ inverse(covariance, kept) @ beta) if np.isfinite(covariance).all() else float("nan")
+            facts |= {"wald_chi2": number(wald), "wald_p": number(float(distributions.chi_squared_above(wald, parameters)))}
+        return facts | (concordance(values["pairs"]) if "pairs" in values else {})
 
-    def _notes(self, values: Values, kept: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], cover: Floats) -> Iterator[str]:
+    def _notes(self, values: Values, kept: Kept, cover: Floats) -> Iterator[str]:
         names = np.array(self._design.names)
         if not kept.all():
             yield f"these follow from the terms before them (collinear, or nobody has the category) and have no estimate: {', '.join(names[~kept])}"
@@ -206,6 +307,10 @@ class Cox(AbstractStatistic):
             yield f"it has not converged in {self.rounds} rounds: do not use these estimates"
         if self.ridge:
             yield f"penalised by {self.ridge:g}/2 times the sum of squared coefficients: estimates are drawn towards 0, and intervals lie about these"
+        if self.concordance:
+            yield "concordance of pairs of patients within a hospital" + (" and stratum" if self.parsed.strata else "")
+        if self.errors == "sites":
+            yield "errors over sites: fewer than about twenty make them too small"
         if self.sites == "strata":
             yield "each hospital is a stratum with a baseline hazard of its own"
         else:
@@ -228,14 +333,14 @@ class Cox(AbstractStatistic):
             raise BadData(f"{self.parsed.response[-1]} is not 0 or 1 for some patients.")
         return entry, time, event > 0
 
-    def _own(self, rows: Frame, stratum: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> tuple[Observed, int]:
+    def _own(self, rows: Frame, stratum: Integers) -> tuple[Observed, Floats]:
         """At the site's own exact times of events."""
         entry, time, event = self._times(rows)
         times = np.unique(time[event])
         first, last = np.searchsorted(times, entry, side="right"), np.searchsorted(times, time, side="right") - 1
-        return Observed(first.astype(np.int64), last.astype(np.int64), event, stratum), len(times)
+        return Observed(first.astype(np.int64), last.astype(np.int64), event, stratum), times
 
-    def _common(self, rows: Frame, stratum: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> Observed:
+    def _common(self, rows: Frame, stratum: Integers) -> Observed:
         """At the ends of the common intervals."""
         entry, time, event = self._times(rows)
         place, kind = counting.binned((time, event.astype(np.int64)), self.edges)

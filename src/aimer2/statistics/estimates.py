@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Literal, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,22 @@ class Fit:
     level: float
     ratio: str = ""
     """What e to the estimate is: `odds_ratio`, `rate_ratio`, `hazard_ratio`; empty: nothing of interest."""
+
+
+Errors = Literal["model", "robust", "patients", "sites"]
+"""Of the model; or a sandwich over rows, over patients (each with all rows), over whole sites."""
+
+
+def meat(part: Floats, errors: Errors, patients: NDArray[np.uint64]) -> Floats:
+    """Σ uuᵀ ``(p, p)`` over sums u of what each row adds to the score ``(n, p)``: of rows, of patients or of the site."""
+    if errors == "sites":
+        part = part.sum(axis=0, keepdims=True)
+    elif errors == "patients":
+        known, place = np.unique(patients, return_inverse=True)
+        whole = np.zeros((len(known), part.shape[1]))
+        np.add.at(whole, place, part)
+        part = whole
+    return part.T @ part
 
 
 def coefficients(fit: Fit, *, analysis: str, method: str, facts: Mapping[str, Cell], notes: Sequence[str]) -> Table:

@@ -31,7 +31,7 @@ from aimer2.core.study import Feature
 from aimer2.core.table import Cell, Table, number
 from aimer2.statistics import distributions, families
 from aimer2.statistics.design import Design, Floats, design, numbers, small_categories
-from aimer2.statistics.estimates import Fit, Scale, coefficients, independent, inverse
+from aimer2.statistics.estimates import Errors, Fit, Scale, coefficients, independent, inverse, meat
 from aimer2.statistics.families import ESTIMATED_DISPERSION, LINKS, USUAL_LINKS, FamilyName, LinkName
 from aimer2.statistics.statistic import AbstractStatistic, Values
 
@@ -51,7 +51,7 @@ class Glm(AbstractStatistic):
     link: LinkName | Literal[""] = ""
     ridge: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    errors: Literal["model", "robust", "patients", "sites"] = "model"
+    errors: Errors = "model"
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
 
     def faults(self) -> Iterator[str]:
@@ -110,18 +110,8 @@ class Glm(AbstractStatistic):
         if self._estimates_alpha:
             made["shape"] = np.array([weight @ one for one in families.alpha_steps(y, mean, alpha)])
         if self.errors != "model":
-            made["meat"] = self._meat(part, rows)
+            made["meat"] = meat(part, self.errors, rows.patients)
         return made
-
-    def _meat(self, part: Floats, rows: Frame) -> Floats:
-        if self.errors == "sites":
-            part = part.sum(axis=0, keepdims=True)
-        elif self.errors == "patients":
-            patients, place = np.unique(rows.patients, return_inverse=True)
-            whole = np.zeros((len(patients), part.shape[1]))
-            np.add.at(whole, place, part)
-            part = whole
-        return part.T @ part
 
     def step(self, values: Values, total: Values, round_number: int) -> tuple[Values, bool]:
         if round_number == 1:

@@ -23,7 +23,7 @@ Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
 Ties: TypeAlias = Literal["efron", "breslow"]
 
-_STEEPEST = 40.0
+STEEPEST = 40.0
 """Largest |zβ|: sums in secret have room for the risks that come of it."""
 
 
@@ -54,7 +54,7 @@ def risk_sums(columns: Floats, beta: Floats, observed: Observed, strata: int, ti
     """Of a site's rows: ``risk`` and ``tied`` ``(strata, times, 1 + p + p(p + 1)/2)``, S0, S1 and the upper triangle of S2, and the same of E;
     ``deaths`` ``(strata, times)``; ``observed`` ``(p,)`` = Σ_events z."""
     width = columns.shape[1]
-    risks = np.exp(np.clip(columns @ beta, -_STEEPEST, _STEEPEST))
+    risks = np.exp(np.clip(columns @ beta, -STEEPEST, STEEPEST))
     upper, lower = np.triu_indices(width)
     parts = np.hstack([np.ones((len(columns), 1)), columns, columns[:, upper] * columns[:, lower]]) * risks[:, None]
     risk = np.zeros((strata, times + 1, parts.shape[1]))
@@ -83,24 +83,53 @@ class Partial:
     information: Floats
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Sets:
+    """The set of each event, those tied apart: its ``place`` among the times that have an event ``(E,)``, its c, S0 − cE0 and mean of z
+    ``(E, p)``; ``risk`` and ``tied`` of these times ``(H, …)``; ``held``: which of all strata and times they are."""
+
+    place: Integers
+    share: Floats
+    whole: Floats
+    means: Floats
+    risk: Floats
+    tied: Floats
+    held: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, sums: Values, width: int, ties: Ties) -> Sets:
+        deaths = np.rint(sums["deaths"]).astype(np.int64).ravel()
+        held = deaths > 0
+        count = deaths[held]
+        risk, tied = (sums[name].reshape(len(deaths), sums[name].shape[-1])[held] for name in ("risk", "tied"))
+        place = np.repeat(np.arange(len(count)), count)
+        order = np.arange(len(place)) - np.repeat(np.cumsum(count) - count, count)
+        share = order / count[place] if ties == "efron" else np.zeros(len(place))
+        whole = risk[place, 0] - share * tied[place, 0]
+        means = (risk[place, 1 : 1 + width] - share[:, None] * tied[place, 1 : 1 + width]) / whole[:, None]
+        return cls(place, share, whole, means, risk, tied, held)
+
+    def spread(self, weight: Floats) -> Floats:
+        """``(p, p)``: the spread of z in each set, times the event's weight, summed."""
+        width, times = self.means.shape[1], len(self.risk)
+        # Σ_c (S2 − cE2)/(S0 − cE0): the weights are added first, so no array of events by pairs of columns is made
+        plain = np.bincount(self.place, weight / self.whole, times)
+        shared = np.bincount(self.place, weight * self.share / self.whole, times)
+        packed = plain @ self.risk[:, 1 + width :] - shared @ self.tied[:, 1 + width :]
+        found = np.zeros((width, width))
+        found[np.triu_indices(width)] = packed
+        return np.asarray(found + found.T - np.diag(np.diag(found)) - (self.means * weight[:, None]).T @ self.means)
+
+    def per_time(self, values: Floats) -> Floats:
+        """``(S · T, k)``: of values ``(E, k)`` of the events the sums at each stratum and time."""
+        found = np.zeros((len(self.held), values.shape[1]))
+        np.add.at(found, np.flatnonzero(self.held)[self.place], values)
+        return found
+
+
 def partial(sums: Values, beta: Floats, ties: Ties) -> Partial:
     """From the sums of all sites, or of one alone; of nobody all is 0."""
-    width = len(beta)
-    deaths = np.rint(sums["deaths"]).astype(np.int64).ravel()
-    held = deaths > 0
-    count = deaths[held]
-    risk, tied = (sums[name].reshape(len(deaths), sums[name].shape[-1])[held] for name in ("risk", "tied"))
-    place = np.repeat(np.arange(len(count)), count)
-    order = np.arange(len(place)) - np.repeat(np.cumsum(count) - count, count)
-    share = order / count[place] if ties == "efron" else np.zeros(len(place))
-    whole = risk[place, 0] - share * tied[place, 0]
-    means = (risk[place, 1 : 1 + width] - share[:, None] * tied[place, 1 : 1 + width]) / whole[:, None]
-    # Σ_c (S2 − cE2)/(S0 − cE0): the weights are added first, so no array of events by pairs of columns is made
-    plain = np.bincount(place, 1 / whole, len(count))
-    shared = np.bincount(place, share / whole, len(count))
-    packed = plain @ risk[:, 1 + width :] - shared @ tied[:, 1 + width :]
-    spread = np.zeros((width, width))
-    spread[np.triu_indices(width)] = packed
-    spread = spread + spread.T - np.diag(np.diag(spread))
-    likelihood = float(sums["observed"] @ beta) - float(np.log(whole).sum())
-    return Partial(likelihood, sums["observed"] - means.sum(axis=0), spread - means.T @ means)
+    sets = Sets.of(sums, len(beta), ties)
+    likelihood = float(sums["observed"] @ beta) - float(np.log(sets.whole).sum())
+    return Partial(likelihood, sums["observed"] - sets.means.sum(axis=0), sets.spread(np.ones(len(sets.place))))
