@@ -41,7 +41,14 @@ def _as_json(command: Callable[..., None]) -> Callable[..., None]:
     return click.option("--json", "as_json", is_flag=True, help="For a machine.")(command)
 
 
-@click.group(cls=PartlyLazy, lazy={"leave-one-out": "aimer2.cli.leave_one_out:leave_one_out", "diagnose": "aimer2.cli.diagnose:diagnose"})
+@click.group(
+    cls=PartlyLazy,
+    lazy={
+        "leave-one-out": "aimer2.cli.leave_one_out:leave_one_out",
+        "diagnose": "aimer2.cli.diagnose:diagnose",
+        "people": "aimer2.cli.study_people:people",
+    },
+)
 def study() -> None:
     """Write, check, submit and follow studies. STUDY: its digest, the beginning of it, or its name."""
 

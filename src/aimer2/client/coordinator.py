@@ -18,6 +18,7 @@ import urllib3
 from pydantic import ValidationError
 
 from aimer2.blobs.folder import FileBlob, FolderStore
+from aimer2.client.people import People
 from aimer2.client.run import Run
 from aimer2.client.transport import PIECE, Address, Transport, parse, transport_errors
 from aimer2.core import tree
@@ -61,6 +62,8 @@ class Coordinator:
     def __init__(self, url: str, token: str = "", *, fingerprint: str | None = None, ca_file: Path | None = None, key: str | None = None) -> None:
         self._transport = Transport(Address(url, fingerprint, ca_file), token)
         self.key = key
+        self.people = People(self._transport)
+        """Tokens for scripts, accounts, and who works on a study."""
 
     @property
     def url(self) -> str:

@@ -17,11 +17,13 @@ from aimer2.coordinator.http.consortium_api import consortium_routes
 from aimer2.coordinator.http.events_api import event_routes
 from aimer2.coordinator.http.health import health_routes
 from aimer2.coordinator.http.model_api import model_routes
+from aimer2.coordinator.http.people_api import part_routes, people_routes
 from aimer2.coordinator.http.research_api import Stop, research_routes
 from aimer2.coordinator.http.session_api import session_routes
 from aimer2.coordinator.http.site_api import site_routes
+from aimer2.coordinator.http.token_api import token_routes
 from aimer2.messages.package import Package
-from aimer2.messages.people import PasswordChange
+from aimer2.messages.people import NewPerson, PartRequest, PasswordChange, RoleChange, TokenRequest
 from aimer2.messages.record import StageRequest
 from aimer2.messages.wire import EnrolmentRequest, Exchange, KeyRotation, Login, Problem, SignedDecision
 
@@ -29,7 +31,22 @@ _DESCRIPTION = """The interface of an AIMER2 coordinator. Sites open every conne
 Tasks, decisions and results are signed (JWS, Ed25519); weights and updates travel as blobs named by their SHA-256."""
 
 # Bodies that routes read by themselves, so FastAPI does not know them.
-_BODIES = (EnrolmentRequest, Exchange, KeyRotation, Login, Package, PasswordChange, SignedDecision, StageRequest, Stop, Problem)
+_BODIES = (
+    EnrolmentRequest,
+    Exchange,
+    KeyRotation,
+    Login,
+    NewPerson,
+    Package,
+    PartRequest,
+    PasswordChange,
+    RoleChange,
+    SignedDecision,
+    TokenRequest,
+    StageRequest,
+    Stop,
+    Problem,
+)
 _REF = "#/components/schemas/{model}"
 
 
@@ -43,7 +60,19 @@ def build_app(coordinator: Coordinator) -> FastAPI:
         redoc_url=None,
         responses={"default": {"description": "A problem", "content": {problems.MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}}},
     )
-    for router in (site_routes, blob_routes, session_routes, consortium_routes, research_routes, model_routes, event_routes, health_routes):
+    for router in (
+        site_routes,
+        blob_routes,
+        session_routes,
+        token_routes,
+        people_routes,
+        part_routes,
+        consortium_routes,
+        research_routes,
+        model_routes,
+        event_routes,
+        health_routes,
+    ):
         app.include_router(router(coordinator))
     problems.install(app)
     app.openapi = lambda: _describe(app)  # type: ignore[method-assign]  # FastAPI's documented way

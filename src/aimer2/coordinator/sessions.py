@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import final
 
@@ -18,6 +19,7 @@ from aimer2.core.errors import NotAuthenticated
 
 LOGINS: tuple[SessionKind, ...] = ("browser", "login")
 """What a person logs out of; tokens of scripts are revoked one by one."""
+EVERYTHING: tuple[SessionKind, ...] = (*LOGINS, "service")
 
 _LONGEST_SECRET = 100
 _TOUCHED_SECONDS = 30.0
@@ -60,18 +62,18 @@ class Sessions:
         idle = session.used + self._settings.session_idle_seconds
         return min(session.expires, idle) if session.kind == "browser" else session.expires
 
-    async def end(self, session: Session) -> None:
-        await self._database.write(accounts.end_session, session.id)
+    async def end(self, identifier: str) -> None:
+        await self._database.write(accounts.end_session, identifier)
 
     async def end_secret(self, secret: str) -> None:
         """Ends the browser session of this secret, if it is one: at a new log-in nothing of an older one may live on."""
         found = await self._database.read(accounts.find_session, _hash(secret)) if len(secret) <= _LONGEST_SECRET else None
         if found is not None and found[0].kind == "browser":
-            await self.end(found[0])
+            await self.end(found[0].id)
 
-    async def end_all(self, user: str, but: str = "") -> int:
+    async def end_all(self, user: str, kinds: Sequence[SessionKind] = LOGINS, but: str = "") -> int:
         """Logs a person out everywhere, except where ``but`` (an id) is; how many log-ins there were."""
-        return await self._database.write(accounts.end_sessions, user, LOGINS, but)
+        return await self._database.write(accounts.end_sessions, user, kinds, but)
 
     async def of(self, user: str | None, *kinds: SessionKind) -> list[Session]:
         """Those that are open, of one person or (None) of all."""

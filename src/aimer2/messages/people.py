@@ -41,3 +41,55 @@ class SessionStatus(Document):
 class PasswordChange(Document):
     old: str
     new: str
+
+
+class TokenRequest(Document):
+    """A token for a script, to be made."""
+
+    name: str = Field(min_length=1, max_length=100, description="what it is for")
+    role: str | None = Field(default=None, description="what it is limited to; none: all that its account may")
+    days: int = Field(default=90, ge=1, le=366)
+
+
+class MadeToken(Document):
+    token: str = Field(description="shown this once")
+    status: SessionStatus
+
+
+class Person(Document):
+    """An account."""
+
+    name: str
+    role: str
+    site: SiteId | None = None
+    openid: bool = Field(default=False, description="logs in by the OpenID provider")
+
+
+class NewPerson(Document):
+    name: str = Field(min_length=1, max_length=200)
+    role: str
+    site: SiteId | None = Field(default=None, description="of a site administrator or data-protection officer")
+    password: str | None = Field(default=None, description="none: one is made")
+
+
+class MadePerson(Document):
+    person: Person
+    password: str | None = Field(description="where one was made: shown this once")
+
+
+class RoleChange(Document):
+    role: str
+    site: SiteId | None = None
+
+
+class StudyPart(Document):
+    """What a person is in a study."""
+
+    user: str
+    part: str
+    given_by: str = Field(default="", description="empty: who submitted the study has it from the beginning")
+    given: float
+
+
+class PartRequest(Document):
+    part: str

@@ -52,7 +52,7 @@ def session_routes(coordinator: Coordinator) -> APIRouter:
         """Ends the log-in, session or token that this request shows."""
         asker = asker_of(request)
         assert asker.session is not None
-        await sessions.end(asker.session)
+        await sessions.end(asker.session.id)
         return _goodbye()
 
     @routes.get("/v1/sessions")

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from aimer2.coordinator.store.database import note_change
 from aimer2.coordinator.store.schema import login_attempts, sessions, study_parts, users
-from aimer2.core.errors import Conflict, NotFound
+from aimer2.core.errors import BadInput, Conflict, NotFound
 
 SessionKind: TypeAlias = Literal["browser", "login", "service"]
 """browser: a cookie. login: a bearer token for a command line. service: a token for a script."""
@@ -31,7 +31,9 @@ class Account:
 
 
 def add_account(connection: Connection, account: Account, now: float) -> None:
-    """Raises Conflict where the name is taken."""
+    """Raises Conflict where the name is taken, BadInput for one that would not be the same in an address or on a line."""
+    if not account.name.isprintable() or account.name != account.name.strip() or "/" in account.name or not 0 < len(account.name) <= 200:
+        raise BadInput("A user's name has 1 to 200 printable characters, no '/', and no blanks around it.")
     if connection.execute(select(users.c.name).where(users.c.name == account.name)).one_or_none():
         raise Conflict(f"There is a user {account.name} already.")
     values = {name: getattr(account, name) for name in Account.__slots__}
@@ -204,6 +206,10 @@ def read_parts(connection: Connection) -> dict[str, dict[str, str]]:
     for row in connection.execute(select(study_parts).order_by(study_parts.c.user)):
         found.setdefault(row.study, {})[row.user] = row.part
     return found
+
+
+def read_parts_of(connection: Connection, study: str) -> list[Row[Any]]:
+    return list(connection.execute(select(study_parts).where(study_parts.c.study == study).order_by(study_parts.c.user)))
 
 
 def give_part(connection: Connection, study: str, user: str, part: str, by: Mapping[str, Any]) -> None:
