@@ -10,37 +10,6 @@ from serving import Client, Server, SiteClient
 
 from aimer2.coordinator.settings import Settings
 
-ROUTES = {
-    "/health": {"get"},
-    "/metrics": {"get"},
-    "/v1/coordinator": {"get"},
-    "/v1/enrolments": {"post"},
-    "/v1/tokens": {"post"},
-    "/v1/session": {"get", "post", "delete"},
-    "/v1/session/password": {"put"},
-    "/v1/sessions": {"get", "post", "delete"},
-    "/v1/exchange": {"post"},
-    "/v1/decisions": {"post"},
-    "/v1/sites": {"get"},
-    "/v1/sites/key": {"post"},
-    "/v1/blobs/{sha256}": {"get", "head", "put"},
-    "/v1/studies": {"get", "post"},
-    "/v1/studies/{digest}": {"get"},
-    "/v1/studies/{digest}/package": {"get"},
-    "/v1/studies/{digest}/start": {"post"},
-    "/v1/studies/{digest}/stop": {"post"},
-    "/v1/studies/{digest}/resume": {"post"},
-    "/v1/studies/{digest}/preflight": {"post"},
-    "/v1/studies/{digest}/events": {"get"},
-    "/v1/studies/{digest}/result": {"get"},
-    "/v1/studies/{digest}/model": {"get"},
-    "/v1/models": {"get"},
-    "/v1/models/{digest}": {"get"},
-    "/v1/studies/{digest}/record": {"get"},
-    "/v1/models/{digest}/weights": {"get"},
-    "/v1/models/{digest}/stage": {"post"},
-}
-
 
 @pytest.fixture(scope="module")
 def description(server: Server) -> Any:
@@ -55,7 +24,6 @@ def references(node: Any) -> set[str]:
 
 
 def test_every_route_is_described_in_words(description: Any) -> None:
-    assert {path: set(methods) for path, methods in description["paths"].items()} == ROUTES
     operations = [operation for methods in description["paths"].values() for operation in methods.values()]
     assert all(operation.get("description") for operation in operations)
 
