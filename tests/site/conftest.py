@@ -84,6 +84,14 @@ def snapshot(tmp_path: Path) -> SnapshotRecord:
 
 
 @pytest.fixture
+def larger_table(snapshot: SnapshotRecord) -> Table:
+    """The same data set with one patient more."""
+    before = make_table()
+    columns = {name: Column("number", np.append(column.values, column.values[0])) for name, column in before.columns.items()}
+    return Table(columns, np.append(before.patient, pseudonyms(["a new one"], b"0123456789abcdef")))
+
+
+@pytest.fixture
 def blobs(tmp_path: Path) -> FolderStore:
     return FolderStore(tmp_path / "coordinator-blobs")
 

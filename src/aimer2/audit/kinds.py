@@ -58,6 +58,10 @@ class Kind(StrEnum):
         "cohort-changed",
         "Two sums in a row differ by one or two sites, and so by about their updates; the site helped to open both, unless its settings refuse.",
     )
+    QUESTIONS_TOGETHER = (
+        "questions-together",
+        "A statistical question, with earlier ones, tells of few patients; it was answered, as the site's settings allow.",
+    )
     REPORT_WRITTEN = "report-written", "The site's own report of the study was written; it stays here."
 
     MODEL_KEPT = "model-kept", "A model of the site's own outlives its study here; it has never left the site."

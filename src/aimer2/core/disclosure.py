@@ -20,6 +20,18 @@ class Disclosure(Document):
     )
     extremes: bool = Field(default=False, description="whether minimum and maximum may be told: each is one patient's value")
 
+    questions: int = Field(default=200, ge=1, description="so many questions of one researcher to one data set are answered in `question_days`")
+    question_days: float = Field(default=30, gt=0, description="for how long a question counts towards `questions`")
+    together: Literal["refuse", "secure", "always"] = Field(
+        default="secure",
+        description="whether a question is answered that, with earlier ones, tells of fewer patients than `minimum_cell`, or as much as a saturated "
+        "model: never (refuse), only where nobody sees this site's sums (secure), or always; what is answered is noted in the audit log",
+    )
+
+    def allows_together(self, *, secure: bool) -> bool:
+        """``secure``: nobody sees this site's sums alone."""
+        return self.together == "always" or (secure and self.together == "secure")
+
     def allows_exact_values(self, *, secure: bool) -> bool:
         """``secure``: nobody sees this site's sums alone."""
         return self.exact_values == "always" or (secure and self.exact_values == "secure")

@@ -17,7 +17,7 @@ from aimer2.core.errors import Conflict, NotFound
 @dataclass(frozen=True, slots=True)
 class SiteFolder:
     """Readable by its owner alone (mode 0700). Back it up whole but for `vault.sqlite`:
-    `state.sqlite`, `audit.jsonl` and `ledgers` belong together."""
+    `state.sqlite`, `questions.sqlite`, `audit.jsonl` and `ledgers` belong together."""
 
     path: Path
 
@@ -52,6 +52,11 @@ class SiteFolder:
     def vault(self) -> Path:
         """The secrets of sums in secret. Leave it out of backups: an old copy put back would be a second site under the same key."""
         return self.path / "vault.sqlite"
+
+    @property
+    def questions(self) -> Path:
+        """Which statistical questions were answered, and of whom (pseudonyms)."""
+        return self.path / "questions.sqlite"
 
     @property
     def audit(self) -> Path:

@@ -57,6 +57,7 @@ class Handed(Document):
     kept: tuple[str, ...]
     checks: tuple[Check, ...]
     figures: tuple[FigureDocument, ...]
+    cohorts: Mapping[str, str] = {}
 
 
 def protect(work: Work, received: Mapping[str, Blob], handed: Handed, files: list[int], wanted: list[check.Wanted], store: FolderStore) -> Protected:

@@ -38,6 +38,7 @@ from aimer2.site.incoming import Coming, Persist
 from aimer2.site.ledger import Ledger, Ledgers
 from aimer2.site.memory_files import close, open_blob
 from aimer2.site.outgoing import Handed, Protected, Work, handed_over, protect, short
+from aimer2.site.questioning import Questioning
 from aimer2.site.settings import Settings
 from aimer2.site.store import Finished, Standing, Stored
 from aimer2.site.threads import to_the_end
@@ -89,6 +90,7 @@ class Performing:
         self._ledgers = Ledgers(decisions.folder, decisions.key, decisions.audit, decisions.clock)
         self._members: dict[str, SecureUpdate] = {}
         self._vault: FileVault | None = None
+        self._questioning = Questioning(decisions, settings.disclosure)
         self._stopped: set[str] = set()
 
     def blobs(self, study: str) -> FolderStore:
@@ -220,6 +222,12 @@ class Performing:
         received = {name: await coming.take(task, name, attachments) for name in task.inputs}
         ledger = await self._reserve(work)
         handed, files, cpu_seconds = await self._ask(task, opening, received, memory)
+        try:
+            look = self._questioning.look
+            said = await to_the_end(look, work, opening, handed) if handed.cohorts else look(work, opening, handed)
+        except BaseException:
+            close(files)
+            raise
         protected = await self._protect(work, received, handed, files)
         telling = released(work.package.study, task.stage, handed.figures)
         if telling and not self._decisions.store.releases(task):
@@ -229,7 +237,7 @@ class Performing:
             attempt=task.attempt,
             site=task.site,
             sums={name: one.ref for name, one in protected.sums.items()},
-            checks=short(handed.checks),
+            checks=short((*handed.checks, *said)),
             message=protected.message,
             released=telling,
         )

@@ -16,6 +16,7 @@ from aimer2.core.errors import AimerError, OutOfResources
 from aimer2.core.study import Study
 from aimer2.core.task import Task
 from aimer2.core.tree import Tree
+from aimer2.identity import base64url
 from aimer2.messages.tensors import read_tree, write_tree
 from aimer2.site.line import Line
 from aimer2.site.memory_files import MemoryFile, OpenFile
@@ -87,6 +88,7 @@ def _hand_over(performed: Performed, memory: _Memory) -> tuple[dict[str, Any], l
         "kept": [name for name in memory if name not in changed],
         "checks": [check.model_dump(mode="json") for check in performed.checks],
         "figures": [asdict(figure) for figure in performed.figures],
+        "cohorts": {name: base64url.encode(bits) for name, bits in performed.cohorts.items()},
     }
     return reply, files
 

@@ -14,7 +14,7 @@ pair of columns of these distances.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, final
 
@@ -27,7 +27,7 @@ from aimer2.core.study import Feature
 from aimer2.core.study.formula import ROLES
 from aimer2.core.table import Cell, Table, number
 from aimer2.statistics.comparison import Level, facts
-from aimer2.statistics.design import Floats, numbers
+from aimer2.statistics.design import INTERCEPT, Floats, numbers
 from aimer2.statistics.significance import quantile, standardised
 from aimer2.statistics.statistic import AbstractStatistic, Values
 
@@ -59,6 +59,11 @@ class Correlation(AbstractStatistic):
 
     def _columns(self, rows: Frame) -> Floats:
         return np.stack([numbers(term[0], rows) for term in self.parsed.terms], axis=1)
+
+    def equations(self) -> Mapping[str, Sequence[str]]:
+        """Each column's products with all others."""
+        names = [term[0].name for term in self.parsed.terms]
+        return {name: (INTERCEPT, *(other for other in names if other != name)) for name in names}
 
     def start(self) -> Values:
         return {}

@@ -27,7 +27,7 @@ from aimer2.core.study import Feature
 from aimer2.core.study.formula import Variable
 from aimer2.core.table import Cell, Table, number
 from aimer2.statistics.design import Floats, groups, numbers
-from aimer2.statistics.statistic import AbstractStatistic, Values
+from aimer2.statistics.statistic import AbstractStatistic, Cohort, Values
 
 _POINTS = 15
 """Points at which values are counted in a round of the search for an order statistic."""
@@ -81,6 +81,9 @@ class Describe(AbstractStatistic):
                 place = _bin(numbers(variable, inside), edges)
                 if any(disclosure.is_small(inside.counted(place == one)) for one in range(self.bins)):
                     yield f"fewer than {disclosure.minimum_cell} patients{where} are in a bin of {variable}"
+
+    def cohorts(self, frame: Frame) -> Iterator[Cohort]:
+        return self.columns_apart(frame)
 
     def read(self, frame: Frame) -> Frame:
         """Missing values are counted, so only a missing group leaves a row out."""

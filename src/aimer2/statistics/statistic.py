@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, final
+from typing import ClassVar, NamedTuple, final
 
 import numpy as np
 from pydantic import ConfigDict
@@ -25,6 +25,7 @@ from aimer2.core.table import Table
 from aimer2.core.task import SiteId
 from aimer2.core.tree import NumpyArray, Tree
 from aimer2.core.update import Update
+from aimer2.statistics.design import INTERCEPT, design
 
 Values = Mapping[str, NumpyArray]
 """Named float64 arrays."""
@@ -38,6 +39,15 @@ class Found:
     values: Tree
     round_number: int = 0
     done: bool = False
+
+
+@final
+class Cohort(NamedTuple):
+    """Rows by whose values columns are told."""
+
+    name: str
+    rows: Frame
+    columns: frozenset[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +85,32 @@ class AbstractStatistic(ABC):
     def read(self, frame: Frame) -> Frame:
         """The rows that count: those in which no column of the formula is missing."""
         return frame.complete(self.parsed.columns)
+
+    def cohorts(self, frame: Frame) -> Iterator[Cohort]:
+        """Whose values the answer is made of: the rows that count (named ""), and those of each category that it looks at."""
+        rows, columns = self.read(frame), frozenset(self.parsed.columns)
+        yield Cohort("", rows, columns)
+        for feature in self.features:
+            if feature.name in columns:
+                for code, level in enumerate(feature.categories):
+                    yield Cohort(f"{feature.name} = {level}", rows.at(rows.columns[feature.name] == code), columns)
+
+    def columns_apart(self, frame: Frame) -> Iterator[Cohort]:
+        """The cohorts of a method that looks at each column by itself, where that is not missing; each has its column's name."""
+        groups_of = [variable.name for variable in self.parsed.strata]
+        yield Cohort("", self.read(frame), frozenset(groups_of))
+        for variable in dict.fromkeys(variable for term in self.parsed.terms for variable in term):
+            yield Cohort(variable.name, frame.complete([variable.name, *groups_of]), frozenset([variable.name, *groups_of]))
+
+    def equations(self) -> Mapping[str, Sequence[str]]:
+        """What the answer tells of each column, as the terms whose products with it are summed: so many equations of its patients' values."""
+        formula = self.parsed
+        weighted = "".join(f" · {variable}" for variable in formula.weights)
+        told = [*design(formula, self.features).names, *(str(variable) for variable in formula.offset)] if formula.response else [INTERCEPT]
+        for variable in formula.strata:
+            told += [f"{variable} = {level}" for feature in self.features if feature.name == variable.name for level in feature.categories]
+        columns = formula.response or tuple(variable for term in formula.terms for variable in term)
+        return {column.name: tuple(dict.fromkeys(f"{term}{weighted}" for term in told)) for column in columns}
 
     @abstractmethod
     def start(self) -> Values:

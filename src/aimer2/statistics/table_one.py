@@ -26,7 +26,7 @@ from aimer2.core.study.formula import ROLES, Variable
 from aimer2.core.table import Cell, Table, number
 from aimer2.statistics.comparison import facts
 from aimer2.statistics.design import Floats, groups, numbers
-from aimer2.statistics.statistic import AbstractStatistic, Values
+from aimer2.statistics.statistic import AbstractStatistic, Cohort, Values
 
 ALL = "all"
 
@@ -61,6 +61,9 @@ class TableOne(AbstractStatistic):
                 for level, label in enumerate(self._levels_of(variable.name)):
                     if disclosure.is_small(inside.counted(inside.columns[variable.name] == level)):
                         yield f"fewer than {disclosure.minimum_cell} patients with {self.parsed.strata[0]} = {group} have {variable} = {label}"
+
+    def cohorts(self, frame: Frame) -> Iterator[Cohort]:
+        return self.columns_apart(frame)
 
     def read(self, frame: Frame) -> Frame:
         """Missing values are counted, so only a missing group leaves a row out."""

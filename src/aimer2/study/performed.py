@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, final
 
 from aimer2.core.task import Check, FigureDocument, Task
@@ -24,6 +24,8 @@ class Performed:
     """Of the figures what the approved study releases."""
     compared: Compared | None = None
     """At the end of a personal method: which model the site keeps."""
+    cohorts: Mapping[str, bytes] = field(default_factory=dict)
+    """Of statistical questions whom each rests on, for the site's own comparison with earlier ones: `aimer2.study.asked`."""
 
 
 class Performs(Protocol):

@@ -15,6 +15,7 @@ from aimer2.core.task import Check, SiteId, Task
 from aimer2.core.tree import Tree
 from aimer2.study import cohort, preflight
 from aimer2.study.analysing import analyses_of, local_of
+from aimer2.study.asked import cohorts_of
 from aimer2.study.performed import Performed
 
 
@@ -34,15 +35,21 @@ class Statistician:
     def perform(self, task: Task, received: Mapping[str, Tree], memory: MutableMapping[str, Tree]) -> Performed:
         """Raises BadData where the data do not meet the contract, NotAllowed where an answer would tell too much."""
         if task.stage == "preflight":
-            return Performed({}, checks=self._checks())
+            checks = self._checks()
+            if any(check.blocking and not check.passed for check in checks):
+                return Performed({}, checks=checks)
+            return Performed({}, checks=checks, cohorts=cohorts_of(self._analyses.methods, frame_of(self._study, self._table)))
         if task.stage != "analyse":
             raise NotAllowed("The study asks statistical questions and trains nothing.")
+        cohorts: Mapping[str, bytes] = {}
         if self._frame is None:
             unmet = [check for check in self._checks() if check.blocking and not check.passed]
             if unmet:
                 raise BadData(" ".join(check.finding for check in unmet))
             self._frame = frame_of(self._study, self._table)
-        return Performed(self._analyses.local(received, local_of(self._frame, self._study.seed, self._site, task.round_number)).sums)
+            cohorts = cohorts_of(self._analyses.methods, self._frame)
+        local = local_of(self._frame, self._study.seed, self._site, task.round_number)
+        return Performed(self._analyses.local(received, local).sums, cohorts=cohorts)
 
     def _checks(self) -> tuple[Check, ...]:
         found = preflight.statistical_checks(self._study, self._table, self._environment)

@@ -1,0 +1,126 @@
+"""The agent compares a statistical question with those that were answered here: real workers, a real snapshot and one with a patient more."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aimer2.audit.kinds import Kind
+from aimer2.blobs.folder import FolderStore
+from aimer2.connectors.table import save_table
+from aimer2.core.clock import SystemClock
+from aimer2.core.study import Study
+from aimer2.core.task import Answer, Refusal, Reply, Task
+from aimer2.identity.keys import SigningKey
+from aimer2.messages.package import digest as digest_of
+from aimer2.messages.tensors import write_tree
+from aimer2.messages.wire import attach
+from aimer2.site.connection import Connection
+from aimer2.site.decisions import Decisions
+from aimer2.site.performing import Performing, lay_out
+from aimer2.site.questioning import BEFORE
+from aimer2.site.settings import Settings
+from aimer2.site.snapshots import SnapshotRecord, keep_record
+from aimer2.site.workers import Workers
+from aimer2.study.pack import pack
+
+Make = Callable[..., Study]
+
+
+class Desk:
+    """A site that is asked one study after the other, each approved."""
+
+    def __init__(self, site: Decisions, settings: Settings, tmp_path: Path) -> None:
+        self.site, self.settings, self.path = site, settings, tmp_path
+        self.blobs = FolderStore(tmp_path / "coordinator-blobs")
+
+    def ask(self, study: Study, *stages: tuple[str, int]) -> list[Reply]:
+        package = pack(study, self.path, {"north": SigningKey.generate().public.text}, self.blobs)
+        digest = digest_of(package)
+        self.site.store.note_study(digest, "running", 0)
+        self.site.store.keep_package(digest, package)
+        self.site.approve(digest, by="Dr Grace")
+        return asyncio.run(self._replies(package, digest, stages))
+
+    async def _replies(self, package: Any, digest: str, stages: Any) -> list[Reply]:
+        workers = Workers()
+        connection = Connection(self.settings.coordinator, "north", self.site.key, self.site.clock)
+        performing = Performing(self.site, self.settings, connection, workers, lambda _: asyncio.sleep(0))
+        lay_out(self.site.folder.study(digest), package, performing.blobs(digest))
+        try:
+            return [(await performing.reply(*self._task(digest, stage, number))).reply for stage, number in stages]
+        finally:
+            await workers.close()
+
+    def _task(self, digest: str, stage: str, number: int) -> tuple[Task, dict[str, str]]:
+        inputs, attachments = {}, {}
+        if stage == "analyse":
+            writer = self.blobs.create()
+            write_tree({}, writer)
+            inputs = {"main": writer.commit()}
+            attachments = {ref.sha256: attach(self.blobs.open(ref).view()) for ref in inputs.values()}
+        fields = {"id": f"{digest[:16]}-{stage}-{number}", "study": digest, "site": "north", "stage": stage, "round_number": number, "attempt": 1}
+        return Task.model_validate({**fields, "inputs": inputs}), attachments
+
+    def one_more_patient(self, table: Any) -> None:
+        made = save_table(table, self.site.folder.dataset("heart") / "snapshots" / "two", clock=SystemClock())
+        fields = {name: getattr(made, name) for name in ("path", "sha256", "rows", "patients", "created", "opted_out")}
+        keep_record(SnapshotRecord(**fields))
+
+
+@pytest.fixture
+def desk(site: Decisions, settings: Settings, tmp_path: Path) -> Desk:
+    return Desk(site, settings, tmp_path)
+
+
+@pytest.fixture
+def question(a_study: Make) -> Make:
+    def make(name: str, **changes: Any) -> Study:
+        fields = a_study().model_dump(exclude={"model", "training", "method", "evaluation", "cohort"})
+        asked = {"cohort": {"dataset": "heart"}, "analyses": [{"method": "glm", "formula": "disease ~ age"}]}
+        return Study(**{**fields, **asked, "name": name, **changes})
+
+    return make
+
+
+ROUNDS = (("preflight", 1), ("analyse", 1))
+
+
+def test_the_question_again_after_a_refresh_that_brought_one_patient(desk: Desk, question: Make, larger_table: Any) -> None:
+    contract, first = desk.ask(question("first"), *ROUNDS)
+    assert isinstance(contract, Answer) and isinstance(first, Answer)
+    said = {check.name: check for check in contract.checks}
+    assert said[BEFORE].passed and "Nothing that was answered before" in said[BEFORE].finding
+    again = desk.ask(question("again"), *ROUNDS)[1]
+    assert isinstance(again, Answer), "of the same patients"
+    desk.one_more_patient(larger_table)
+    contract, refused = desk.ask(question("later"), *ROUNDS)
+    assert isinstance(contract, Answer) and isinstance(refused, Refusal)
+    said = {check.name: check for check in contract.checks}
+    assert not said[BEFORE].passed and said[BEFORE].blocking
+    assert "main: its patients, or those of a category, are those of another question but for fewer than 10" in said[BEFORE].finding
+    assert refused.code == "not-allowed" and said[BEFORE].finding == refused.reason
+
+
+def test_a_site_that_answers_all_the_same_notes_it(desk: Desk, question: Make, larger_table: Any) -> None:
+    limits = desk.settings.disclosure.model_copy(update={"together": "always"})
+    desk.settings = desk.settings.model_copy(update={"disclosure": limits})
+    desk.ask(question("first"), *ROUNDS)
+    desk.one_more_patient(larger_table)
+    contract, answered = desk.ask(question("later"), *ROUNDS)
+    assert isinstance(answered, Answer) and isinstance(contract, Answer)
+    assert "This site answers, and notes it." in {check.name: check for check in contract.checks}[BEFORE].finding
+    entries = [json.loads(line) for line in desk.site.folder.audit.read_text().splitlines()]
+    assert sum(Kind.QUESTIONS_TOGETHER in json.dumps(entry) for entry in entries) == 1
+
+
+def test_a_coordinator_that_leaves_out_the_first_round_is_compared_all_the_same(desk: Desk, question: Make, larger_table: Any) -> None:
+    desk.ask(question("first"), *ROUNDS)
+    desk.one_more_patient(larger_table)
+    [refused] = desk.ask(question("later"), ("analyse", 2))
+    assert not isinstance(refused, Answer)
