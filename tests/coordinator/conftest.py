@@ -50,6 +50,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         assert made.stop() == 0
 
 
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Of one file's tests alone, which may freeze and kill it."""
+    for make in make_servers(tmp_path_factory.mktemp("own")):
+        made = make()
+        made.start()
+        yield made
+
+
 @pytest.fixture(scope="session")
 def researcher(server: Server) -> Client:
     return person(server, "anna", "researcher")

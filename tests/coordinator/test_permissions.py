@@ -38,6 +38,9 @@ MAY: dict[Action, frozenset[str]] = {
     Action.SEE_CONSORTIUM: EVERYBODY,
     Action.MANAGE_CONSORTIUM: OPERATOR,
     Action.ACCEPT_AGREEMENT: frozenset(HOSPITAL),
+    Action.SEE_FREEZE: EVERYBODY,
+    Action.FREEZE: OPERATOR,
+    Action.READ_AUDIT: ALL_STUDIES,
 }
 """What each role is meant to do at all."""
 

@@ -18,6 +18,7 @@ import pytest
 import urllib3
 from click.testing import CliRunner
 
+from aimer2.audit.witness import compare
 from aimer2.blobs.folder import FolderStore
 from aimer2.cli.coordinator import coordinator
 from aimer2.cli.site import site
@@ -299,6 +300,56 @@ def test_no_worker_outlives_its_agent(running: World, a_study: Callable[..., Stu
     assert workers
     running.stop("north", signal.SIGKILL)
     running.wait(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+
+
+def test_a_hospital_freezes_its_site_and_thaws_it(running: World, a_study: Callable[..., Study]) -> None:
+    digest = running.submit(slow(a_study, "frozen", 2), SLOW.format(seconds=60))
+    running.wait((running.site.study(digest) / "scratch" / "training").is_file)
+    begun = time.monotonic()
+    running.command("site", "freeze", "an intruder", "--by", "Dr Grace")
+    running.wait(lambda: not running.workers())
+    # The coordinator is told that the task is refused, and need not wait; not why.
+    running.wait(lambda: running.state(digest) == "paused")
+    assert time.monotonic() - begun < 10
+    reason = running.ask("GET", f"/v1/studies/{digest}")["reason"]
+    assert "frozen" in reason and "intruder" not in reason
+    running.wait(lambda: running.ask("GET", "/v1/sites")[0]["status"].get("frozen"))
+    assert "Nothing runs" in running.command("site", "status")
+    assert "frozen already" in running.command("site", "freeze", "again", "--by", "Dr Grace", fails=True)
+
+    # Over a restart; a rule approves nothing meanwhile, and what a person approves does not run.
+    running.stop("north", signal.SIGKILL)
+    running.run_site()
+    other = running.submit(a_study(name="meanwhile", method={"name": "fedavg", "rounds": 1}))
+    running.wait(lambda: running.has_package(other))
+    running.command("site", "approve", other[:10], "--by", "Dr Grace")
+    running.wait(lambda: running.state(other) == "paused")
+    assert not running.answers(other)
+    running.command("site", "thaw", "it was a drill", "--by", "Dr Grace")
+    running.ask("POST", f"/v1/studies/{other}/resume")
+    running.wait(lambda: running.state(other) == "finished")
+    running.ask("POST", f"/v1/studies/{digest}/stop", {"final": True})
+    assert [kind for kind in running.audited() if kind in ("frozen", "thawed")] == ["frozen", "thawed"]
+
+
+def test_a_freeze_of_the_coordinator_ends_the_workers_and_both_logs_hold_it(running: World, a_study: Callable[..., Study]) -> None:
+    digest = running.submit(slow(a_study, "stopped-from-afar", 2), SLOW.format(seconds=60))
+    running.wait((running.site.study(digest) / "scratch" / "training").is_file)
+    running.command("coordinator", "freeze", "an incident elsewhere")
+    running.wait(lambda: not running.workers())
+    running.wait(lambda: "coordinator-frozen" in running.audited())
+    running.command("coordinator", "thaw", "it is over")
+    running.wait(lambda: "coordinator-thawed" in running.audited())
+    running.ask("POST", f"/v1/studies/{digest}/stop", {"final": True})
+
+    # The heads that the two have exchanged by now make them witnesses of each other.
+    hub = running.folder / "coordinator" / "audit.jsonl"
+    running.wait(lambda: '"kind":"head-received"' in hub.read_text())
+    key = SigningKey.load(running.site.key).public
+    running.wait(lambda: compare({hub: [], running.site.audit: [key]}).heads >= 2)
+    theirs = SigningKey.load(running.folder / "coordinator" / "keys" / "signing.pem").public
+    compared = compare({hub: [theirs], running.site.audit: [key]})
+    assert compared.heads >= 4 and not compared.disagreements
 
 
 def test_a_decision_without_an_agent_is_kept_and_sent_when_it_starts(world: World, a_study: Callable[..., Study]) -> None:

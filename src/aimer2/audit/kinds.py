@@ -26,6 +26,16 @@ class Kind(StrEnum):
     )
     BACKUP_MADE = "backup-made", "A backup was made."
     BACKUP_RESTORED = "backup-restored", "A backup was restored; what happened after it was made is not in it."
+    HEAD_RECEIVED = "head-received", "Another log's signed head was received: what that log held by then cannot be changed unseen."
+    LOG_EXPORTED = "log-exported", "A person took a copy of the audit log."
+
+    # An incident
+    FROZEN = "frozen", "A named person stopped everything here at once; nothing of any study goes on until it is thawed."
+    THAWED = "thawed", "A named person lifted the freeze."
+    COORDINATOR_FROZEN = "coordinator-frozen", "The coordinator said that it is frozen; everything of its studies was ended here at once."
+    COORDINATOR_THAWED = "coordinator-thawed", "The coordinator said that its freeze was lifted."
+    SITE_FROZEN = "site-frozen", "A site said that its hospital has frozen it; it refuses every task."
+    SITE_THAWED = "site-thawed", "A site said that its hospital has lifted the freeze."
 
     # A site
     SITE_CREATED = "site-created", "The site's keys and folders were made on this machine."
@@ -83,6 +93,10 @@ class Kind(StrEnum):
     STUDY_STOPPED = "study-stopped", "The study was stopped before its end."
     STUDY_FAILED = "study-failed", "The study could not go on."
     STUDY_FINISHED = "study-finished", "The study ended and its record was signed."
+    STUDY_ARCHIVED = "study-archived", "A named person took the ended study out of the lists; its records stay."
+    STUDY_UNARCHIVED = "study-unarchived", "A named person put the ended study back into the lists."
+    STUDY_SUPERSEDED = "study-superseded", "A new version of the study was submitted; nothing of this one runs any more."
+    ROUND_CLOSED = "round-closed", "All tasks of a round were closed: which sites took part, and which did not and why."
 
     MODEL_STAGED = "model-staged", "A named person moved the model of a finished study to another stage, for the reason given."
 

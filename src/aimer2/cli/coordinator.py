@@ -12,15 +12,18 @@ from rich.table import Table
 
 from aimer2.audit.kinds import Kind
 from aimer2.cli.collector import collect_rarely
-from aimer2.cli.coordinator_folder import CLOCK, note, open_database
+from aimer2.cli.coordinator_folder import CLOCK, note, open_database, operator
 from aimer2.cli.coordinator_user import user
 from aimer2.coordinator.backup import back_up, restore
 from aimer2.coordinator.coordinator import Coordinator
+from aimer2.coordinator.freezing import freeze_now
 from aimer2.coordinator.server import log_to_stderr
 from aimer2.coordinator.server import run as run_server
 from aimer2.coordinator.settings import Folder, Settings
 from aimer2.coordinator.setup import OwnCertificate, initialise, inviter
 from aimer2.coordinator.store import members
+from aimer2.coordinator.store.freezes import add_thaw
+from aimer2.coordinator.store.migrate import migrate
 from aimer2.core.clock import rfc3339
 from aimer2.core.errors import BadInput
 from aimer2.core.task import SITE_ID
@@ -131,6 +134,36 @@ def revoke(folder: Folder, site: str) -> None:
     database.write_now(members.revoke_site, site, CLOCK.now())
     note(folder, Kind.SITE_REVOKED, site=site)
     click.echo(f"{site} is revoked: its key and its tokens are refused.")
+
+
+@coordinator.command()
+@click.argument("reason")
+@click.pass_obj
+def freeze(folder: Folder, reason: str) -> None:
+    """Stop everything at once, at every site, until `thaw`: for an incident. Works whether the coordinator runs or not."""
+    _, database = open_database(folder)
+    migrate(database)
+    paused = freeze_now(database, operator(), _said(reason), CLOCK.now())
+    note(folder, Kind.FROZEN, reason=reason, paused=list(paused))
+    click.echo(f"Frozen: {len(paused)} running studies are paused, no site gets a task, nothing starts. `aimer2 coordinator thaw REASON` lifts it.")
+
+
+@coordinator.command()
+@click.argument("reason")
+@click.pass_obj
+def thaw(folder: Folder, reason: str) -> None:
+    """Lift the freeze. Paused studies wait until somebody resumes each of them."""
+    _, database = open_database(folder)
+    database.write_now(add_thaw, operator(), _said(reason), CLOCK.now())
+    note(folder, Kind.THAWED, reason=reason)
+    click.echo("Thawed. Paused studies go on with `aimer2 study resume`.")
+
+
+def _said(reason: str) -> str:
+    """Raises BadInput for no reason at all."""
+    if not 3 <= len(reason.strip()) <= 500:
+        raise BadInput("Say why, in 3 to 500 characters: every site and researcher reads it.")
+    return reason.strip()
 
 
 @coordinator.command()

@@ -37,7 +37,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "sites": ("aimer2.cli.sites:sites", "List the sites of a coordinator and whether they are there."),
     "site": ("aimer2.cli.site:site", "Take part as a hospital: your data, your decisions, your agent."),
     "coordinator": ("aimer2.cli.coordinator:coordinator", "Run the coordinator that offers studies and conducts them."),
-    "audit": ("aimer2.cli.audit:audit", "Verify an audit log, offline."),
+    "audit": ("aimer2.cli.audit:audit", "Take and verify audit logs, offline."),
 }
 """Each command: where it is, and its line in `aimer2 --help`, which loads none of them."""
 

@@ -40,9 +40,11 @@ from aimer2.site.store import KnownStudy
 _GROUPS = {
     "budget": "aimer2.cli.site_budget:budget",
     "dataset": "aimer2.cli.site_dataset:dataset",
+    "freeze": "aimer2.cli.site_freeze:freeze",
     "model": "aimer2.cli.site_model:model",
     "rehearse": "aimer2.cli.site_rehearse:rehearse",
     "roster": "aimer2.cli.site_roster:roster",
+    "thaw": "aimer2.cli.site_freeze:thaw",
 }
 _EXISTING = click.Path(path_type=Path, exists=True, resolve_path=True)
 
@@ -193,6 +195,8 @@ def status(folder: Path | None) -> None:
     if done is None:
         raise NotFound("The agent does not run.", remedy="Start it: `aimer2 site run`, or `systemctl start aimer2-site`.")
     click.echo("connected" if done["connected"] else f"runs, but is not connected: {done['problem'] or 'connecting'}")
+    if done["halted"]:
+        click.echo(f"Nothing runs: {done['halted']}")
 
 
 @site.command()

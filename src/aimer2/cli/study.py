@@ -141,6 +141,9 @@ def watch(coordinator: Coordinator, study: str) -> None:
 def list_studies(coordinator: Coordinator, as_json: bool) -> None:
     """The studies that you may see, oldest first."""
     found = coordinator.studies()
+    frozen = coordinator.frozen()
+    if frozen.frozen:
+        click.echo(f"Everything is frozen by {printable(frozen.by)} since {rfc3339(int(frozen.since or 0))}: {printable(frozen.reason)}", err=True)
     if as_json:
         click.echo(json.dumps([summary.model_dump(mode="json") for summary in found], indent=1))
         return

@@ -33,7 +33,7 @@ from aimer2.messages.package import digest as digest_of
 from aimer2.messages.people import Me, PasswordChange
 from aimer2.messages.record import ModelSummary, StageRequest, StudyRecord
 from aimer2.messages.tensors import read_tree
-from aimer2.messages.wire import CoordinatorInfo, Login, SiteStatus, StudySummary, Token
+from aimer2.messages.wire import CoordinatorInfo, FreezeState, Incident, Login, SiteStatus, StudySummary, Token
 from aimer2.repository.version import WEIGHTS, Version, open_version, read_version, write_version
 from aimer2.study.check import refuse_faults
 from aimer2.study.events import EVENT, Event, StudyFinished, StudyStopped
@@ -225,6 +225,29 @@ class Coordinator:
     def move_model(self, digest: str, stage: Literal["validated", "released", "retired"], reason: str) -> ModelSummary:
         """Moves a version to another stage. Raises Conflict where it cannot be reached from its present one."""
         return parse(ModelSummary, self._transport.ask("POST", f"/v1/models/{digest}/stage", StageRequest(stage=stage, reason=reason)))
+
+    def frozen(self) -> FreezeState:
+        """Whether somebody has stopped everything at the coordinator, and why."""
+        return parse(FreezeState, self._transport.ask("GET", "/v1/freeze"))
+
+    def freeze(self, reason: str) -> FreezeState:
+        """Stops everything of every study at once, until `thaw`. For operators. Raises Conflict where it is frozen."""
+        return parse(FreezeState, self._transport.ask("POST", "/v1/freeze", Incident(reason=reason)))
+
+    def thaw(self, reason: str) -> FreezeState:
+        """Paused studies wait until somebody resumes them. For operators. Raises Conflict where nothing is frozen."""
+        return parse(FreezeState, self._transport.ask("POST", "/v1/thaw", Incident(reason=reason)))
+
+    def save_audit(self, path: Path) -> int:
+        """The coordinator's audit log as it is signed, to a new file; so many bytes. For operators and auditors. Raises Conflict."""
+        try:
+            with path.open("xb") as file, self._opened("/v1/audit") as response:
+                return sum(file.write(piece) for piece in response.stream(PIECE))
+        except FileExistsError:
+            raise Conflict(f"{path} exists and is not overwritten.", remedy="Name a file that does not exist.") from None
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
 
     def sites(self) -> list[SiteStatus]:
         return parse(list[SiteStatus], self._transport.ask("GET", "/v1/sites"))

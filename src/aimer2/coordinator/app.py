@@ -16,6 +16,7 @@ from aimer2.coordinator.http.blob_api import blob_routes
 from aimer2.coordinator.http.consortium_api import consortium_routes
 from aimer2.coordinator.http.events_api import event_routes
 from aimer2.coordinator.http.health import health_routes
+from aimer2.coordinator.http.incident_api import incident_routes
 from aimer2.coordinator.http.model_api import model_routes
 from aimer2.coordinator.http.people_api import part_routes, people_routes
 from aimer2.coordinator.http.research_api import Stop, research_routes
@@ -25,15 +26,17 @@ from aimer2.coordinator.http.token_api import token_routes
 from aimer2.messages.package import Package
 from aimer2.messages.people import NewPerson, PartRequest, PasswordChange, RoleChange, TokenRequest
 from aimer2.messages.record import StageRequest
-from aimer2.messages.wire import EnrolmentRequest, Exchange, KeyRotation, Login, Problem, SignedDecision
+from aimer2.messages.wire import AuditHead, EnrolmentRequest, Exchange, Incident, KeyRotation, Login, Problem, SignedDecision
 
 _DESCRIPTION = """The interface of an AIMER2 coordinator. Sites open every connection; errors are problem documents (RFC 9457).
 Tasks, decisions and results are signed (JWS, Ed25519); weights and updates travel as blobs named by their SHA-256."""
 
 # Bodies that routes read by themselves, so FastAPI does not know them.
 _BODIES = (
+    AuditHead,
     EnrolmentRequest,
     Exchange,
+    Incident,
     KeyRotation,
     Login,
     NewPerson,
@@ -71,6 +74,7 @@ def build_app(coordinator: Coordinator) -> FastAPI:
         research_routes,
         model_routes,
         event_routes,
+        incident_routes,
         health_routes,
     ):
         app.include_router(router(coordinator))

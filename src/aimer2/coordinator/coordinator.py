@@ -12,8 +12,11 @@ from typing import final
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from aimer2.audit.kinds import Kind
 from aimer2.audit.log import AuditLog
+from aimer2.coordinator.audit import Audit
 from aimer2.coordinator.enrolment import Enrolment, EnrolmentParts
+from aimer2.coordinator.freezing import Freezing
 from aimer2.coordinator.metrics import Metrics
 from aimer2.coordinator.models import Models
 from aimer2.coordinator.people import People
@@ -67,6 +70,8 @@ class Coordinator:
     sessions: Sessions
     studies: Studies
     models: Models
+    freezing: Freezing
+    audit: Audit
     clock: Clock
     closing: Signal
     lock: int
@@ -89,6 +94,7 @@ class Coordinator:
         # A process of the same folder is dead once the folder's lock is free: its studies are taken over without waiting for their leases.
         holder = f"{socket.gethostname()}:{folder.path.resolve()}/{secrets.token_hex(8)}"
         parts = StudyParts(database, registry, storage, queue, records, metrics, key, clock, conduct, holder, settings.lease_seconds)
+        studies = Studies(parts)
         return cls(
             settings=settings,
             key=key,
@@ -102,8 +108,10 @@ class Coordinator:
             enrolment=enrolment,
             people=People(database, records, clock),
             sessions=Sessions(database, settings, clock),
-            studies=Studies(parts),
+            studies=studies,
             models=Models(database, registry, records, key, clock),
+            freezing=Freezing(database, registry, records, queue, studies, clock),
+            audit=Audit(folder.audit_log, settings.name, key, records, registry, clock),
             clock=clock,
             closing=Signal(),
             lock=lock,
@@ -138,12 +146,16 @@ class Coordinator:
     async def close(self) -> None:
         await self.studies.close()
         await self._note_contacts()
+        await self.records.close()
         self.database.close()
         os.close(self.lock)
 
     async def _look(self) -> None:
+        for turned, frozen in self.presence.take_turned():
+            await self.records.add(Kind.SITE_FROZEN if frozen else Kind.SITE_THAWED, actor=turned)
         changes = await self.database.read(read_changes)
         if changes["registry"] != self.registry.number:
+            frozen_before = self.registry.frozen.frozen
             revoked = {name for name, site in self.registry.sites.items() if site.revoked}
             await self.registry.load()
             for name, site in self.registry.sites.items():
@@ -152,6 +164,8 @@ class Coordinator:
                     await self.queue.refuse(name)
             await self.studies.check_running()
             self.queue.wake()
+            if frozen_before and not self.registry.frozen.frozen:
+                await self.studies.start_ready()
         if changes["tasks"] != self.queue.number:
             await self.queue.load()
 

@@ -42,6 +42,7 @@ class Metrics:
         enrolled = [site.site for site in self._registry.sites.values() if not site.revoked]
         yield GaugeMetricFamily("aimer2_sites_enrolled", "Sites that may take part", value=len(enrolled))
         yield GaugeMetricFamily("aimer2_sites_online", "Sites heard of lately", value=sum(self._presence.online(site) for site in enrolled))
+        yield GaugeMetricFamily("aimer2_frozen", "1 while everything is stopped at a person's word", value=self._registry.frozen.frozen)
         yield GaugeMetricFamily("aimer2_open_tasks", "Tasks that wait for a site", value=self._open_tasks())
 
     def text(self) -> bytes:

@@ -47,6 +47,9 @@ class Action(StrEnum):
     MANAGE_PEOPLE = "manage-people"  # accounts, and other people's tokens
     SEE_CONSORTIUM = "see-consortium"  # members, agreements and who has accepted them
     MANAGE_CONSORTIUM = "manage-consortium"  # invite, off-board, put agreements before the members
+    SEE_FREEZE = "see-freeze"  # whether everything is stopped, by whom and why
+    FREEZE = "freeze"  # stop everything at once, and lift that
+    READ_AUDIT = "read-audit"  # the coordinator's audit log
     ACCEPT_AGREEMENT = "accept-agreement"  # in the name of one's own hospital
 
 
@@ -61,12 +64,12 @@ class Reach(StrEnum):
 
 _A = Action
 _STUDIES = (_A.SEE_STUDY, _A.FOLLOW_STUDY, _A.CONDUCT_STUDY, _A.REHEARSE_STUDY, _A.STAGE_MODEL)
-_EVERYBODY = {_A.OWN: Reach.ALL, _A.SEE_MODELS: Reach.ALL}
+_EVERYBODY = dict.fromkeys((_A.OWN, _A.SEE_MODELS, _A.SEE_FREEZE), Reach.ALL)
 
 ROLE_PERMISSIONS: Mapping[str, Mapping[Action, Reach]] = {
     "operator": _EVERYBODY
     | dict.fromkeys((*_STUDIES, _A.SHARE_STUDY, _A.SEE_SITES, _A.USE_BLOBS), Reach.ALL)
-    | dict.fromkeys((_A.SEE_PEOPLE, _A.MANAGE_PEOPLE, _A.SEE_CONSORTIUM, _A.MANAGE_CONSORTIUM), Reach.ALL),
+    | dict.fromkeys((_A.SEE_PEOPLE, _A.MANAGE_PEOPLE, _A.SEE_CONSORTIUM, _A.MANAGE_CONSORTIUM, _A.FREEZE, _A.READ_AUDIT), Reach.ALL),
     "principal-investigator": _EVERYBODY
     | dict.fromkeys((_A.SUBMIT_STUDY, _A.SEE_SITES, _A.SEE_CONSORTIUM, _A.USE_BLOBS), Reach.ALL)
     | dict.fromkeys((*_STUDIES, _A.SHARE_STUDY), Reach.PART),
@@ -75,7 +78,8 @@ ROLE_PERMISSIONS: Mapping[str, Mapping[Action, Reach]] = {
     | dict.fromkeys(_STUDIES, Reach.PART),
     "site-administrator": _EVERYBODY | dict.fromkeys((_A.SEE_SITES, _A.SEE_STUDY, _A.SEE_CONSORTIUM, _A.ACCEPT_AGREEMENT), Reach.SITE),
     "data-protection-officer": _EVERYBODY | dict.fromkeys((_A.SEE_SITES, _A.SEE_STUDY, _A.SEE_CONSORTIUM, _A.ACCEPT_AGREEMENT), Reach.SITE),
-    "auditor": _EVERYBODY | dict.fromkeys((_A.SEE_STUDY, _A.FOLLOW_STUDY, _A.SEE_SITES, _A.SEE_PEOPLE, _A.SEE_CONSORTIUM, _A.USE_BLOBS), Reach.ALL),
+    "auditor": _EVERYBODY
+    | dict.fromkeys((_A.SEE_STUDY, _A.FOLLOW_STUDY, _A.SEE_SITES, _A.SEE_PEOPLE, _A.SEE_CONSORTIUM, _A.USE_BLOBS, _A.READ_AUDIT), Reach.ALL),
 }
 
 PART_PERMISSIONS: Mapping[str, frozenset[Action]] = {
@@ -109,6 +113,7 @@ ROUTES: Mapping[str, Action | Door] = {
     "POST /v1/exchange": Door.AGENT,
     "POST /v1/decisions": Door.AGENT,
     "POST /v1/sites/key": Door.AGENT,
+    "POST /v1/audit/heads": Door.AGENT,
     # Agents and people
     "GET /v1/studies/{digest}/package": Door.PACKAGE,
     "GET /v1/blobs/{sha256}": Door.BLOBS,
@@ -145,6 +150,11 @@ ROUTES: Mapping[str, Action | Door] = {
     "GET /v1/studies/{digest}/events": Action.FOLLOW_STUDY,
     "GET /v1/studies/{digest}/result": Action.FOLLOW_STUDY,
     "GET /v1/studies/{digest}/model": Action.FOLLOW_STUDY,
+    # An incident, and the audit log
+    "GET /v1/freeze": Action.SEE_FREEZE,
+    "POST /v1/freeze": Action.FREEZE,
+    "POST /v1/thaw": Action.FREEZE,
+    "GET /v1/audit": Action.READ_AUDIT,
     # Models
     "GET /v1/models": Action.SEE_MODELS,
     "GET /v1/models/{digest}": Action.SEE_MODELS,

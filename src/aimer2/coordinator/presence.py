@@ -20,10 +20,13 @@ class Presence:
         self._status: dict[str, Mapping[str, Any]] = {}
         self._unsaved: set[str] = set()
         self._waiting: dict[str, int] = {}
+        self._turned: list[tuple[str, bool]] = []
 
     def arrived(self, site: str, status: Mapping[str, Any]) -> None:
         self._seen[site] = self._clock.now()
         if status:
+            if bool(status.get("frozen")) != self.frozen(site):
+                self._turned.append((site, bool(status.get("frozen"))))
             self._status[site] = status
         self._unsaved.add(site)
         self._waiting[site] = self._waiting.get(site, 0) + 1
@@ -40,6 +43,15 @@ class Presence:
 
     def status(self, site: str) -> Mapping[str, Any] | None:
         return self._status.get(site)
+
+    def frozen(self, site: str) -> bool:
+        """Whether its hospital has frozen it."""
+        return bool(self._status.get(site, {}).get("frozen"))
+
+    def take_turned(self) -> list[tuple[str, bool]]:
+        """Sites that said since the last call that they are frozen (true), or no longer."""
+        taken, self._turned = self._turned, []
+        return taken
 
     def take_unsaved(self) -> dict[str, tuple[float, str]]:
         """What has changed since the last call: moment and status (JSON) of each site."""

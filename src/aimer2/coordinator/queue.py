@@ -175,7 +175,8 @@ class Queue:
         revision = registry.sites[site].revision
         answer: dict[str, Any] = {"revision": revision, "time": self._parts.clock.now()}
         entries = self._open.get(site, {})
-        fresh = [entry for key, entry in entries.items() if key not in exchange.holding]
+        frozen = registry.frozen
+        fresh = [entry for key, entry in entries.items() if key not in exchange.holding and not frozen.frozen]
         if fresh:
             answer["tasks"] = [entry.signed for entry in fresh]
             answer["attachments"] = {sha256: text for entry in fresh for sha256, text in entry.attachments.items()}
@@ -184,6 +185,8 @@ class Queue:
             answer["withdrawn"] = withdrawn
         if revision != exchange.revision:
             answer["studies"] = [notice.model_dump() for notice in registry.notices(site)]
+            if frozen.frozen:
+                answer["frozen"] = f"{frozen.by}: {frozen.reason}"
         return answer
 
     async def _take(self, site: str, exchange: Exchange) -> None:

@@ -14,13 +14,14 @@ from sqlalchemy import Connection, Row
 
 from aimer2.coordinator.store.accounts import Account, read_accounts, read_parts
 from aimer2.coordinator.store.database import Database, read_changes
+from aimer2.coordinator.store.freezes import read_freeze
 from aimer2.coordinator.store.members import read_sites
 from aimer2.coordinator.store.studies import latest_decisions, read_packages, read_studies
 from aimer2.core.errors import NotFound
 from aimer2.core.task import BlobRef
 from aimer2.identity.keys import PublicKey
 from aimer2.messages.package import Package
-from aimer2.messages.wire import SiteDecision, StudyNotice, StudyState, StudySummary
+from aimer2.messages.wire import FreezeState, SiteDecision, StudyNotice, StudyState, StudySummary
 
 
 @final
@@ -93,6 +94,7 @@ class _Rows:
     studies: list[Row[Any]]
     decisions: list[Row[Any]]
     packages: dict[str, str]
+    freeze: Row[Any] | None
 
 
 @final
@@ -105,6 +107,7 @@ class Registry:
         self.users: dict[str, Account] = {}
         self.parts: dict[str, dict[str, str]] = {}
         self.studies: dict[str, Offer] = {}
+        self.frozen = FreezeState()
         self._notices: dict[str, tuple[StudyNotice, ...]] = {}
 
     async def load(self) -> None:
@@ -131,6 +134,7 @@ class Registry:
             )
             for row in rows.studies
         }
+        self.frozen = _freeze(rows.freeze)
         self._notices.clear()
 
     def study(self, digest: str) -> Offer:
@@ -163,7 +167,12 @@ class Registry:
             studies,
             list(latest_decisions(connection)),
             read_packages(connection, unknown) if unknown else {},
+            read_freeze(connection),
         )
+
+
+def _freeze(row: Row[Any] | None) -> FreezeState:
+    return FreezeState() if row is None else FreezeState(frozen=True, by=row.by, reason=row.reason, since=row.time)
 
 
 def _site(row: Row[Any]) -> Site:

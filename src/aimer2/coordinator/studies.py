@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, final
 
 from sqlalchemy import Connection
 
+from aimer2.audit.entries import Json
 from aimer2.audit.kinds import Kind
 from aimer2.coordinator.metrics import Metrics
 from aimer2.coordinator.queue import Queue, StudyQueue
@@ -25,7 +26,7 @@ from aimer2.coordinator.store.studies import NewStudy, Transition
 from aimer2.coordinator.store.tasks import erase_tasks
 from aimer2.coordinator.submission import check_package
 from aimer2.core.clock import Clock
-from aimer2.core.errors import AimerError, Conflict, NotAllowed, NotFound
+from aimer2.core.errors import AimerError, Conflict, Frozen, NotAllowed, NotFound
 from aimer2.core.protocols import BlobStore
 from aimer2.identity.documents import open_document, sign_document
 from aimer2.identity.keys import SigningKey
@@ -40,6 +41,7 @@ Conduct: TypeAlias = Callable[[Package, str, StudyQueue, BlobStore, Checkpoints]
 """Conducts a study from its checkpoint to its end: `study.conduct` on the native engine."""
 
 _ERASED_AT_ONCE = 1000
+_NAMED = 50
 
 
 @final
@@ -76,8 +78,9 @@ class Studies:
     # -- what people and sites do
 
     async def submit(self, package: Package, by: str) -> Offer:
-        """Records a study and offers it to its sites; the same package again is the same study. Raises BadStudy with all faults."""
+        """Records a study and offers it to its sites; the same package again is the same study. Raises BadStudy with all faults, Frozen."""
         parts = self._parts
+        self.refuse_frozen()
         key = digest_of(package)
         known = parts.registry.studies.get(key)
         if known is None:
@@ -119,7 +122,8 @@ class Studies:
         return decision
 
     async def start(self, digest: str, by: str) -> None:
-        """Starts a study that enough sites have approved, though others have not decided. Raises Conflict."""
+        """Starts a study that enough sites have approved, though others have not decided. Raises Conflict, Frozen."""
+        self.refuse_frozen()
         offer = self._parts.registry.study(digest)
         ready, quorum = self._parts.registry.approved(digest, self._parts.clock.now()), quorum_of(offer.package)
         if not quorum.enough(ready):
@@ -128,9 +132,21 @@ class Studies:
         await self.take_over()
 
     async def resume(self, digest: str, by: str) -> None:
-        """A paused study goes on from its checkpoint. Raises Conflict."""
+        """A paused study goes on from its checkpoint. Raises Conflict, Frozen."""
+        self.refuse_frozen()
         await self._move(Transition(digest, ("paused",), "running", self._roster(digest)), Kind.STUDY_RESUMED, by)
         await self.take_over()
+
+    def refuse_frozen(self) -> None:
+        """Raises Frozen while everything here is stopped."""
+        frozen = self._parts.registry.frozen
+        if frozen.frozen:
+            raise Frozen(f"Everything here was stopped by {frozen.by}: {frozen.reason}")
+
+    async def start_ready(self) -> None:
+        """After a thaw: the studies whose last decision came while nothing could start."""
+        for digest in list(self._parts.registry.studies):
+            await self._start_if_ready(digest)
 
     async def stop(self, digest: str, by: str, *, final: bool, reason: str) -> None:
         """Stops a study for good, or for now. Raises Conflict where it has ended already."""
@@ -246,6 +262,7 @@ class Studies:
             self._parts.metrics.rounds.inc()
             self._parts.metrics.round_seconds.observe(event.seconds)
             LOG.info("study=%s %s round %d of %d: %.3f s", digest[:16], event.stage, event.round_number, event.rounds, event.seconds)
+            self._parts.records.later(Kind.ROUND_CLOSED, actor="coordinator", study=digest, **_closed(event))
         elif isinstance(event, StudyStarted):
             LOG.info("study=%s conducted here with %d sites%s", digest[:16], len(event.sites), ", resumed" if event.resumed else "")
 
@@ -279,6 +296,13 @@ class Studies:
 
     def _roster(self, digest: str) -> list[str]:
         return sorted(self._parts.registry.study(digest).package.roster)
+
+
+def _closed(event: RoundFinished) -> dict[str, Json]:
+    """Who took part is in the study's record by name; an entry of the audit log has room for so many."""
+    absent: Json = [{"site": one.site, "outcome": one.outcome, "code": one.code} for one in event.absent[:_NAMED]]
+    numbers: dict[str, Json] = {"stage": event.stage, "round": event.round_number, "attempt": event.attempt, "took_part": len(event.took_part)}
+    return numbers | {"absent": len(event.absent), "absent_sites": absent}
 
 
 def _canonical(result: Mapping[str, Any]) -> bytes:

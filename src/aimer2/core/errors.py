@@ -11,7 +11,8 @@ AimerError
 ├── NotAllowed            who asks may not                          (403)
 │   ├── NotApproved         this digest has no approval at this site
 │   ├── TooManyAttempts     too many log-ins have failed
-│   └── NotVerified         a site's key has not been verified here by a person
+│   ├── NotVerified         a site's key has not been verified here by a person
+│   └── Frozen              everything was stopped here, until somebody thaws it
 ├── NotFound              no such thing                             (404)
 ├── Conflict              it contradicts what is already recorded   (409)
 │   └── Tampered            bytes do not match their digest or signature
@@ -144,6 +145,13 @@ class NotVerified(NotAllowed):
 
     code = "not-verified"
     remedy = "A named person at the site compares fingerprints by telephone: `aimer2 site roster show`, then `aimer2 site roster verify`."
+
+
+class Frozen(NotAllowed):
+    """Everything is stopped here at a person's word."""
+
+    code = "frozen"
+    remedy = "Wait until it is thawed; who froze it, and why, is in the audit log and in the sentence above."
 
 
 class BudgetExceeded(NotAllowed):

@@ -67,6 +67,7 @@ class Exchanged(Document):
     attachments: Mapping[Digest, str] = Field(default_factory=dict)
     revision: int
     studies: tuple[StudyNotice, ...] = Field(default=(), description="the whole list, where the revision is newer than the site's")
+    frozen: str = Field(default="", description="likewise: who has stopped everything here and why; empty: nobody")
     time: float
 
 
@@ -101,6 +102,32 @@ class VerifiedKeys(Document):
     by: str = Field(min_length=2, description="the named person who signs")
     keys: Mapping[SiteId, str]
     time: float
+
+
+class FreezeState(Document):
+    """Whether everything at the coordinator is stopped."""
+
+    frozen: bool = False
+    by: str = ""
+    reason: str = ""
+    since: float | None = None
+
+
+class Incident(Document):
+    """Why everything is stopped, or goes on."""
+
+    reason: str = Field(min_length=3, max_length=500)
+
+
+class AuditHead(Document):
+    """How far an audit log goes, signed by its holder (`aimer2.audit.heads`)."""
+
+    log: str = Field(min_length=1, max_length=200)
+    key: str = Field(description="the holder's public key, base64url")
+    sequence: int = Field(ge=1)
+    digest: Digest = Field(description="SHA-256 of that entry's line")
+    time: str
+    signature: str = Field(max_length=128)
 
 
 class Login(Document):

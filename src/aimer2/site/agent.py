@@ -10,14 +10,16 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeAlias, final
 
 from aimer2 import __version__
 from aimer2.audit.entries import Event, Json
 from aimer2.audit.kinds import Kind
-from aimer2.core.errors import AimerError, BadInput, NotAuthenticated, Unreachable
-from aimer2.core.task import Answer, Failure, Task
+from aimer2.core.errors import AimerError, BadInput, Frozen, NotAuthenticated, Unreachable
+from aimer2.core.task import Answer, Failure, Refusal, Task
 from aimer2.identity.keys import PublicKey
 from aimer2.messages.wire import ATTACHED_BYTES, Decision, StudyNotice
 from aimer2.site import models
@@ -28,18 +30,21 @@ from aimer2.site.control import serve_control
 from aimer2.site.decisions import Decisions
 from aimer2.site.exchanging import Exchanging, Means
 from aimer2.site.folder import agent_lock
+from aimer2.site.freeze import coordinator_said, freeze, freeze_of, halted, thaw
 from aimer2.site.offers import Offers
 from aimer2.site.performing import Performing, Ready
 from aimer2.site.reports import write_report
 from aimer2.site.sandbox import Capabilities, capabilities
 from aimer2.site.settings import Protection, Settings, read_toml
 from aimer2.site.threads import Threads
+from aimer2.site.witness import exchange_heads
 from aimer2.site.workers import Workers
 
 _ACTOR = "agent"
 _RECORD_SECONDS = 0.5
 """Each record waits for the disk, which the studies' secrets wait for too."""
 _TIDY_SECONDS = 1.0
+_HEADS_SECONDS = 3600.0
 _LOG = logging.getLogger("aimer2.site")
 
 _Event: TypeAlias = tuple[Kind, str | None, Mapping[str, Json]]
@@ -70,6 +75,8 @@ class Agent:
         self._exchanging = Exchanging(means, self)
         self._notices: asyncio.Queue[Sequence[StudyNotice]] = asyncio.Queue()
         self._broken: asyncio.Future[None] | None = None
+        self._heads_due = asyncio.Event()
+        self._ending: asyncio.Task[None] | None = None
         self._delivered: list[tuple[str, Answer]] = []
         self._events: list[_Event] = []
 
@@ -86,11 +93,12 @@ class Agent:
             read_toml(self._decisions.folder.policy, Policy)
         with agent_lock(self._decisions.folder):
             self._record(Kind.AGENT_STARTED, None, {"version": __version__})
+            self._halt()
             found: Capabilities = await self._threads.run(capabilities)
             self._offers.enforced = protections(found)
             self._workers.prepare()
             async with serve_control(self._decisions.folder, self.command):
-                running = [loop.create_task(part) for part in (self._exchanging.run(), self._attend(), self._resume())]
+                running = [loop.create_task(part) for part in (self._exchanging.run(), self._attend(), self._resume(), self._witness())]
                 try:
                     await self._first_end(stop, running)
                 finally:
@@ -153,7 +161,10 @@ class Agent:
         for study in {study for study, _ in delivered}:
             self._performing.tidy(study)
 
-    def noticed(self, studies: Sequence[StudyNotice]) -> None:
+    def noticed(self, studies: Sequence[StudyNotice], frozen: str) -> None:
+        if coordinator_said(self._decisions, frozen):
+            self._halt()
+            self._heads_due.set()
         self._notices.put_nowait(studies)
 
     async def again(self, ready: Ready) -> Ready:
@@ -163,7 +174,8 @@ class Agent:
 
     def status(self) -> Mapping[str, Any]:
         free = shutil.disk_usage(self._decisions.folder.path).free
-        return {"version": __version__, "free_disk_gib": round(free / 2**30), "protections": sorted(self._offers.enforced)}
+        said = {"version": __version__, "free_disk_gib": round(free / 2**30), "protections": sorted(self._offers.enforced)}
+        return said | {"frozen": True} if freeze_of(self._decisions) else said
 
     # studies
 
@@ -188,6 +200,7 @@ class Agent:
         if self._decisions.store.decision(digest) is not None:
             write_report(self._decisions, digest)
             self._record(Kind.REPORT_WRITTEN, digest, {})
+            self._heads_due.set()
         self._decisions.store.note(f"reported {digest}", "yes")
 
     async def _resume(self) -> None:
@@ -201,13 +214,60 @@ class Agent:
             if ready is not None:
                 self._exchanging.resume(ready)
 
+    async def _witness(self) -> None:
+        """Exchanges heads of audit logs at the start, at each study's end, at a freeze, and every hour."""
+        while True:
+            self._heads_due.clear()
+            await self._persist(self._exchange_heads)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_HEADS_SECONDS):
+                    await self._heads_due.wait()
+
+    def _exchange_heads(self) -> None:
+        try:
+            exchange_heads(self._decisions, self._connection, self._settings.coordinator)
+        except (Unreachable, NotAuthenticated):
+            raise
+        except AimerError as error:
+            _LOG.error("the heads of the audit logs were not exchanged: %s %s", error.code, error.sentence)
+
+    # an incident
+
+    def _halt(self) -> dict[str, str]:
+        """Where somebody has frozen everything, all of it ends at once; the keys of what was under way, with the study of each."""
+        self._performing.halted = halted(self._decisions)
+        if not self._performing.halted:
+            self._workers.prepare()
+            return {}
+        self._ending = asyncio.get_running_loop().create_task(self._workers.end_all())
+        return self._exchanging.cancel_all()
+
+    def _freeze(self, *, by: str, reason: str) -> dict[str, Any]:
+        try:
+            return asdict(freeze(self._decisions, by=by, reason=reason))
+        finally:
+            called_off = self._halt()
+            self._exchanging.say([_refused(key, study, self._settings.site) for key, study in called_off.items()])
+            self._heads_due.set()
+
+    def _thaw(self, *, by: str, reason: str) -> dict[str, Any]:
+        thaw(self._decisions, by=by, reason=reason)
+        self._halt()
+        self._exchanging.say([])
+        return {"by": by}
+
     # commands of the site's people
 
     async def command(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Raises BadInput for an unknown command, and what the command raises."""
         kind = asked.pop("command", None)
         if kind == "status":
-            return {"connected": self._exchanging.connected, "problem": self._exchanging.problem}
+            return {"connected": self._exchanging.connected, "problem": self._exchanging.problem, "halted": self._performing.halted}
+        if kind in ("freeze", "thaw"):
+            try:
+                return (self._freeze if kind == "freeze" else self._thaw)(**asked)
+            except TypeError:
+                raise BadInput("The command has other parameters.") from None
         known: dict[str, Callable[..., Decision]] = {
             "approve": self._decisions.approve,
             "refuse": self._decisions.refuse,
@@ -289,6 +349,13 @@ def _details(task: Task, ready: Ready, seconds: float) -> dict[str, Json]:
     if not isinstance(ready.reply, Answer):
         details["code"] = ready.reply.code
     return details
+
+
+def _refused(key: str, study: str, site: str) -> Ready:
+    """The coordinator need not wait for what was called off."""
+    task, _, attempt = key.rpartition("/")
+    reason = "This site has been frozen by its hospital."
+    return Ready(study, Refusal(task=task, attempt=int(attempt), site=site, code=Frozen.code, reason=reason), {})
 
 
 def _break(stop: asyncio.Future[None], error: BaseException) -> None:

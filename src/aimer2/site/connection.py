@@ -27,6 +27,7 @@ from aimer2.identity.assertions import make_assertion
 from aimer2.identity.keys import SigningKey
 from aimer2.messages.package import Package
 from aimer2.messages.wire import (
+    AuditHead,
     CoordinatorInfo,
     Enrolled,
     EnrolmentRequest,
@@ -119,6 +120,10 @@ class Connection:
 
     def decide(self, statement: str) -> None:
         self._as_site(_posted("/v1/decisions", SignedDecision(statement=statement)))
+
+    def exchange_heads(self, head: AuditHead) -> AuditHead:
+        """Hands in the head of this site's audit log for that of the coordinator's."""
+        return _document(AuditHead, self._as_site(_posted("/v1/audit/heads", head)))
 
     def rotate(self, rotation: KeyRotation) -> None:
         self._as_site(_posted("/v1/sites/key", rotation))

@@ -37,7 +37,7 @@ class Duties(Protocol):
 
     async def perform(self, task: Task, attachments: Mapping[str, str]) -> Ready: ...
     def delivered(self, ready: Sequence[Ready]) -> None: ...
-    def noticed(self, studies: Sequence[StudyNotice]) -> None: ...
+    def noticed(self, studies: Sequence[StudyNotice], frozen: str) -> None: ...
     async def again(self, ready: Ready) -> Ready:
         """Makes a reply ready once more that the coordinator did not take."""
         ...
@@ -164,7 +164,7 @@ class Exchanging:
             self._accept(token, exchanged.attachments)
         if exchanged.studies or exchanged.revision != self._revision:
             self._revision = exchanged.revision
-            self._duties.noticed(exchanged.studies)
+            self._duties.noticed(exchanged.studies, exchanged.frozen)
 
     def _accept(self, token: str, attachments: Mapping[str, str]) -> None:
         """A task is genuine by the coordinator's signature, whoever carried it; any other is not even answered."""
@@ -213,6 +213,29 @@ class Exchanging:
                 self._running.pop(key, None)
         for key in [key for key, ready in self._outbox.items() if ready.study == study and isinstance(ready.reply, Answer)]:
             del self._outbox[key]
+
+    def cancel_all(self) -> dict[str, str]:
+        """Nothing leaves any more, nor goes on: the keys of what was under way, with the study of each."""
+        called_off = {key: study for key, (study, _) in self._running.items()}
+        called_off |= {key: ready.study for key, ready in self._outbox.items() if isinstance(ready.reply, Answer)}
+        for study in set(called_off.values()):
+            self.cancel(study)
+        return called_off
+
+    def say(self, replies: Sequence[Ready]) -> None:
+        """Sends these at once, and with them what this site says of itself."""
+        self._told = False
+        for ready in replies:
+            self._outbox[ready.key] = ready
+        if self._waiting:
+            self._spawn(self._tell())
+
+    async def _tell(self) -> None:
+        try:
+            self._take(await self._send(0))
+        except AimerError:
+            # The line itself sends it as soon as it is there again.
+            return
 
     def _drop(self, key: str) -> None:
         """Nobody waits for it."""

@@ -10,6 +10,7 @@ from aimer2.core.errors import (
     AimerError,
     BadInput,
     Conflict,
+    Frozen,
     NotAuthenticated,
     NotAvailable,
     NotFound,
@@ -22,6 +23,7 @@ from aimer2.messages.wire import StudyNotice
 from aimer2.site.approval import Approve, Ask, Policy, Refuse, StudyRequest, decide
 from aimer2.site.connection import Connection
 from aimer2.site.decisions import Decisions
+from aimer2.site.freeze import refuse_frozen
 from aimer2.site.performing import Performing, lay_out
 from aimer2.site.settings import Protection, Settings, read_toml
 
@@ -91,8 +93,10 @@ class Offers:
 
     def _approve(self, study: str, by: str) -> None:
         try:
+            # What comes while all is frozen waits for a person.
+            refuse_frozen(self._decisions)
             self._decisions.approve(study, by=by)
-        except (Conflict, NotFound, NotVerified, NotAvailable, BadInput) as error:
+        except (Conflict, Frozen, NotFound, NotVerified, NotAvailable, BadInput) as error:
             _LOG.warning("study %s fits %s, but: %s", study[:16], by, error.sentence)
 
     def send_decisions(self) -> None:

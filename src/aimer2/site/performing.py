@@ -18,6 +18,7 @@ from aimer2.core.errors import (
     AimerError,
     BudgetExceeded,
     Conflict,
+    Frozen,
     NotAllowed,
     NotApproved,
     NotFound,
@@ -92,6 +93,8 @@ class Performing:
         self._vault: FileVault | None = None
         self._questioning = Questioning(decisions, settings.disclosure)
         self._stopped: set[str] = set()
+        self.halted = ""
+        """Why nothing of any study may run or leave, while somebody has frozen everything."""
 
     def blobs(self, study: str) -> FolderStore:
         if study not in self._blobs:
@@ -166,7 +169,9 @@ class Performing:
             raise NotAllowed(f"The sum differs from the one before by {', '.join(few)} alone, and this site opens no two such sums.")
 
     def _approved(self, task: Task, decision: Decision | None) -> tuple[Package, Decision]:
-        """Before anything of the study is read. Raises NotApproved, VersionMismatch."""
+        """Before anything of the study is read. Raises NotApproved, VersionMismatch, Frozen."""
+        if self.halted:
+            raise Frozen(self.halted)
         package = self._package(task.study)
         why = "This study is not known here." if package is None else stands(decision, package, self._decisions.clock.now())
         if why is not None or package is None or decision is None:
@@ -200,13 +205,13 @@ class Performing:
             if ref.size <= ATTACHED_BYTES:
                 attachments[ref.sha256] = attach(blob.view())
             else:
-                await self._persist(partial(self._connection.put, blob, lambda: study in self._stopped))
+                await self._persist(partial(self._connection.put, blob, lambda: bool(self.halted) or study in self._stopped))
         return Ready(study, answer, attachments)
 
     async def stored(self, stored: Stored) -> Ready | None:
         """An answer from before a restart; None where it may not leave any more."""
         known, decision = self._package(stored.study), self._decisions.store.decision(stored.study)
-        if known is None or decision is None or stands(decision, known, self._decisions.clock.now()) is not None:
+        if self.halted or known is None or decision is None or stands(decision, known, self._decisions.clock.now()) is not None:
             return None
         await self._settle(known, decision, stored.answer)
         return await self.ready(stored.study, stored.answer)

@@ -247,14 +247,21 @@ class Workers:
         if worker is not None:
             await worker.end()
 
-    async def close(self) -> None:
+    async def end_all(self) -> None:
+        """All of them, spare ones too: those with data are killed before the first is waited for."""
+        for worker in self._warm.values():
+            worker.kill()
         if self._refilling is not None:
             self._refilling.cancel()
+            self._refilling = None
         for study in list(self._warm):
             await self.end(study)
         for spare in self.spares:
             await spare.end()
         self.spares.clear()
+
+    async def close(self) -> None:
+        await self.end_all()
 
 
 def in_force(enforced: Mapping[str, Any], protection: Protection) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
+from pydantic import Field
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
@@ -15,7 +16,7 @@ from aimer2.messages.wire import CoordinatorInfo
 
 
 class Health(Document):
-    status: str = "ok"
+    status: str = Field(default="ok", description="ok, or frozen: it works, and everything is stopped at a person's word")
     version: str = __version__
 
 
@@ -24,12 +25,16 @@ def health_routes(coordinator: Coordinator) -> APIRouter:
 
     @routes.get("/health")
     async def health() -> Health:
-        """200 while the process answers and its database can be read, 503 otherwise."""
+        """200 while the process answers, its database can be read and its audit log be written, 503 otherwise."""
         try:
             await coordinator.database.read(read_changes)
         except SQLAlchemyError as error:
             raise Unreachable("The database cannot be read.", remedy="Look after the database; the coordinator goes on by itself.") from error
-        return Health()
+        if coordinator.records.failing:
+            raise Unreachable(
+                "The audit log cannot be written.", remedy="Make room on its disk; what is not written yet follows with the next entry."
+            )
+        return Health(status="frozen" if coordinator.freezing.state.frozen else "ok")
 
     @routes.get("/metrics", response_class=Response)
     async def metrics(request: Request) -> Response:

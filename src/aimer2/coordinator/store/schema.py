@@ -206,6 +206,17 @@ model_stages = Table(
     Column("statement", Text, nullable=False),
 )
 
+# The last row says whether everything is stopped; rows are never changed.
+freezes = Table(
+    "freezes",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("frozen", Integer, nullable=False),
+    Column("by", String(220), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("time", Double, nullable=False),
+)
+
 # A counter per topic, so that one process learns cheaply that another one has changed something.
 changes = Table(
     "changes",

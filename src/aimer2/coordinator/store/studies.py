@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
 
 from aimer2.coordinator.store.database import Prepared, note_change
 from aimer2.coordinator.store.members import has_uploaded
-from aimer2.coordinator.store.schema import decisions, events, sites, studies
+from aimer2.coordinator.store.schema import decisions, events, freezes, sites, studies
 from aimer2.core.errors import Conflict
 from aimer2.core.task import BlobRef
 from aimer2.messages.wire import Decision, StudyState
@@ -97,7 +97,12 @@ class Transition:
 
 
 def change_state(connection: Connection, change: Transition, rows: Sequence[EventRow] = (), result: str | None = None) -> bool:
-    """Moves a study on, with its last events and its result; False where it is in another state or held by another process."""
+    """Moves a study on, with its last events and its result; False where it is in another state or held by another process.
+
+    Nothing starts while all is frozen: False as well.
+    """
+    if change.after == "running" and connection.execute(select(freezes.c.frozen).order_by(freezes.c.number.desc()).limit(1)).scalar_one_or_none():
+        return False
     statement = update(studies).where(studies.c.digest == change.digest, studies.c.state.in_(change.before))
     if change.holder is not None:
         statement = statement.where(studies.c.holder == change.holder)
@@ -111,6 +116,15 @@ def change_state(connection: Connection, change: Transition, rows: Sequence[Even
     _append(connection, change.digest, rows)
     _tell_sites(connection, change.roster)
     return True
+
+
+def pause_running(connection: Connection, reason: str, event: EventRow) -> list[str]:
+    """Every running study is paused, whoever conducts it: what he then writes under his lease is not stored."""
+    statement = update(studies).where(studies.c.state == "running").values(state="paused", reason=reason, holder=None, lease_until=None)
+    paused = sorted(connection.execute(statement.returning(studies.c.digest)).scalars())
+    for digest in paused:
+        _append(connection, digest, [event])
+    return paused
 
 
 def acquire_leases(connection: Connection, holder: str, earlier: str, now: float, until: float) -> list[str]:
