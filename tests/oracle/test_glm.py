@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 from sklearn.datasets import load_breast_cancer, load_diabetes
+from sklearn.linear_model import ElasticNet
 from statsmodels.discrete.discrete_model import NegativeBinomial
 
 from aimer2.core.study import Feature
@@ -209,3 +210,39 @@ def test_missing_cells_leave_rows_out(cancer: pd.DataFrame, ask: Any) -> None:
     pooled = sm.OLS(data["mean_radius"], sm.add_constant(data[["mean_texture"]]), missing="drop").fit()
     closely(found.frame()["estimate"], pooled.params)
     assert found.table().facts["rows"] == pooled.nobs
+
+
+@pytest.mark.parametrize(("ratio", "strength"), [(1.0, 1.5), (0.4, 20.0)])
+def test_elastic_net_of_a_linear_model_is_scikit_learn_s(ask: Any, part: Part, ratio: float, strength: float) -> None:
+    raw: Any = load_diabetes(as_frame=True, scaled=False)
+    data, columns = raw.data.assign(y=raw.target), list(raw.data.columns)
+    pooled = ElasticNet(alpha=strength, l1_ratio=ratio, tol=1e-14, max_iter=1_000_000).fit(raw.data, raw.target)
+    n = len(data)
+    found = ask(glm(f"y ~ {' + '.join(columns)}", lasso=n * strength * ratio, ridge=n * strength * (1 - ratio)), part(data, "age"))
+    closely(found.frame()["estimate"], [pooled.intercept_, *pooled.coef_], 1e-6)
+    assert (found.frame()["estimate"] == 0).sum() == (pooled.coef_ == 0).sum() > 0
+    assert found.frame()["standard_error"].isna().all() and found.table().facts["parameters"] == 1 + (pooled.coef_ != 0).sum()
+
+
+def test_lasso_of_a_logistic_model_meets_its_conditions_of_optimality(cancer: pd.DataFrame, ask: Any, part: Part) -> None:
+    """At the optimum the score is the penalty's gradient where a coefficient is not 0, and no larger than the penalty where it is."""
+    lasso = 4.0
+    found = ask(glm(f"malignant ~ {' + '.join(COLUMNS)}", family="binomial", lasso=lasso), part(cancer, "malignant")).frame()
+    beta = found["estimate"].to_numpy()
+    matrix = np.column_stack([np.ones(len(cancer)), cancer[COLUMNS]])
+    score = matrix.T @ (cancer["malignant"] - 1 / (1 + np.exp(-matrix @ beta)))
+    inside, outside = np.flatnonzero(beta[1:]) + 1, np.flatnonzero(beta == 0)
+    assert len(inside) and len(outside)
+    np.testing.assert_allclose(score[inside], lasso * np.sign(beta[inside]), atol=1e-7)
+    assert abs(score[0]) < 1e-7 and (np.abs(score[outside]) < lasso).all()
+
+
+def test_a_lasso_of_separated_outcomes_ends(cancer: pd.DataFrame, ask: Any) -> None:
+    data = cancer.assign(sure=cancer["malignant"], noise=np.sin(np.arange(len(cancer))))
+    table = ask(glm("malignant ~ noise + sure", family="binomial", lasso=2.0), [data.iloc[::2], data.iloc[1::2]]).table()
+    assert not any("converged" in note or note.startswith("separation") for note in table.notes)
+
+
+def test_what_a_lasso_cannot_have() -> None:
+    assert list(glm("y ~ x", lasso=1.0, errors="robust").faults()) == ["a lasso has no standard errors: leave out `errors`"]
+    assert any("needs its `alpha`" in fault for fault in glm("y ~ x", lasso=1.0, family="negative_binomial").faults())

@@ -37,7 +37,7 @@ from aimer2.study.check import refuse_faults
 @click.option("--sites", metavar="NAME=FILE", multiple=True, help="Ask files on this machine (CSV or Parquet), one for each site, not hospitals.")
 @click.argument("more_sites", metavar="[NAME=FILE]...", nargs=-1)
 @click.option("--patient", metavar="COLUMN", help="With --sites: the column of patients' ids; without it each row is a patient.")
-@click.option("--rounds", type=click.IntRange(1, 1000), default=30)
+@click.option("--rounds", type=click.IntRange(1, 1000), help="At most so many, if not as many as METHOD takes for most data.")
 @click.option("--purpose", default=Terms().purpose, help="What the answer is for.")
 @click.option("--ethics", envvar="AIMER2_ETHICS", help="Reference of the ethics approval. Hospitals are told.")
 @click.option("--investigator", envvar="AIMER2_INVESTIGATOR", help="Who answers for the question. Hospitals are told.")

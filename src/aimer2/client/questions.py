@@ -20,6 +20,7 @@ from aimer2.core.study import Study
 from aimer2.core.study.formula import parse
 from aimer2.core.task import SiteId
 from aimer2.secure_aggregation.roster import MINIMUM
+from aimer2.statistics import catalogue
 from aimer2.study.events import Event, StudyFinished, StudyPaused, StudyStopped
 
 _DAYS = 7
@@ -45,20 +46,22 @@ class Terms:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """A question. ``columns``: what is known of them, as `[[cohort.features]]` of a study; columns that only the formula names are numbers."""
+    """A question. ``columns``: what is known of them, as `[[cohort.features]]` of a study; columns that only the formula names are numbers.
+    ``rounds``: if not as many as the method takes for most data."""
 
     method: str
     formula: str
     dataset: str = "data"
     options: Mapping[str, Any] = field(default_factory=dict)
     columns: Sequence[Mapping[str, Any]] = ()
-    rounds: int = 30
+    rounds: int | None = None
     terms: Terms = field(default_factory=Terms)
 
     def study(self) -> Study:
         """The study that asks nothing but this. Raises BadStudy with all faults of form."""
         terms = self.terms
         expires = terms.expires or datetime.datetime.fromtimestamp(SystemClock().now(), datetime.UTC).date() + datetime.timedelta(days=_DAYS)
+        rounds = self.rounds or catalogue.rounds(self.method)
         privacy = {"secure_aggregation": False, "why_not_secure": terms.why_not_secure} if terms.why_not_secure else {}
         return Study(
             name=f"question-{self.method.replace('_', '-')}"[:63],
@@ -69,7 +72,7 @@ class Asked:
             expires=expires,
             seed=terms.seed,
             cohort={"dataset": self.dataset, "minimum_patients": terms.minimum_patients} | ({"features": self.columns} if self.columns else {}),
-            analyses=[{"method": self.method, "formula": self.formula, "rounds": self.rounds, "options": dict(self.options)}],
+            analyses=[{"method": self.method, "formula": self.formula, "rounds": rounds, "options": dict(self.options)}],
             sites={"names": tuple(terms.sites), "minimum": terms.minimum_sites},
             privacy=privacy,
         )

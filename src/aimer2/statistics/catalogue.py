@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import pkgutil
 from functools import cache
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -62,6 +63,12 @@ def example(name: str) -> AbstractStatistic:
 
 def version(name: str) -> int:
     return int(_kind(name, "analyses").version)
+
+
+def rounds(name: str) -> int:
+    """How many rounds a question in one line allows: enough for most data."""
+    fields: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(_kind(name, "analyses"))}
+    return int(fields["rounds"])
 
 
 def summary(name: str) -> str:

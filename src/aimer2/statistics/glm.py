@@ -3,7 +3,9 @@
 Nelder, Wedderburn 1972, "Generalized Linear Models": Fisher scoring, β ← β + (I + P)⁻¹(U − Pβ) with the score U = Σ w (y − μ) μ'/V · x and the
 information I = Σ w μ'²/V · xxᵀ, sums over patients; P = ``ridge`` on the diagonal, but for the intercept. The first round finds the columns' means
 and spreads, about which all sums are then taken; a step that does not lower the deviance is halved. It has converged when the step would change
-the log-likelihood by less than 1e-18. A negative binomial's α is estimated with the coefficients by Newton steps in log 1/α (Lawless 1987).
+the log-likelihood by less than 1e-18. With ``lasso`` λ a step minimises the same quadratic plus λ Σ|β| (proximal Newton: Lee, Sun, Saunders, SIAM
+J. Optimization 24, 2014), by coordinate descent at the coordinator; with ``ridge`` besides it is the elastic net (Zou, Hastie 2005). A negative
+binomial's α is estimated with the coefficients by Newton steps in log 1/α (Lawless 1987).
 
 Errors: of the model, I⁻¹φ with φ = Pearson's χ² / (n − p) (1 but for Gaussian and Gamma); ``robust``, I⁻¹ (Σ uuᵀ) I⁻¹ over rows (Huber 1967,
 White 1980); ``patients`` and ``sites``, the same over sums u of a patient's rows or of a whole site (Liang, Zeger 1986, with the factor
@@ -31,7 +33,7 @@ from aimer2.core.study import Feature
 from aimer2.core.table import Cell, Table, number
 from aimer2.statistics import distributions, families
 from aimer2.statistics.design import Design, Floats, design, numbers, small_categories
-from aimer2.statistics.estimates import Errors, Fit, Scale, coefficients, independent, inverse, meat
+from aimer2.statistics.estimates import Errors, Fit, Scale, coefficients, independent, inverse, meat, proximal_step
 from aimer2.statistics.families import ESTIMATED_DISPERSION, LINKS, USUAL_LINKS, FamilyName, LinkName
 from aimer2.statistics.statistic import AbstractStatistic, Values
 
@@ -43,13 +45,15 @@ _RATIOS = {("binomial", "logit"): "odds_ratio", ("poisson", "log"): "rate_ratio"
 @final
 @dataclass(frozen=True, kw_only=True)
 class Glm(AbstractStatistic):
-    """``link`` empty: the usual one of the family. ``alpha`` of a negative binomial, V = μ + αμ²; 0: estimated. ``level`` of the intervals."""
+    """``link`` empty: the usual one of the family. ``ridge``, ``lasso``: penalties, not of the intercept, in the columns' own units. ``alpha`` of a
+    negative binomial, V = μ + αμ²; 0: estimated. ``level`` of the intervals."""
 
     of_sites: ClassVar[frozenset[str]] = frozenset({"sites", "meat"})
 
     family: FamilyName = "gaussian"
     link: LinkName | Literal[""] = ""
     ridge: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    lasso: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     errors: Errors = "model"
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
@@ -68,6 +72,10 @@ class Glm(AbstractStatistic):
             yield f"the response {feature.name} is a category: family = 'binomial' takes one of two categories, the second being the event"
         if not self._design.columns:
             yield "there is no term to estimate"
+        if self.lasso and self.errors != "model":
+            yield "a lasso has no standard errors: leave out `errors`"
+        if self.lasso and self._estimates_alpha:
+            yield "a lasso of a negative binomial needs its `alpha`"
 
     def against(self, frame: Frame, disclosure: Disclosure, *, secure: bool) -> Iterator[str]:
         yield from super().against(frame, disclosure, secure=secure)
@@ -119,14 +127,20 @@ class Glm(AbstractStatistic):
         beta, before, penalty = values["beta"], values["before"], self._penalty(values)
         deviance = float(total["fit"][0])
         objective = deviance + float(beta @ (penalty * beta)) if not self._estimates_alpha else -2 * float(total["fit"][2])
+        objective += 2 * float(self._sparsity(values) @ np.abs(beta))
         if round_number > 2 and objective > values["objective"][0] + 1e-8 * (abs(values["objective"][0]) + 1e-30):
             return {**values, "beta": (beta + before) / 2}, False
         information, score = total["information"], total["score"] - penalty * beta
-        kept = independent(information) if round_number == 2 else values["kept"] > 0
-        cover = inverse(information + np.diag(penalty), kept)
-        move = cover @ score
+        curved = information + np.diag(penalty)
+        if self.lasso:
+            kept = np.ones(len(beta), bool)
+            cover, move = np.zeros_like(curved), proximal_step(curved, score, beta, self._sparsity(values))
+        else:
+            kept = independent(information) if round_number == 2 else values["kept"] > 0
+            cover = inverse(curved, kept)
+            move = cover @ score
         dispersion = self._dispersion(total["fit"], values["size"], kept)
-        decrement = float(score @ move) / max(dispersion, np.finfo(np.float64).tiny)
+        decrement = float(move @ curved @ move) / max(dispersion, np.finfo(np.float64).tiny)
         moved = {
             **values,
             "before": beta,
@@ -175,7 +189,9 @@ class Glm(AbstractStatistic):
         rows, patients, weight = values["size"]
         freedom = weight - kept.sum()
         dispersion = self._dispersion(values["fit"], values["size"], kept)
-        if self.errors == "model":
+        if self.lasso:
+            covariance = np.full_like(cover, np.nan)
+        elif self.errors == "model":
             covariance = cover @ values["information"] @ cover * dispersion if self.ridge else cover * dispersion
         else:
             clusters = patients if self.errors == "patients" else values["sites"][0]
@@ -201,13 +217,13 @@ class Glm(AbstractStatistic):
     def _facts(self, values: Values, kept: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], dispersion: float) -> dict[str, Cell]:
         rows, patients, weight = values["size"]
         deviance, pearson, *likely = (float(value) for value in values["fit"])
-        parameters = int(kept.sum())
+        parameters = int((values["beta"] != 0).sum() if self.lasso else kept.sum())
         freedom, ll = weight - parameters, families.log_likelihood(self.family, np.array(likely), weight, deviance)
         counted = parameters + (self.family in ESTIMATED_DISPERSION or self._estimates_alpha)
         facts: dict[str, Cell] = {
             "family": self.family,
             "link": self._link,
-            "errors": self.errors,
+            "errors": "none" if self.lasso else self.errors,
             "rows": int(rows),
             "patients": int(patients),
             "parameters": parameters,
@@ -232,11 +248,11 @@ class Glm(AbstractStatistic):
         more = parameters - 1
         if self.family == "gaussian":
             facts["r_squared"] = number(1 - deviance / null) if null > 0 else None
-            if more > 0 and freedom > 0 and deviance > 0:
+            if more > 0 and freedom > 0 and deviance > 0 and not self.lasso:
                 ratio = (null - deviance) / more / (deviance / freedom)
                 facts |= {"adjusted_r_squared": 1 - deviance / null * (weight - 1) / freedom, "f": ratio}
                 facts["f_p"] = float(distributions.f_above(ratio, more, freedom))
-        elif more > 0 and not self._estimates_alpha and not self.ridge:
+        elif more > 0 and not self._estimates_alpha and not self.ridge and not self.lasso:
             chi = 2 * (ll - families.log_likelihood(self.family, values["null"][2:], weight, null)) if self.family != "gamma" else None
             if chi is not None:
                 facts |= {"likelihood_ratio_chi2": chi, "likelihood_ratio_p": float(distributions.chi_squared_above(chi, more))}
@@ -247,11 +263,13 @@ class Glm(AbstractStatistic):
         if not kept.all():
             yield f"these follow from the terms before them (collinear, or nobody has the category) and have no estimate: {', '.join(names[~kept])}"
         apart = kept & (np.diag(cover) > 1e4 * np.maximum(values["first"], np.finfo(np.float64).tiny))
-        if apart.any():
+        if apart.any() and not self.lasso:
             told = ", ".join(name for name in names[apart] if name != "intercept") or "the intercept"
             yield f"separation: the outcome follows from {told}, so no finite estimate exists; a ridge penalty gives one"
         if not values["converged"][0]:
             yield f"it has not converged in {self.rounds} rounds: do not use these estimates"
+        if self.lasso:
+            yield "a lasso chooses its terms by the data: they have no standard errors; parameters are the terms that are not 0"
         if self.ridge:
             yield f"penalised by {self.ridge:g}/2 times the sum of squared coefficients: estimates are drawn towards 0, and intervals lie about these"
         if self.errors == "sites" and values["sites"][0] < 20:
@@ -283,6 +301,13 @@ class Glm(AbstractStatistic):
         if self._design.has_intercept:
             penalty[0] = 0.0
         return penalty
+
+    def _sparsity(self, values: Values) -> Floats:
+        """What a unit of each scaled coefficient costs by the lasso."""
+        cost = self.lasso / values["spread"]
+        if self._design.has_intercept:
+            cost[0] = 0.0
+        return np.asarray(cost)
 
     def _dispersion(self, fit: Floats, size: Floats, kept: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> float:
         freedom = float(size[2] - kept.sum())
