@@ -6,11 +6,12 @@ Each attack must end in a refusal, in a round that is abandoned with nothing lea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import final
 
 import numpy as np
 import pytest
-from secure_federation import PHASES, Federation, read
+from secure_federation import PHASES, STUDY, Federation, read
 
 from aimer2.core.errors import BadUpdate, Conflict, NotAllowed, NotAvailable, NotFound, Tampered
 from aimer2.core.task import SiteId
@@ -34,7 +35,7 @@ from aimer2.secure_aggregation.messages import (
 )
 from aimer2.secure_aggregation.roster import Roster
 from aimer2.secure_aggregation.secret_sharing import combine, draw_secret
-from aimer2.secure_aggregation.site import Member
+from aimer2.secure_aggregation.site import Member, forget
 from aimer2.secure_aggregation.vault import MemoryVault
 
 
@@ -292,6 +293,50 @@ def test_a_further_attempt_opens_no_other_sum_of_the_same_round() -> None:
     federation.terms = federation.terms.model_copy(update={"attempt": 3})
     total, _ = federation.play(federation.set_up())
     assert total.tolist() == federation.plain(federation.sites).tolist()
+
+
+@final
+class CutOff(MemoryVault):
+    """Of which a power cut leaves what was on the disk: all up to the last change that lasts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.disk: dict[str, bytes] = {}
+
+    def change(self, keep: Mapping[str, bytes], erase: Collection[str] = (), *, lasting: bool = False) -> None:
+        super().change(keep, erase)
+        if lasting:
+            self.disk = dict(self.documents)
+
+    def cut(self) -> None:
+        self.documents = dict(self.disk)
+        forget(self, STUDY)
+
+
+@pytest.mark.parametrize("was_opened", [False, True], ids=["agreed", "opened"])
+def test_after_a_power_cut_no_site_signs_or_opens_a_second_time(was_opened: bool) -> None:
+    federation = Federation(5)
+    vaults = {site: CutOff() for site in federation.sites}
+    federation.members = {site: Member(federation.roster, site, federation.keys[site], vaults[site]) for site in federation.sites}
+    epoch = federation.set_up()
+    if was_opened:
+        federation.play(epoch)
+    else:
+        agreed(federation, federation.update_phase(epoch)[1])
+    for vault in vaults.values():
+        vault.cut()
+    for member in federation.members.values():
+        with pytest.raises((Conflict, NotFound)):
+            member.prepare(federation.terms, federation.round_terms())
+    federation.terms = federation.terms.model_copy(update={"attempt": 2})
+    current, messages = federation.update_phase(federation.set_up(), federation.sites[:4])
+    for site in federation.sites[:4]:
+        member = federation.members[site]
+        if was_opened:
+            with pytest.raises(Conflict, match="earlier attempt"):
+                member.agree(federation.terms, current.terms, messages[site])
+        else:
+            assert member.agree(federation.terms, current.terms, messages[site]), "of the first nothing was opened, and its keys are gone"
 
 
 def test_two_attempts_that_both_wait_for_their_opening_open_one() -> None:

@@ -252,7 +252,7 @@ def test_old_rounds_are_erased_and_the_last_two_kept(bench: Bench) -> None:
             assert isinstance(reply, Answer)
             answers.append(reply)
             b.site.store.mark_delivered([reply], 1.0)
-            b.performing.tidy(b.digest)
+            b.performing.erase_old(b.digest)
         return answers
 
     first, second, third = bench.run(rounds)

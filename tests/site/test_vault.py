@@ -1,4 +1,4 @@
-"""The vault: all or nothing, on disk before it returns, and what is erased is gone from the file."""
+"""The vault: all or nothing, there for the next process, no good after a power cut, and what is erased is gone from the file."""
 
 from __future__ import annotations
 
@@ -56,3 +56,25 @@ def test_erased_secrets_are_in_no_file_once_it_is_settled(tmp_path: Path) -> Non
         assert SECRET not in files(tmp_path)
         vault.change({"s/b/state": b"more"})
         assert vault.load("s/b/state") == b"more"
+
+
+STUDY = "a" * 64
+KEPT = {f"{STUDY}/current": b"train-1-1", f"{STUDY}/train-1-1/state": SECRET, f"{STUDY}/marks/opened/train-1": b"these"}
+
+
+def test_secrets_outlive_a_start_of_the_machine_only_where_the_agent_ended_in_order(tmp_path: Path) -> None:
+    def found(start: str, *, in_order: bool = False) -> dict[str, bytes | None]:
+        with closing(FileVault(tmp_path / "vault.sqlite", start)) as vault:
+            names = (f"{STUDY}/train-1-1/state", f"{STUDY}/marks/opened/train-1", f"{STUDY}/marks/closed/train-1-1")
+            kept = {name.rpartition("/")[2]: vault.load(name) for name in names}
+            if in_order:
+                vault.end_in_order()
+        return kept
+
+    with closing(FileVault(tmp_path / "vault.sqlite", "first")) as vault:
+        vault.change(KEPT)
+    whole = {"state": SECRET, "train-1": b"these", "train-1-1": None}
+    assert found("first", in_order=True) == whole, "killed and run again"
+    assert found("second") == whole, "an update of the machine"
+    assert found("second") == whole
+    assert found("third") == {"state": None, "train-1": b"these", "train-1-1": b"closed"}, "a power cut: that it had ended in order is long past"

@@ -219,3 +219,28 @@ def test_a_spare_worker_that_is_gone_is_no_fault_of_the_study(make_opening: Make
             await workers.close()
 
     assert asyncio.run(taken()) == 0
+
+
+def test_the_next_spare_worker_waits_until_nothing_is_at_work(make_opening: Make, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aimer2.site.workers._REFILL_SECONDS", 0.0)
+
+    async def spares() -> list[int]:
+        opening = make_opening(study)
+        workers = Workers(opening.settings)
+        try:
+            workers.prepare()
+            worker = await workers.take("0" * 64, opening)
+            _, files = await worker.ask(*request())
+            for file in files:
+                os.close(file)
+            found = [len(workers.spares)]
+            workers.rest("0" * 64)
+            for _ in range(3_000):
+                if workers.spares:
+                    break
+                await asyncio.sleep(0.01)
+            return [*found, len(workers.spares)]
+        finally:
+            await workers.close()
+
+    assert asyncio.run(spares()) == [0, 1]

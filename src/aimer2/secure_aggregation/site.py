@@ -317,10 +317,10 @@ class Member:
         return stored.decode() if stored is not None else None
 
     def _say(self, document: Update | Agreement | Reveal, keep: Mapping[str, bytes] | None = None, erase: Collection[str] = ()) -> str:
-        """Signed and kept, in one step with what else is kept and erased."""
+        """Signed and kept, in one step with what else is kept and erased. What opens a sum lasts: it holds for keys that are yet to be made."""
         text = sign(document, self.key)
         name = f"{self._name(document.epoch)}/{document.round_number}/{type(document).__name__.lower()}"
-        self.vault.change({**(keep or {}), name: text.encode()}, erase)
+        self.vault.change({**(keep or {}), name: text.encode()}, erase, lasting=isinstance(document, Reveal))
         return text
 
     def _known(self, epoch: EpochTerms) -> dict[str, Any]:

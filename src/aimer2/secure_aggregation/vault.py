@@ -11,10 +11,11 @@ class Vault(Protocol):
 
     def load(self, name: str) -> bytes | None: ...
 
-    def change(self, keep: Mapping[str, bytes], erase: Collection[str] = ()) -> None:
+    def change(self, keep: Mapping[str, bytes], erase: Collection[str] = (), *, lasting: bool = False) -> None:
         """Everything whose name begins with one of ``erase`` goes, for good; what is kept stands in the place of what was there.
 
-        All of it or nothing, and on disk before it returns, so that nothing leaves the site that a crash could make it forget.
+        All of it or nothing, and there for the next process before it returns, so that nothing leaves the site that a crash could make it
+        forget. ``lasting``: after a power cut too, with all changes before. After one without that, the vault's secrets must count as lost.
         """
         ...
 
@@ -29,6 +30,6 @@ class MemoryVault:
     def load(self, name: str) -> bytes | None:
         return self.documents.get(name)
 
-    def change(self, keep: Mapping[str, bytes], erase: Collection[str] = ()) -> None:
+    def change(self, keep: Mapping[str, bytes], erase: Collection[str] = (), *, lasting: bool = False) -> None:
         left = {name: document for name, document in self.documents.items() if not name.startswith(tuple(erase))}
         self.documents = left | dict(keep)

@@ -122,6 +122,7 @@ class Agent:
         self._record(Kind.AGENT_STOPPED, None, {})
         self._flush()
         self._auditing.shutdown()
+        self._performing.end_in_order()
         self._connection.close()
 
     # what `Exchanging` asks for
@@ -158,8 +159,9 @@ class Agent:
         self._flush()
         answers, now = [answer for _, answer in delivered], self._decisions.clock.now()
         self._auditing.submit(self._decisions.store.mark_delivered, answers, now).add_done_callback(self._recorded)
+        self._auditing.submit(self._performing.settle).add_done_callback(self._recorded)
         for study in {study for study, _ in delivered}:
-            self._performing.tidy(study)
+            self._performing.erase_old(study)
 
     def noticed(self, studies: Sequence[StudyNotice], frozen: str) -> None:
         if coordinator_said(self._decisions, frozen):

@@ -352,11 +352,15 @@ class Performing:
         sums = [check.Wanted(name, expectation.layouts.get(name), expectation.room(name, room)) for name in handed.sums]
         return sums + [check.Wanted(name, None, room) for name in handed.memory]
 
-    def tidy(self, study: str) -> None:
-        """Erases what was delivered and is no longer needed, and what the studies' secrets have left."""
-        self.erase_old(study)
-        if study not in self._stopped and study in self._members and self._vault is not None:
+    def settle(self) -> None:
+        """Erases what the studies' secrets have left."""
+        if self._vault is not None:
             self._vault.settle()
+
+    def end_in_order(self) -> None:
+        """Nothing is performed after this: what is kept of secrets is good also when the machine starts anew."""
+        if self._vault is not None:
+            self._vault.end_in_order()
 
     def erase_old(self, study: str) -> None:
         """What was delivered, but for the last two rounds."""

@@ -1,6 +1,8 @@
 """Where the site keeps the secrets of sums in secret: one SQLite file that only it can read, and that no backup should hold.
 
-A vault put back from an older copy would let the site sign twice: it is lost instead, and the site sits out until the next set-up of keys.
+A vault put back from an older copy would let the site sign twice: it is lost instead, and the site sits out until the next set-up of keys. A
+power cut makes an older copy of it, as the disk is waited for only where a sum is opened. So secrets from before the machine's last start
+are erased, unless the agent had ended in order before.
 """
 
 from __future__ import annotations
@@ -11,7 +13,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import final
 
+from aimer2.secure_aggregation.site import forget
+
 _BUSY_SECONDS = 30
+_STARTED, _IN_ORDER = "started", "in-order"
+"""In which start of the machine it was opened last; and that the agent ended in order in that one."""
 
 
 @final
@@ -21,21 +27,44 @@ class FileVault:
     What is erased is overwritten in the file; what the disk itself keeps of overwritten blocks, only its encryption hides.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, start: str | None = None) -> None:
+        """``start``: which start of the machine this is; None: as the kernel says."""
         self._lock = threading.Lock()
         path.touch(mode=0o600)
         self._database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        for setting in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
+        for setting in ("journal_mode = WAL", "synchronous = NORMAL", "secure_delete = ON"):
             self._database.execute(f"PRAGMA {setting}")
         self._database.execute("CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, document BLOB NOT NULL) WITHOUT ROWID")
+        self._open((start or Path("/proc/sys/kernel/random/boot_id").read_text().strip()).encode())
+
+    def _open(self, start: bytes) -> None:
+        last, in_order = self.load(_STARTED), self.load(_IN_ORDER)
+        if last == start and in_order is None:
+            return
+        if last != start and (last is None or in_order != last):
+            names = [str(row[0]) for row in self._database.execute("SELECT name FROM secrets WHERE name LIKE '%/current'")]
+            for name in names:
+                forget(self, name.partition("/")[0])
+        self.change({_STARTED: start}, [_IN_ORDER], lasting=True)
 
     def load(self, name: str) -> bytes | None:
         with self._lock:
             row = self._database.execute("SELECT document FROM secrets WHERE name = ?", (name,)).fetchone()
         return None if row is None else bytes(row[0])
 
-    def change(self, keep: Mapping[str, bytes], erase: Collection[str] = ()) -> None:
-        with self._lock, self._database as database:
+    def change(self, keep: Mapping[str, bytes], erase: Collection[str] = (), *, lasting: bool = False) -> None:
+        with self._lock:
+            if not lasting:
+                self._change(keep, erase)
+                return
+            self._database.execute("PRAGMA synchronous = FULL")
+            try:
+                self._change(keep, erase)
+            finally:
+                self._database.execute("PRAGMA synchronous = NORMAL")
+
+    def _change(self, keep: Mapping[str, bytes], erase: Collection[str]) -> None:
+        with self._database as database:
             database.execute("BEGIN IMMEDIATE")
             for prefix in erase:
                 database.execute("DELETE FROM secrets WHERE name >= ? AND name < ?", (prefix, prefix + chr(0x10FFFF)))
@@ -45,6 +74,11 @@ class FileVault:
         """The log that changes go through still holds what they erased; it is emptied. Off the path of a round: it waits for the disk."""
         with self._lock:
             self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def end_in_order(self) -> None:
+        """All that was kept is on the disk, and nothing more is said on its ground before it is opened again."""
+        started = self.load(_STARTED)
+        self.change({} if started is None else {_IN_ORDER: started}, lasting=True)
 
     def close(self) -> None:
         with self._lock:

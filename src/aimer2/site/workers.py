@@ -27,7 +27,7 @@ _PROCESS_CLOCK = 2
 """What `clock_getcpuclockid` adds to a process's number: its time by the scheduler."""
 
 _REFILL_SECONDS = 2.0
-"""After a spare worker was taken, or the agent has started, until the next is: the work that is at hand goes first."""
+"""So long nothing is at work before a spare worker is started: its imports take a core that a round would wait for."""
 
 
 @final
@@ -193,6 +193,7 @@ class Workers:
 
     async def take(self, study: str, opening: Opening) -> Worker:
         """The study's worker: the warm one, or a new one where there is none or the snapshot has changed."""
+        self._put_off()
         if (timer := self._idle.pop(study, None)) is not None:
             timer.cancel()
         worker = self._warm.get(study)
@@ -206,7 +207,6 @@ class Workers:
         spare = self.spares.pop() if self.spares and opening.serves == "serving" and opening.settings == self._settings else None
         if spare is None:
             return await Worker.start(opening)
-        self.prepare()
         try:
             return await Worker.start(opening, spare)
         except WorkerDied:
@@ -214,10 +214,16 @@ class Workers:
             return await Worker.start(opening)
 
     def prepare(self) -> None:
-        """Starts spare ones, when what is at work now has had its turn."""
-        wanted = self._settings is not None and self._settings.spares > 0 and self._settings.threads == 1
-        if wanted and self._refilling is None:
+        """Starts spare ones where they are wanted, once nothing has been at work for a while."""
+        self._put_off()
+        settings = self._settings
+        if settings is not None and settings.threads == 1 and len(self.spares) < settings.spares:
             self._refilling = asyncio.get_running_loop().call_later(_REFILL_SECONDS, self._aside, self.refill)
+
+    def _put_off(self) -> None:
+        if self._refilling is not None:
+            self._refilling.cancel()
+            self._refilling = None
 
     async def refill(self) -> None:
         """Starts spare ones now."""
@@ -228,6 +234,7 @@ class Workers:
 
     def rest(self, study: str) -> None:
         """Its task is done; it ends when none comes for a while."""
+        self.prepare()
         worker = self._warm.get(study)
         if worker is not None:
             self._idle[study] = asyncio.get_running_loop().call_later(worker.opening.settings.idle_seconds, self._end_idle, study)
@@ -251,9 +258,7 @@ class Workers:
         """All of them, spare ones too: those with data are killed before the first is waited for."""
         for worker in self._warm.values():
             worker.kill()
-        if self._refilling is not None:
-            self._refilling.cancel()
-            self._refilling = None
+        self._put_off()
         for study in list(self._warm):
             await self.end(study)
         for spare in self.spares:
