@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constrain
 demo: .venv/demo.installed ## four hospitals, one model, on this machine
 	@$(BIN)/aimer2 demo
 
-test: lint ## everything that CI runs
+test: lint tests/integration/node_modules ## everything that CI runs
 	$(BIN)/pytest -n 2
 
 lint: .venv/test.installed
@@ -35,6 +35,11 @@ clean:
 	@echo "Installing AIMER2 and what its tests need into .venv (PyTorch and TensorFlow are large: the first time takes some minutes) ..."
 	@$(PIP) -e '.[test,torch,keras,sklearn,parquet,postgresql,demo]'
 	@touch $@
+
+# Servers from npm that tests start; without npm those tests are skipped, on CI they fail.
+tests/integration/node_modules: tests/integration/package-lock.json
+	@command -v npm >/dev/null || { echo "npm is missing: the tests that need servers of it are left out."; exit 0; }; \
+		npm ci --prefix tests/integration --no-audit --no-fund --silent && touch $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

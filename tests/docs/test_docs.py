@@ -25,8 +25,8 @@ from aimer2.connectors.mapping import ColumnMapping, DataMapping, read_mapping
 from aimer2.connectors.npz import Npz
 from aimer2.coordinator.app import build_app
 from aimer2.coordinator.coordinator import Coordinator
-from aimer2.coordinator.permissions import ROLES
-from aimer2.coordinator.settings import Folder
+from aimer2.coordinator.permissions import PARTS, ROLES
+from aimer2.coordinator.settings import Folder, OpenIdSettings
 from aimer2.coordinator.settings import Settings as CoordinatorSettings
 from aimer2.coordinator.setup import initialise
 from aimer2.core import errors, study
@@ -129,7 +129,7 @@ def test_every_setting() -> None:
     guide = page("docs/site-guide.md")
     assert missing([*Rule.model_fields, *ColumnMapping.model_fields], guide) == []
     assert [name for name in DataMapping.model_fields if name not in guide] == []
-    assert missing([*CoordinatorSettings.model_fields, *ROLES], page("docs/coordinator-guide.md")) == []
+    assert missing([*CoordinatorSettings.model_fields, *OpenIdSettings.model_fields, *ROLES, *PARTS], page("docs/coordinator-guide.md")) == []
 
 
 def test_every_route(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from aimer2.coordinator.permissions import ROLES, check_role
 from aimer2.coordinator.settings import Folder
 from aimer2.coordinator.store import accounts
 from aimer2.coordinator.store.accounts import Account
+from aimer2.core.errors import BadInput
 from aimer2.identity.passwords import hash_password
 
 
@@ -30,21 +31,25 @@ def user() -> None:
 @click.option("--role", type=click.Choice(ROLES), required=True)
 @click.option("--site", help="Of a site administrator or data-protection officer: the hospital.")
 @click.option("--password-file", type=click.File("r"), help="'-': from standard input.")
+@click.option("--openid-subject", "subject", metavar="SUB", help="Logs in by the OpenID provider, which knows the person by this `sub`.")
 @click.pass_obj
-def add_user(folder: Folder, name: str, role: str, site: str | None, password_file: TextIO | None) -> None:
-    """Add an account; without --password-file a password is asked for, or made and printed once."""
+def add_user(folder: Folder, name: str, role: str, site: str | None, password_file: TextIO | None, subject: str | None) -> None:
+    """Add an account; without --password-file a password is asked for, or made and printed once, unless the person logs in by OpenID."""
     check_role(role, site)
-    _, database = open_database(folder)
+    settings, database = open_database(folder)
+    if subject is not None and settings.openid is None:
+        raise BadInput("There is no OpenID provider.", remedy="Name one in `[openid]` of coordinator.toml.")
+    issuer = settings.openid.issuer if settings.openid is not None and subject is not None else None
     made = False
     if password_file is not None:
         password = password_file.read().strip()
-    elif sys.stdin.isatty():
+    elif sys.stdin.isatty() and subject is None:
         password = getpass.getpass("Password (empty: one is made): ")
     else:
         password = ""
-    if not password:
+    if not password and subject is None:
         password, made = secrets.token_urlsafe(16), True
-    database.write_now(accounts.add_account, Account(name, role, site, hash_password(password)), CLOCK.now())
+    database.write_now(accounts.add_account, Account(name, role, site, hash_password(password) if password else "", issuer, subject), CLOCK.now())
     note(folder, Kind.USER_ADDED, user=name, role=role, site=site or "")
     click.echo(f"{name} is a {role}{f' of {site}' if site else ''}.")
     if made:

@@ -18,6 +18,7 @@ from aimer2.coordinator.http.events_api import event_routes
 from aimer2.coordinator.http.health import health_routes
 from aimer2.coordinator.http.incident_api import incident_routes
 from aimer2.coordinator.http.model_api import model_routes
+from aimer2.coordinator.http.openid_api import openid_routes
 from aimer2.coordinator.http.people_api import part_routes, people_routes
 from aimer2.coordinator.http.research_api import Stop, research_routes
 from aimer2.coordinator.http.session_api import session_routes
@@ -67,6 +68,7 @@ def build_app(coordinator: Coordinator) -> FastAPI:
         site_routes,
         blob_routes,
         session_routes,
+        openid_routes,
         token_routes,
         people_routes,
         part_routes,

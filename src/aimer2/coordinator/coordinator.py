@@ -19,6 +19,7 @@ from aimer2.coordinator.enrolment import Enrolment, EnrolmentParts
 from aimer2.coordinator.freezing import Freezing
 from aimer2.coordinator.metrics import Metrics
 from aimer2.coordinator.models import Models
+from aimer2.coordinator.openid import OpenId
 from aimer2.coordinator.people import People
 from aimer2.coordinator.presence import Presence
 from aimer2.coordinator.queue import Queue, QueueParts, StudyQueue
@@ -69,6 +70,7 @@ class Coordinator:
     people: People
     sessions: Sessions
     studies: Studies
+    openid: OpenId
     models: Models
     freezing: Freezing
     audit: Audit
@@ -109,6 +111,7 @@ class Coordinator:
             people=People(database, records, clock),
             sessions=Sessions(database, settings, clock),
             studies=studies,
+            openid=OpenId(folder, settings, database, records, clock),
             models=Models(database, registry, records, key, clock),
             freezing=Freezing(database, registry, records, queue, studies, clock),
             audit=Audit(folder.audit_log, settings.name, key, records, registry, clock),

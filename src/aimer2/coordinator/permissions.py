@@ -107,6 +107,9 @@ ROUTES: Mapping[str, Action | Door] = {
     "GET /v1/coordinator": Door.ANYONE,
     "POST /v1/sessions": Door.ANYONE,
     "POST /v1/session": Door.ANYONE,
+    "GET /v1/openid": Door.ANYONE,
+    "GET /v1/openid/login": Door.ANYONE,
+    "GET /v1/openid/callback": Door.ANYONE,
     "POST /v1/enrolments": Door.ANYONE,
     "POST /v1/tokens": Door.ANYONE,
     # Agents

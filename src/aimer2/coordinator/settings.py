@@ -6,15 +6,49 @@ import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Self, final
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
+from aimer2.coordinator.permissions import check_role
 from aimer2.core.errors import BadInput, NotFound
 from aimer2.core.study import faults_of
 from aimer2.core.task import Document
 
 SETTINGS_FILE = "coordinator.toml"
+
+
+class OpenIdSettings(Document):
+    """`[openid]`: the provider by which people log in."""
+
+    issuer: str = Field(pattern=r"^https://[^\s?#]+$", description="its address, as its tokens name it")
+    client_id: str = Field(min_length=1, description="what the provider calls this coordinator")
+    client_secret: str = Field(
+        default="", description="file with the secret that the provider gave, readable by its owner only; empty: a public client"
+    )
+    name: str = Field(default="OpenID", min_length=1, max_length=100, description="shown where people log in")
+    scopes: tuple[str, ...] = Field(default=("openid", "profile", "email"), description="what is asked for; `openid` is needed")
+    name_claim: str = Field(default="preferred_username", description="the claim that becomes a new account's name")
+    roles_claim: str = Field(default="groups", description="the claim that `roles` looks into")
+    roles: dict[str, str] = Field(
+        default_factory=dict, description="group → role, or role:site of a hospital's people; the first that fits counts, at each log-in anew"
+    )
+    create_accounts: bool = Field(default=False, description="the first log-in of a person with a role makes an account")
+    ca_file: str = Field(default="", description="authorities that vouch for the provider's certificate, PEM; empty: the machine's")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if "openid" not in self.scopes:
+            raise ValueError("the scopes have `openid` among them")
+        if self.create_accounts and not self.roles:
+            raise ValueError("accounts that are made at the first log-in have their roles from `roles`")
+        for role in self.roles.values():
+            name, colon, site = role.partition(":")
+            try:
+                check_role(name, site if colon else None)
+            except BadInput as error:
+                raise ValueError(f"{role}: {error.sentence}") from None
+        return self
 
 
 class Settings(Document):
@@ -37,6 +71,7 @@ class Settings(Document):
     session_idle_seconds: int = Field(default=1800, ge=60, description="a browser's session ends after so long without a request")
     invitation_seconds: int = Field(default=7 * 86400, ge=60, description="an invitation is good for so long")
     lease_seconds: float = Field(default=15, gt=1, description="a process that is silent for so long loses its studies to another one")
+    openid: OpenIdSettings | None = Field(default=None, description="the OpenID provider by which people log in, a table of its own: [openid]")
 
 
 @final
@@ -84,9 +119,12 @@ class Folder:
         """Every setting with its meaning above it."""
         lines = ["# The settings of this coordinator. Restart it after a change.", ""]
         for name, field in Settings.model_fields.items():
-            if field.description:
-                lines.append(f"# {field.description}")
-            lines.append(f"{name} = {_toml(getattr(settings, name))}")
+            if name != "openid":
+                lines += [f"# {field.description}", f"{name} = {_toml(getattr(settings, name))}"]
+        if settings.openid is not None:
+            lines += ["", f"# {Settings.model_fields['openid'].description}", "[openid]"]
+            for name, field in OpenIdSettings.model_fields.items():
+                lines += [f"# {field.description}", f"{name} = {_toml(getattr(settings.openid, name))}"]
         self.settings_file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def database_url(self, settings: Settings) -> str:
@@ -101,5 +139,7 @@ class Folder:
 
 
 def _toml(value: Any) -> str:
-    # JSON's strings, numbers and booleans are TOML's as well.
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml(key)} = {_toml(inner)}" for key, inner in value.items()) + "}"
+    # JSON's strings, numbers, booleans and lists are TOML's as well.
     return json.dumps(value, ensure_ascii=False)
