@@ -38,12 +38,15 @@ from aimer2.site.store import KnownStudy
 
 _GROUPS = {
     "budget": "aimer2.cli.site_budget:budget",
+    "console": "aimer2.cli.site_console:console",
     "dataset": "aimer2.cli.site_dataset:dataset",
     "freeze": "aimer2.cli.site_freeze:freeze",
     "model": "aimer2.cli.site_model:model",
+    "preflight": "aimer2.cli.site_preflight:preflight",
     "rehearse": "aimer2.cli.site_rehearse:rehearse",
     "roster": "aimer2.cli.site_roster:roster",
     "thaw": "aimer2.cli.site_freeze:thaw",
+    "user": "aimer2.cli.site_console:user",
 }
 _EXISTING = click.Path(path_type=Path, exists=True, resolve_path=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,3 +32,11 @@ def by_person(command: Command) -> Command:
 
 def open_decisions(folder: SiteFolder) -> Decisions:
     return decisions.open_decisions(folder, CLOCK)
+
+
+def account() -> str:
+    """The name of the account that gives the command."""
+    try:
+        return getpass.getuser()
+    except OSError:
+        return "unknown"
