@@ -19,6 +19,7 @@ from aimer2.coordinator.http.health import health_routes
 from aimer2.coordinator.http.incident_api import incident_routes
 from aimer2.coordinator.http.model_api import model_routes
 from aimer2.coordinator.http.openid_api import openid_routes
+from aimer2.coordinator.http.overview_api import overview_routes
 from aimer2.coordinator.http.people_api import part_routes, people_routes
 from aimer2.coordinator.http.research_api import Stop, research_routes
 from aimer2.coordinator.http.session_api import session_routes
@@ -77,6 +78,7 @@ def build_app(coordinator: Coordinator) -> FastAPI:
         model_routes,
         event_routes,
         incident_routes,
+        overview_routes,
         health_routes,
     ):
         app.include_router(router(coordinator))

@@ -143,6 +143,7 @@ ROUTES: Mapping[str, Action | Door] = {
     "DELETE /v1/studies/{digest}/people/{name}": Action.SHARE_STUDY,
     # Studies
     "GET /v1/sites": Action.SEE_SITES,
+    "GET /v1/overview": Action.SEE_STUDY,
     "GET /v1/studies": Action.SEE_STUDY,
     "POST /v1/studies": Action.SUBMIT_STUDY,
     "GET /v1/studies/{digest}": Action.SEE_STUDY,
@@ -151,6 +152,7 @@ ROUTES: Mapping[str, Action | Door] = {
     "POST /v1/studies/{digest}/resume": Action.CONDUCT_STUDY,
     "POST /v1/studies/{digest}/preflight": Action.REHEARSE_STUDY,
     "GET /v1/studies/{digest}/events": Action.FOLLOW_STUDY,
+    "GET /v1/studies/{digest}/work": Action.FOLLOW_STUDY,
     "GET /v1/studies/{digest}/result": Action.FOLLOW_STUDY,
     "GET /v1/studies/{digest}/model": Action.FOLLOW_STUDY,
     # An incident, and the audit log

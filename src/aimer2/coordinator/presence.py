@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, final
 
 from aimer2.core.clock import Clock
@@ -21,6 +23,9 @@ class Presence:
         self._unsaved: set[str] = set()
         self._waiting: dict[str, int] = {}
         self._turned: list[tuple[str, bool]] = []
+        self._skew: dict[str, float] = {}
+        self.uploading: Counter[str] = Counter()
+        """Sites whose blobs come in just now, with how many."""
 
     def arrived(self, site: str, status: Mapping[str, Any]) -> None:
         self._seen[site] = self._clock.now()
@@ -28,6 +33,8 @@ class Presence:
             if bool(status.get("frozen")) != self.frozen(site):
                 self._turned.append((site, bool(status.get("frozen"))))
             self._status[site] = status
+            if isinstance(told := status.get("time"), int | float):
+                self._skew[site] = round(told - self._seen[site], 1)
         self._unsaved.add(site)
         self._waiting[site] = self._waiting.get(site, 0) + 1
 
@@ -40,6 +47,20 @@ class Presence:
 
     def last_contact(self, site: str) -> float | None:
         return self._seen.get(site)
+
+    def clock_skew(self, site: str) -> float | None:
+        """Seconds by which the site's clock was ahead when it last spoke, with the time that its words took; None where it does not tell."""
+        return self._skew.get(site)
+
+    @contextmanager
+    def upload(self, site: str) -> Iterator[None]:
+        """While a blob of this site comes in."""
+        self.uploading[site] += 1
+        try:
+            yield
+        finally:
+            self.uploading[site] -= 1
+            self.uploading += Counter()
 
     def status(self, site: str) -> Mapping[str, Any] | None:
         return self._status.get(site)

@@ -36,6 +36,7 @@ class _Entry:
     signed: str
     attachments: Mapping[str, str]
     reply: Reply | None = None
+    is_fetched: bool = False
 
 
 @final
@@ -177,6 +178,8 @@ class Queue:
         entries = self._open.get(site, {})
         frozen = registry.frozen
         fresh = [entry for key, entry in entries.items() if key not in exchange.holding and not frozen.frozen]
+        for key, entry in entries.items():
+            entry.is_fetched = entry.is_fetched or key in exchange.holding or not frozen.frozen
         if fresh:
             answer["tasks"] = [entry.signed for entry in fresh]
             answer["attachments"] = {sha256: text for entry in fresh for sha256, text in entry.attachments.items()}
@@ -252,6 +255,11 @@ class Queue:
         """Lets every waiting site go."""
         self.closing = True
         self.wake()
+
+    def open_tasks(self, study: str) -> list[tuple[Task, bool]]:
+        """A study's tasks that wait for a reply, in the order of sites, and whether the site has fetched them."""
+        found = [entry for entries in self._open.values() for entry in entries.values() if entry.task.study == study]
+        return [(entry.task, entry.is_fetched) for entry in sorted(found, key=lambda entry: (entry.task.site, entry.task.id))]
 
     def inputs_of(self, site: str) -> dict[str, str]:
         """Blobs of the site's open tasks, with the study that each belongs to."""

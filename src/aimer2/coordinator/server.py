@@ -5,40 +5,48 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeAlias
 
 import uvloop
 from granian.constants import HTTPModes, Interfaces, SSLProtocols
 from granian.server.embed import Server
+from starlette.types import ASGIApp
 
 from aimer2.coordinator.app import build_app
 from aimer2.coordinator.coordinator import Coordinator
 from aimer2.coordinator.http.exchange_first import ExchangeFirst
 from aimer2.coordinator.records import LOG
 from aimer2.coordinator.settings import Folder
-from aimer2.web.listening import check_port, wait_for_port
+from aimer2.core.errors import Conflict
 
 _WAITING_REQUESTS = 16_384
 """Each waiting site is one open request."""
 
 _END_SECONDS = 5
+_KNOCK_SECONDS = 0.005
 
 
-def run(folder: Folder, ready: Callable[[Coordinator], None]) -> None:
+Around: TypeAlias = Callable[[ASGIApp], ASGIApp]
+"""What stands in front of the API on the same port: pages."""
+
+
+def run(folder: Folder, ready: Callable[[Coordinator], None], around: Around) -> None:
     """Serves until the process is told to end; ``ready`` is called once the port is open.
 
     Raises NotFound, Conflict (the port or the folder is in use) or BadInput before anything is served.
     """
-    uvloop.run(serve(folder, ready))
+    uvloop.run(serve(folder, ready, around))
 
 
-async def serve(folder: Folder, ready: Callable[[Coordinator], None]) -> None:
+async def serve(folder: Folder, ready: Callable[[Coordinator], None], around: Around) -> None:
     settings = folder.read_settings()
-    check_port(settings.host, settings.port)
+    _check_port(settings.host, settings.port)
     coordinator = Coordinator.open(folder)
     server = Server(
-        ExchangeFirst(build_app(coordinator), coordinator),
+        ExchangeFirst(around(build_app(coordinator)), coordinator),
         address=settings.host,
         port=settings.port,
         interface=Interfaces.ASGINL,
@@ -61,7 +69,7 @@ async def serve(folder: Folder, ready: Callable[[Coordinator], None]) -> None:
     keeping = asyncio.create_task(coordinator.keep())
     serving = asyncio.create_task(server.serve())
     ended = asyncio.create_task(told.wait())
-    opened = asyncio.create_task(wait_for_port(settings.host, settings.port))
+    opened = asyncio.create_task(_wait_for_port(settings.host, settings.port))
     await asyncio.wait({opened, ended, serving}, return_when=asyncio.FIRST_COMPLETED)
     if opened.done():
         ready(coordinator)
@@ -76,6 +84,30 @@ async def serve(folder: Folder, ready: Callable[[Coordinator], None]) -> None:
     ended.cancel()
     await asyncio.gather(keeping, ended, return_exceptions=True)
     await coordinator.close()
+
+
+async def _wait_for_port(host: str, port: int) -> None:
+    """The server does not say when its port is open: so we knock."""
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    while True:
+        try:
+            _, line = await asyncio.open_connection(address, port)
+        except ConnectionError:
+            await asyncio.sleep(_KNOCK_SECONDS)
+        else:
+            line.close()
+            return
+
+
+def _check_port(host: str, port: int) -> None:
+    """The server shares its port with other processes, so a second coordinator would go unnoticed."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise Conflict(f"{host}:{port} cannot be listened on: {error.strerror}.", remedy="Stop what uses it, or set another port.") from None
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 import shutil
 import signal
@@ -177,7 +176,12 @@ class Agent:
 
     def status(self) -> Mapping[str, Any]:
         free = shutil.disk_usage(self._decisions.folder.path).free
-        said = {"version": __version__, "free_disk_gib": round(free / 2**30), "protections": sorted(self._offers.enforced)}
+        said = {
+            "version": __version__,
+            "time": self._decisions.clock.now(),
+            "free_disk_gib": round(free / 2**30),
+            "protections": sorted(self._offers.enforced),
+        }
         return said | {"frozen": True} if freeze_of(self._decisions) else said
 
     # studies
@@ -265,8 +269,7 @@ class Agent:
         """Raises BadInput for an unknown command, and what the command raises."""
         kind = asked.pop("command", None)
         if kind == "status":
-            told = {"connected": self._exchanging.connected, "problem": self._exchanging.problem, "halted": self._performing.halted}
-            return {**told, "processes": {"agent": os.getpid(), **self._workers.processes()}}
+            return {"connected": self._exchanging.connected, "problem": self._exchanging.problem, "halted": self._performing.halted}
         if kind in ("freeze", "thaw"):
             try:
                 return (self._freeze if kind == "freeze" else self._thaw)(**asked)

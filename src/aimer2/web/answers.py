@@ -45,7 +45,7 @@ class Answers:
     def page(self, request: Request, template: str, status: int = 200, *, person: str | None = None, current: str = "", **values: Any) -> Response:
         """``person``: who is logged in, and so sees the navigation. ``current``: the address of the navigation's line that this page belongs to."""
         address = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        given = {"person": person, "current": current, "address": address, "notice": "", "csrf": ""} | values
+        given = {"person": person, "current": current, "address": address, "notice": "", "csrf": "", "actions": ()} | values
         text = self.pages.render(template, self.language(request), **given)
         return HTMLResponse(text, status, {"Cache-Control": "no-store", "Vary": "Cookie, Accept-Language"})
 
@@ -102,14 +102,21 @@ class Answers:
 
 
 async def read_form(request: Request, seconds: float = FORM_SECONDS) -> dict[str, str]:
-    """The fields of a form (`application/x-www-form-urlencoded`). Raises TooLarge, BadInput where it does not arrive in time or is no form."""
+    """The fields of a form (`application/x-www-form-urlencoded`). Raises TooLarge, BadInput where it does not arrive in time or is no form.
+
+    A request has one form, however often it is read.
+    """
+    known: dict[str, str] | None = getattr(request.state, "form", None)
+    if known is not None:
+        return known
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/x-www-form-urlencoded":
         raise BadInput("This is not a form of these pages.")
     try:
         async with asyncio.timeout(seconds):
             body = await _read(request)
-        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=200))
+        request.state.form = form = dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=200))
+        return form
     except TimeoutError:
         raise BadInput("The form did not arrive in time.") from None
     except ValueError:

@@ -27,6 +27,8 @@ class Link:
 
     text: str
     address: str
+    action: str = ""
+    """Shown to those only who may do this; empty: to all."""
 
 
 @final

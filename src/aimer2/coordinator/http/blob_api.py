@@ -165,7 +165,8 @@ def blob_routes(coordinator: Coordinator) -> APIRouter:
             asker = asker_of(request)
             if upload_length > largest:
                 raise TooLarge(f"A blob has at most {largest} bytes here.")
-            offset = await uploads.receive(request, BlobRef(sha256=sha256, size=upload_length), upload_offset, owner_of(asker))
+            with coordinator.presence.upload(asker.subject):
+                offset = await uploads.receive(request, BlobRef(sha256=sha256, size=upload_length), upload_offset, owner_of(asker))
         except AimerError as error:
             await drain(request)
             if isinstance(error, WrongOffset):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from aimer2.coordinator.coordinator import Coordinator
@@ -22,19 +23,22 @@ def event_routes(coordinator: Coordinator, heartbeat_seconds: float = HEARTBEAT_
     routes = APIRouter(tags=["researchers"])
 
     @routes.get("/v1/studies/{digest}/events")
-    async def events(request: Request, digest: str) -> Response:
+    async def events(
+        request: Request, digest: str, follow: Annotated[bool, Query(description="false: only what has happened so far")] = True
+    ) -> Response:
         """Every event of the study from its beginning (or after `Last-Event-ID`), then live; ends when the study has finished, stopped or paused."""
         study_for(coordinator, request, digest)
         last = request.headers.get("last-event-id", "0")
         if not last.isdecimal():
             raise BadInput("`Last-Event-ID` is the number of an event.")
-        stream = follow(coordinator, digest, int(last), heartbeat_seconds)
+        stream = events_of(coordinator, digest, int(last), heartbeat_seconds if follow else None)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
     return routes
 
 
-async def follow(coordinator: Coordinator, digest: str, after: int, heartbeat_seconds: float) -> AsyncIterator[bytes]:
+async def events_of(coordinator: Coordinator, digest: str, after: int, heartbeat_seconds: float | None) -> AsyncIterator[bytes]:
+    """``heartbeat_seconds``: None ends with what has happened so far."""
     news = coordinator.studies.news(digest)
     yield b": the events of a study\n\n"
     while True:
@@ -44,7 +48,7 @@ async def follow(coordinator: Coordinator, digest: str, after: int, heartbeat_se
         while page := await coordinator.database.read(read_events, digest, after):
             after = page[-1][0]
             yield "".join(f"id: {sequence}\ndata: {document}\n\n" for sequence, document in page).encode()
-        if not going_on or coordinator.queue.closing:
+        if not going_on or heartbeat_seconds is None or coordinator.queue.closing:
             return
         if after != told:
             await asyncio.sleep(_PAUSE_SECONDS)

@@ -53,6 +53,11 @@ def read_studies(connection: Connection) -> Sequence[Row[Any]]:
     return connection.execute(select(*columns).order_by(studies.c.submitted, studies.c.digest)).all()
 
 
+def read_rounds(connection: Connection) -> dict[str, int]:
+    """Of each study the last training round that has ended."""
+    return {row.digest: row.round_number for row in connection.execute(select(studies.c.digest, studies.c.round_number))}
+
+
 def read_packages(connection: Connection, digests: Sequence[str]) -> dict[str, str]:
     found = connection.execute(select(studies.c.digest, studies.c.package).where(studies.c.digest.in_(digests)))
     return {row.digest: row.package for row in found}

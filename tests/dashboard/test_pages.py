@@ -1,0 +1,234 @@
+"""The pages over real HTTP, without a script: who sees what, what a form needs, and what no text of a study can do."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+
+import pytest
+from reading import Person, Reader
+from serving import Client, Hospital, Server, SiteClient, eventually, submit
+
+from aimer2.dashboard.studies import differences
+
+EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
+PAGES = ("/", "/studies", "/sites", "/models", "/privacy", "/audit")
+OF_A_STUDY = ("", "/live", "/rounds", "/leaves", "/code", "/compare", "/stop", "/live/stream", "/results", "/result.json", "/record.html")
+
+
+@pytest.fixture(scope="session")
+def evil(anna: Person, three: list[SiteClient]) -> str:
+    """A study whose every text is an attack, refused with one more."""
+    texts = dict.fromkeys(("question", "purpose", "ethics", "principal_investigator"), EVIL)
+    digest = submit(anna.api, three, **texts, privacy={"secure_aggregation": False, "why_not_secure": EVIL})
+    assert three[0].decide(digest, "refuse", by=EVIL, reason=EVIL).status == 204
+    return digest
+
+
+@pytest.fixture(scope="session")
+def finished(anna: Person, three: list[SiteClient]) -> str:
+    digest = submit(anna.api, three, method={"name": "fedavg", "rounds": 3})
+    working = [Hospital(site) for site in three]
+    for hospital in working:
+        assert hospital.site.decide(digest).status == 204
+        hospital.start()
+    eventually(lambda: anna.api.get(f"/v1/studies/{digest}")["state"] == "finished", 30)
+    for hospital in working:
+        hospital.ended.set()
+    return digest
+
+
+@pytest.mark.parametrize("path", [*PAGES, *(f"/studies/{'0' * 64}{end}" for end in OF_A_STUDY), "/sites/berlin", f"/models/{'0' * 64}"])
+def test_whoever_has_not_logged_in_is_led_to_the_log_in_and_learns_nothing(server: Server, path: str) -> None:
+    response = Reader(server).call("GET", path)
+    assert response.status == 303
+    assert response.headers["location"].startswith("/login")
+    assert not response.data
+
+
+def test_after_the_log_in_one_is_where_one_wanted_to_be(server: Server, anna: Person) -> None:
+    led = Reader(server).call("GET", "/studies?state=running").headers["location"]
+    page = Reader(server).text(led)
+    assert 'value="/studies?state=running"' in page
+    assert Reader(server).log_in("anna", back="/studies?state=running").headers["location"] == "/studies?state=running"
+    assert Reader(server).log_in("anna", back="//elsewhere.example").headers["location"] == "/"
+
+
+def test_a_session_is_new_at_each_log_in_and_ends_with_the_log_out(server: Server, anna: Person) -> None:
+    reader = Reader(server, {"__Host-aimer2": "chosen by somebody else"})
+    first = reader.log_in("anna")
+    assert all(part in first.headers["set-cookie"].lower() for part in ("secure", "httponly", "path=/", "samesite"))
+    secret = reader.cookies["__Host-aimer2"]
+    assert secret != "chosen by somebody else"
+    assert reader.send("/logout").status == 303
+    assert Reader(server, {"__Host-aimer2": secret}).call("GET", "/").status == 303
+
+
+def test_a_wrong_password_is_said_and_nothing_is_opened(server: Server, anna: Person) -> None:
+    reader = Reader(server)
+    answer = reader.log_in("anna", "wrong")
+    assert answer.status == 401
+    assert b'role="alert"' in answer.data
+    assert "__Host-aimer2" not in reader.cookies
+
+
+def test_no_text_of_a_study_or_site_is_markup_on_any_page(anna: Person, evil: str) -> None:
+    paths = [
+        *PAGES[:5],
+        *(f"/studies/{evil}{end}" for end in ("", "/live", "/rounds", "/leaves", "/code", "/stop", f"/compare?with={evil}")),
+        "/sites/berlin",
+    ]
+    shown = 0
+    for path in paths:
+        page = anna.reader.text(path)
+        assert "<script>alert" not in page and "<img src=x" not in page, path
+        shown += page.count("&lt;script&gt;alert(1)&lt;/script&gt;")
+    assert shown >= 8
+    for path in (f"/studies?words={EVIL}&state={EVIL}", f"/login?back={EVIL}", f"/studies/{evil}/compare?with={EVIL}", f"/{EVIL}"):
+        assert (
+            b"<script>alert" not in anna.reader.call("GET", path.replace('"', "%22").replace(" ", "%20").replace("<", "%3C").replace(">", "%3E")).data
+        )
+
+
+def test_every_page_forbids_foreign_scripts_and_frames(anna: Person, evil: str) -> None:
+    for path in (*PAGES, f"/studies/{evil}", f"/studies/{evil}/live", "/login", "/nowhere"):
+        headers = anna.reader.call("GET", path).headers
+        assert "script-src 'self'" in headers["content-security-policy"] and "unsafe" not in headers["content-security-policy"], path
+        assert "frame-ancestors 'none'" in headers["content-security-policy"] and headers["x-frame-options"] == "DENY", path
+        assert headers["cache-control"] == "no-store", path
+
+
+def test_another_s_study_is_as_if_it_did_not_exist(people: Callable[[str, str], Person], evil: str, finished: str) -> None:
+    bert = people("bert", "researcher").reader
+    for digest in (evil, finished, "0" * 64):
+        answers = {end: bert.call("GET", f"/studies/{digest}{end}") for end in OF_A_STUDY if not end.startswith("/compare?")}
+        assert {end: answer.status for end, answer in answers.items()} == dict.fromkeys(answers, 404)
+        assert bert.send(f"/studies/{digest}/stop", reason="mine now").status == 404
+    assert bert.call("GET", f"/models/{finished}").status == 404
+    assert evil[:12] not in bert.text("/studies") and finished[:12] not in bert.text("/privacy")
+
+
+@pytest.mark.parametrize("headers", [{"Origin": "https://elsewhere.example"}, {"Sec_Fetch_Site": "cross-site"}])
+def test_a_form_of_another_page_changes_nothing(anna: Person, evil: str, headers: dict[str, str]) -> None:
+    form = {"csrf": anna.reader.token(), "reason": "forged"}
+    assert anna.reader.call("POST", f"/studies/{evil}/stop", form, **headers).status == 403
+    assert anna.api.get(f"/v1/studies/{evil}")["state"] == "offered"
+
+
+def test_a_form_without_the_session_s_own_token_changes_nothing(anna: Person, people: Callable[[str, str], Person], evil: str) -> None:
+    theirs = people("bert", "researcher").reader.token()
+    for token in ("", "0" * 64, theirs):
+        assert anna.reader.call("POST", f"/studies/{evil}/stop", {"csrf": token, "reason": "forged"}).status == 403
+    assert anna.api.get(f"/v1/studies/{evil}")["state"] == "offered"
+
+
+def test_forms_and_paths_out_of_bounds_are_refused(server: Server, anna: Person) -> None:
+    assert anna.reader.call("POST", "/login", {"user": "x" * 100_000, "password": ""}).status == 413
+    for path in (
+        "/static/../app.py",
+        "/static/..%2f..%2fapp.py",
+        "/studies/..%2f..%2fv1%2fsites",
+        "/sites/..%2fsession",
+        "/models/%2e%2e%2fcoordinator",
+    ):
+        assert anna.reader.call("GET", path).status == 404, path
+
+
+def test_a_study_is_paused_resumed_and_stopped_from_its_page(anna: Person, three: list[SiteClient]) -> None:
+    digest = submit(anna.api, three, method={"name": "fedavg", "rounds": 1000})
+    for site in three:
+        assert site.decide(digest).status == 204
+    eventually(lambda: "/pause" in anna.reader.text(f"/studies/{digest}/live"))
+    page = anna.reader.text(f"/studies/{digest}/live")
+    assert "waits to fetch its task" in page or "checking the data" in page
+    assert anna.reader.send(f"/studies/{digest}/pause").status == 303
+    assert "Paused by anna." in anna.reader.text(f"/studies/{digest}/live")
+    assert anna.reader.send(f"/studies/{digest}/resume").status == 303
+    assert anna.reader.send(f"/studies/{digest}/pause").status == 303
+    assert anna.reader.send(f"/studies/{digest}/stop", reason="It was a test.").status == 303
+    assert "It was a test." in anna.reader.text(f"/studies/{digest}")
+    assert anna.reader.send(f"/studies/{digest}/resume").status == 409
+
+
+def test_the_overview_counts_studies_and_says_who_is_waited_for(anna: Person, evil: str, finished: str) -> None:
+    page = anna.reader.text("/")
+    for state in ("offered", "finished"):
+        counted = sum(study["state"] == state for study in anna.api.get("/v1/studies"))
+        assert re.search(rf'state={state}"><span class="figure">{counted}<', page)
+    row = page[page.index(f"/studies/{evil}") :].partition("</tr>")[0]
+    assert "bonn, bremen" in row and "berlin" not in row
+
+
+def test_what_leaves_a_site_is_what_the_hospital_reads(anna: Person, finished: str) -> None:
+    page = anna.reader.text(f"/studies/{finished}/leaves")
+    assert "Reads here       data set &#39;d&#39;" in page and finished in page
+
+
+def test_a_finished_study_is_downloaded_as_a_record_and_its_rounds_are_a_table(anna: Person, finished: str) -> None:
+    record = anna.reader.call("GET", f"/studies/{finished}/record.html")
+    assert record.headers["content-disposition"] == f'attachment; filename="record-{finished[:16]}.html"'
+    assert finished.encode() in record.data
+    assert json.loads(anna.reader.text(f"/studies/{finished}/result.json"))["study"] == finished
+    assert anna.reader.text(f"/studies/{finished}/rounds").count("<td>train</td>") == 3
+    assert "Who took part" in anna.reader.text(f"/studies/{finished}/results")
+    assert "event: end" in anna.reader.text(f"/studies/{finished}/live/stream")
+
+
+def test_a_model_goes_through_its_stages_and_says_who_moved_it(anna: Person, finished: str) -> None:
+    assert anna.reader.send(f"/models/{finished}/stage", stage="validated", reason=EVIL).status == 303
+    page = anna.reader.text(f"/models/{finished}")
+    assert "<script>alert" not in page and "&lt;script&gt;" in page and "version 1" in page
+    assert anna.reader.send(f"/models/{finished}/stage", stage="validated", reason="again").status == 409
+    assert b"# mortality" in anna.reader.call("GET", f"/models/{finished}/card.md").data
+    assert b"<h1>mortality" in anna.reader.call("GET", f"/models/{finished}/card.html").data
+
+
+def test_an_auditor_reads_and_verifies_the_log_and_a_researcher_does_not(anna: Person, people: Callable[[str, str], Person], evil: str) -> None:
+    auditor = people("otto", "auditor").reader
+    page = auditor.text(f"/audit?study={evil[:16]}")
+    assert "The log holds" in page and "study-submitted" in page and "<script>alert" not in page
+    assert '<time datetime="' not in auditor.text("/audit?words=nobody+has+done+this").partition("<tbody>")[2]
+    log = auditor.call("GET", "/audit/log.jsonl").data
+    assert json.loads(log.splitlines()[0])["sequence"] == 1
+    assert anna.reader.call("GET", "/audit").status == 403
+    assert '"/audit"' not in anna.reader.text("/")
+
+
+def test_an_operator_stops_everything_and_lets_it_go_on(people: Callable[[str, str], Person], anna: Person) -> None:
+    operator = people("olga", "operator").reader
+    assert operator.send("/freeze", reason="A drill.").status == 303
+    assert "A drill." in anna.reader.text("/")
+    assert anna.reader.send("/thaw", reason="mine").status == 403
+    assert operator.send("/thaw", reason="It was a drill.").status == 303
+    assert "A drill." not in anna.reader.text("/")
+
+
+def test_pages_are_in_chinese_for_whom_wants_them(anna: Person, finished: str) -> None:
+    for path in (*PAGES[:5], f"/studies/{finished}/results", f"/models/{finished}"):
+        page = anna.reader.call("GET", path, Accept_Language="zh-CN,zh;q=0.9").data.decode()
+        assert 'lang="zh-Hans"' in page and ">概览</a>" in page, path
+
+
+def test_an_event_is_at_the_viewer_a_moment_later(server: Server, anna: Person, three: list[SiteClient]) -> None:
+    digest = submit(anna.api, three, method={"name": "fedavg", "rounds": 5})
+    cookie = "; ".join(f"{name}={value}" for name, value in anna.reader.cookies.items())
+    stream = Client(server).pool.urlopen("GET", f"/studies/{digest}/live/stream", headers={"Cookie": cookie}, preload_content=False)
+    pieces = stream.stream(1 << 16)
+    text = next(pieces).decode()
+    assert {"live-state", "live-curves", "live-sites", "live-recent"} == set(re.findall(r"^event: (.*)$", text, re.M))
+    assert three[0].decide(digest).status == three[1].decide(digest).status == 204
+    began = time.monotonic()
+    assert three[2].decide(digest).status == 204
+    while "Started" not in text:
+        text += next(pieces).decode()
+    assert time.monotonic() - began < 2, "0.2 s on a quiet machine: benchmarks/pages.py measures it"
+    assert anna.reader.send(f"/studies/{digest}/pause").status == 303
+    assert "data: reload" in b"".join(pieces).decode()
+
+
+def test_differences_name_each_place_once() -> None:
+    one = {"a": {"b": 1, "c": [1, 2]}, "same": "x"}
+    other = {"a": {"b": 2, "c": [1, 3]}, "same": "x", "new": None}
+    assert list(differences(one, other)) == [("a.b", "1", "2"), ("a.c[2]", "2", "3")]
