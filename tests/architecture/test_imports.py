@@ -20,7 +20,7 @@ HOMES = {
     "click": ("cli/*",),
     "dp_accounting": ("privacy/accounting.py",),
     "fastapi": ("coordinator/*",),
-    "granian": ("coordinator/*",),
+    "granian": ("coordinator/*", "site/console/*"),
     "jinja2": ("web/*",),
     "jwt": ("identity/*",),
     "keras": ("learners/keras.py", "models/keras.py"),

@@ -124,8 +124,19 @@ def test_every_error() -> None:
 
 def test_every_setting() -> None:
     settings = page("docs/site-settings.md")
-    for document in (site.Settings, site.CoordinatorAddress, site.WorkerSettings, site.Retention, Disclosure, DatasetSettings, Csv, Images, Npz):
-        assert missing(document.model_fields.keys() - {"worker", "coordinator", "retention", "disclosure"}, settings) == []
+    for document in (
+        site.Settings,
+        site.CoordinatorAddress,
+        site.WorkerSettings,
+        site.Retention,
+        site.ConsoleSettings,
+        Disclosure,
+        DatasetSettings,
+        Csv,
+        Images,
+        Npz,
+    ):
+        assert missing(document.model_fields.keys() - {"worker", "coordinator", "retention", "disclosure", "console"}, settings) == []
     guide = page("docs/site-guide.md")
     assert missing([*Rule.model_fields, *ColumnMapping.model_fields], guide) == []
     assert [name for name in DataMapping.model_fields if name not in guide] == []

@@ -55,6 +55,7 @@ class Kind(StrEnum):
 
     # A study at a site
     STUDY_OFFERED = "study-offered", "A coordinator offered a study; nothing of it has run."
+    STUDY_CHECKED = "study-checked", "The study's data contract was checked here, on this hospital's own data, for a person to see; nothing left."
     STUDY_REHEARSED = "study-rehearsed", "The study's update was attacked here, on this hospital's own data, for a person to see; nothing left."
     STUDY_APPROVED = "study-approved", "A named person approved this exact study."
     STUDY_REFUSED = "study-refused", "A named person refused the study."
@@ -107,6 +108,7 @@ class Kind(StrEnum):
     SITE_REVOKED = "site-revoked", "A site's key was made invalid."
     USER_ADDED = "user-added", "An account was added."
     USER_CHANGED = "user-changed", "An account was given another role."
+    USER_LINKED = "user-linked", "A link was made by which a person chooses a new password."
     USER_REMOVED = "user-removed", "An account was closed; its password and its tokens are refused."
     LOGIN_SUCCEEDED = "login-succeeded", "Somebody logged in."
     LOGIN_FAILED = "login-failed", "Somebody failed to log in."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from aimer2.site import bundle as bundles
 from aimer2.site.agent import Agent
 from aimer2.site.approval import stands, valid_until
 from aimer2.site.control import ask_agent
-from aimer2.site.decisions import Decisions
+from aimer2.site.decisions import Decisions, Word, decide
 from aimer2.site.description import describe_request
 from aimer2.site.doctor import examine
 from aimer2.site.enrolment import known_keys, make_site, rotate_key
@@ -39,12 +38,15 @@ from aimer2.site.store import KnownStudy
 
 _GROUPS = {
     "budget": "aimer2.cli.site_budget:budget",
+    "console": "aimer2.cli.site_console:console",
     "dataset": "aimer2.cli.site_dataset:dataset",
     "freeze": "aimer2.cli.site_freeze:freeze",
     "model": "aimer2.cli.site_model:model",
+    "preflight": "aimer2.cli.site_preflight:preflight",
     "rehearse": "aimer2.cli.site_rehearse:rehearse",
     "roster": "aimer2.cli.site_roster:roster",
     "thaw": "aimer2.cli.site_freeze:thaw",
+    "user": "aimer2.cli.site_console:user",
 }
 _EXISTING = click.Path(path_type=Path, exists=True, resolve_path=True)
 
@@ -161,16 +163,11 @@ def withdraw(digest: str, by: str, reason: str, folder: Path | None) -> None:
     _decide(existing(folder), "withdraw", study=digest, by=by, reason=reason)
 
 
-def _decide(folder: SiteFolder, command: str, *, study: str, by: str, **given: Any) -> None:
-    done = ask_agent(folder, {"command": command, "study": study, "by": by, **given})
-    if done is None:
-        decisions = open_decisions(folder)
-        known: dict[str, Callable[..., Any]] = {"approve": decisions.approve, "refuse": decisions.refuse, "withdraw": decisions.withdraw}
-        done = known[command](study, by=by, **given).model_dump()
-        if command != "approve":
-            decisions.erase(str(done["study"]))
+def _decide(folder: SiteFolder, word: Word, *, study: str, by: str, **given: Any) -> None:
+    taken = decide(open_decisions(folder), word, study, by=by, **given)
+    if not taken.told:
         click.echo("The agent does not run: this is in force here, and will be sent when it starts.")
-    click.echo(f"{done['decision']}: {done['study'][:SHOWN]} by {done['by']}")
+    click.echo(f"{taken.decision.decision}: {taken.decision.study[:SHOWN]} by {taken.decision.by}")
 
 
 @site.command()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,9 +17,9 @@ from aimer2.audit.kinds import Kind
 from aimer2.audit.log import AuditLog
 from aimer2.audit.verify import verify as verify_log
 from aimer2.cli.site_options import CLOCK, SHOWN, by_person, in_folder
-from aimer2.core.errors import BadInput, Conflict, NotFound, Tampered
+from aimer2.core.errors import BadInput, NotFound, Tampered
 from aimer2.identity.keys import SigningKey
-from aimer2.site import snapshots
+from aimer2.site import budgets, snapshots
 from aimer2.site.balance import Balance, Budget, ceiling, floor
 from aimer2.site.enrolment import known_keys
 from aimer2.site.folder import SiteFolder, existing
@@ -113,23 +111,18 @@ def _terms(one: Budget | None) -> dict[str, float] | None:
 def set_budget(dataset: str, share: str | None, confirm: bool, by: str, folder: Path | None, **terms: float | None) -> None:
     """Set a budget: less at once, a first one or more with a second person."""
     place = existing(folder)
-    if dataset not in snapshots.names(place):
-        raise NotFound(f"There is no data set '{dataset}' here.", remedy="Add it with `aimer2 site dataset add`.")
     ledgers = _ledgers(place)
     if share is not None:
         if terms["epsilon"] is not None or terms["delta"] is not None:
             raise BadInput("A data set under another's budget has none of its own: give --share alone.")
-        ledgers.share(dataset, share, by=by, confirmed=confirm)
-        _tell(dataset, f"is under the budget of '{share}'", f"--share {share}", confirm)
+        shared = budgets.share_budget(place, ledgers, dataset, share, by=by, confirmed=confirm)
+        _tell(dataset, f"is under the budget of '{share}'", f"--share {share}", shared.in_force)
         return
     wanted = _wanted(terms["epsilon"], terms["delta"])
-    _check_delta(place, dataset, wanted)
-    _check_patients(place, dataset, ledgers)
-    ledger = ledgers.own(dataset)
-    in_force = confirm or ledger.propose(wanted, by=by)
-    if confirm:
-        ledger.confirm(wanted, by=by)
-    _tell(dataset, f"may spend {wanted}", f"--epsilon {wanted.epsilon!r} --delta {wanted.delta!r}", in_force)
+    word = budgets.set_budget(place, ledgers, dataset, wanted, by=by, confirmed=confirm)
+    if not word.patients_named:
+        click.echo("Its mapping names no column of patients, so nobody can tell here whether they are in another data set, too.")
+    _tell(dataset, f"may spend {wanted}", f"--epsilon {wanted.epsilon!r} --delta {wanted.delta!r}", word.in_force)
 
 
 def _wanted(epsilon: float | None, delta: float | None) -> Budget:
@@ -144,32 +137,6 @@ def _tell(dataset: str, terms: str, options: str, in_force: bool) -> None:
         return
     click.echo(f"Proposed, and not in force yet: {dataset} {terms}.")
     click.echo(f'A second person confirms it: aimer2 site budget set {dataset} {options} --confirm --by "NAME"')
-
-
-def _check_delta(folder: SiteFolder, dataset: str, wanted: Budget) -> None:
-    """δ is how likely the promise fails for a patient: with one in the number of patients it could fail for one of them."""
-    patients = max((record.patients for record in snapshots.records(folder, dataset)), default=0)
-    if wanted.delta * 10 * patients > 1:
-        most = 10.0 ** math.floor(math.log10(0.1 / patients))
-        raise BadInput(f"For {patients} patients δ = {wanted.delta:g} is too large.", remedy=f"Give --delta {most:g} or less.")
-
-
-def _check_patients(folder: SiteFolder, dataset: str, ledgers: Ledgers) -> None:
-    """Before a first budget of its own: nobody else's patients, or they would have two."""
-    if ledgers.own(dataset).balance().budget is not None:
-        return
-    # Loaded by name: reading mappings takes pandas, which no other of these commands needs.
-    lineage = importlib.import_module("aimer2.site.lineage")
-    if not lineage.names_patients(folder, dataset):
-        click.echo("Its mapping names no column of patients, so nobody can tell here whether they are in another data set, too.")
-    common: Mapping[str, int] = lineage.common_patients(folder, dataset)
-    for other, count in common.items():
-        root = ledgers.own(other).shared() or other
-        if ledgers.own(root).balance().budget is not None:
-            raise Conflict(
-                f"{count} patients of '{dataset}' are in '{other}', too, and have one budget in all.",
-                remedy=f'Put it under that: aimer2 site budget set {dataset} --share {root} --by "NAME"',
-            )
 
 
 @budget.command()

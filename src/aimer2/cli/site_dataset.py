@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import importlib
 import json
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from aimer2.audit.log import AuditLog
-from aimer2.cli.site_options import CLOCK, in_folder
+from aimer2.cli.site_options import CLOCK, account, in_folder
 from aimer2.core.errors import BadInput
 from aimer2.identity.keys import SigningKey
 from aimer2.site import snapshots
@@ -31,15 +30,8 @@ def _datasets(folder: SiteFolder) -> Datasets:
     # Loaded by name: reading clinical sources takes pandas, which the agent must not hold.
     kind = importlib.import_module("aimer2.site.datasets").Datasets
     audit_log = AuditLog(folder.audit, SigningKey.load(folder.key), CLOCK)
-    made: Datasets = kind(folder, audit_log, CLOCK, read_settings(folder.settings).retention, _user())
+    made: Datasets = kind(folder, audit_log, CLOCK, read_settings(folder.settings).retention, account())
     return made
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except OSError:
-        return "unknown"
 
 
 @click.group()

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import getpass
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from aimer2.audit.log import AuditLog
 from aimer2.core.clock import SystemClock
-from aimer2.identity.keys import SigningKey
+from aimer2.site import decisions
 from aimer2.site.decisions import Decisions
 from aimer2.site.folder import SiteFolder
-from aimer2.site.settings import read_settings
-from aimer2.site.store import Store
 
 CLOCK = SystemClock()
 SHOWN = 12
@@ -33,6 +31,12 @@ def by_person(command: Command) -> Command:
 
 
 def open_decisions(folder: SiteFolder) -> Decisions:
-    key = SigningKey.load(folder.key)
-    site_name = read_settings(folder.settings).site
-    return Decisions(site_name, folder, key, Store(folder.state), AuditLog(folder.audit, key, CLOCK), CLOCK)
+    return decisions.open_decisions(folder, CLOCK)
+
+
+def account() -> str:
+    """The name of the account that gives the command."""
+    try:
+        return getpass.getuser()
+    except OSError:
+        return "unknown"

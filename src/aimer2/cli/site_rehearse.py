@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from aimer2.cli.site_options import SHOWN, in_folder, open_decisions
+from aimer2.cli.site_options import SHOWN, account, in_folder, open_decisions
 from aimer2.site.folder import existing
 from aimer2.site.leak.confined import LEAST_RECORDS, MOST_RECORDS, Asked
 from aimer2.site.leak.confined import rehearse as attack
@@ -34,7 +33,7 @@ def rehearse(study: str, folder: Path | None, by: str | None, **given: Any) -> N
     decisions, settings = open_decisions(place), read_settings(place.settings)
     console = Console()
     with console.status("Attacking your own data, in a confined process…"):
-        done = attack(decisions, settings, study, Asked(by=by or _account(), **given))
+        done = attack(decisions, settings, study, Asked(by=by or account(), **given))
     console.print(Text(f"{done.subject.study.name}  {done.subject.digest[:SHOWN]}", "bold"))
     for line in summary(done.findings):
         console.print(Text(f"• {line}"))
@@ -54,10 +53,3 @@ def _table(findings: Findings) -> Table:
     for level in findings.levels:
         table.add_row(of_level(level), *(of_attempt(attempt) for attempt in level.attempts))
     return table
-
-
-def _account() -> str:
-    try:
-        return getpass.getuser()
-    except OSError:
-        return "unknown"

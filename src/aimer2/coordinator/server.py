@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import socket
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeAlias
@@ -20,13 +19,12 @@ from aimer2.coordinator.coordinator import Coordinator
 from aimer2.coordinator.http.exchange_first import ExchangeFirst
 from aimer2.coordinator.records import LOG
 from aimer2.coordinator.settings import Folder
-from aimer2.core.errors import Conflict
+from aimer2.web.listening import check_port, wait_for_port
 
 _WAITING_REQUESTS = 16_384
 """Each waiting site is one open request."""
 
 _END_SECONDS = 5
-_KNOCK_SECONDS = 0.005
 
 
 Around: TypeAlias = Callable[[ASGIApp], ASGIApp]
@@ -43,7 +41,7 @@ def run(folder: Folder, ready: Callable[[Coordinator], None], around: Around) ->
 
 async def serve(folder: Folder, ready: Callable[[Coordinator], None], around: Around) -> None:
     settings = folder.read_settings()
-    _check_port(settings.host, settings.port)
+    check_port(settings.host, settings.port)
     coordinator = Coordinator.open(folder)
     server = Server(
         ExchangeFirst(around(build_app(coordinator)), coordinator),
@@ -69,7 +67,7 @@ async def serve(folder: Folder, ready: Callable[[Coordinator], None], around: Ar
     keeping = asyncio.create_task(coordinator.keep())
     serving = asyncio.create_task(server.serve())
     ended = asyncio.create_task(told.wait())
-    opened = asyncio.create_task(_wait_for_port(settings.host, settings.port))
+    opened = asyncio.create_task(wait_for_port(settings.host, settings.port))
     await asyncio.wait({opened, ended, serving}, return_when=asyncio.FIRST_COMPLETED)
     if opened.done():
         ready(coordinator)
@@ -84,30 +82,6 @@ async def serve(folder: Folder, ready: Callable[[Coordinator], None], around: Ar
     ended.cancel()
     await asyncio.gather(keeping, ended, return_exceptions=True)
     await coordinator.close()
-
-
-async def _wait_for_port(host: str, port: int) -> None:
-    """The server does not say when its port is open: so we knock."""
-    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    while True:
-        try:
-            _, line = await asyncio.open_connection(address, port)
-        except ConnectionError:
-            await asyncio.sleep(_KNOCK_SECONDS)
-        else:
-            line.close()
-            return
-
-
-def _check_port(host: str, port: int) -> None:
-    """The server shares its port with other processes, so a second coordinator would go unnoticed."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise Conflict(f"{host}:{port} cannot be listened on: {error.strerror}.", remedy="Stop what uses it, or set another port.") from None
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:

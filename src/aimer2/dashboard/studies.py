@@ -79,6 +79,8 @@ class StudyPages:
     async def live(self, visit: Visit) -> Response:
         study, package = await _study(visit), await _package(visit)
         course = await self._live.course(visit, study["digest"])
+        if study["state"] == "running":
+            course.set_work(await visit.get(route("/v1/studies/{}/work", study["digest"])))
         asked = package["study"]["privacy"]
         return _page(
             visit,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import shutil
 import signal
@@ -269,7 +270,8 @@ class Agent:
         """Raises BadInput for an unknown command, and what the command raises."""
         kind = asked.pop("command", None)
         if kind == "status":
-            return {"connected": self._exchanging.connected, "problem": self._exchanging.problem, "halted": self._performing.halted}
+            told = {"connected": self._exchanging.connected, "problem": self._exchanging.problem, "halted": self._performing.halted}
+            return {**told, "processes": {"agent": os.getpid(), **self._workers.processes()}}
         if kind in ("freeze", "thaw"):
             try:
                 return (self._freeze if kind == "freeze" else self._thaw)(**asked)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, Literal, TypeAlias, final
 
 from aimer2.audit.kinds import Kind
 from aimer2.audit.log import AuditLog
@@ -20,11 +21,15 @@ from aimer2.secure_aggregation.roster import Roster
 from aimer2.secure_aggregation.site import forget
 from aimer2.site import snapshots
 from aimer2.site.address_book import AddressBook, how_to_verify
+from aimer2.site.control import ask_agent
 from aimer2.site.folder import SiteFolder
+from aimer2.site.settings import read_settings
 from aimer2.site.store import KnownStudy, Store
 from aimer2.site.vault import FileVault
 
-_KINDS = {"approve": Kind.STUDY_APPROVED, "refuse": Kind.STUDY_REFUSED, "withdraw": Kind.STUDY_WITHDRAWN}
+Word: TypeAlias = Literal["approve", "refuse", "withdraw"]
+
+_KINDS: Mapping[Word, Kind] = {"approve": Kind.STUDY_APPROVED, "refuse": Kind.STUDY_REFUSED, "withdraw": Kind.STUDY_WITHDRAWN}
 
 
 @final
@@ -111,7 +116,7 @@ class Decisions:
     def _take(
         self,
         digest: str,
-        decision: Literal["approve", "refuse", "withdraw"],
+        decision: Word,
         *,
         by: str,
         dataset: str = "",
@@ -126,3 +131,32 @@ class Decisions:
         self.audit.append(_KINDS[decision], actor=by, study=digest, details=given | {"reason": reason[:1000]})
         self.store.decide(taken, sign_document(taken.model_dump_json().encode(), self.key, kind="decision"))
         return taken
+
+
+def open_decisions(folder: SiteFolder, clock: Clock) -> Decisions:
+    key = SigningKey.load(folder.key)
+    return Decisions(read_settings(folder.settings).site, folder, key, Store(folder.state), AuditLog(folder.audit, key, clock), clock)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A decision that is in force; ``told``: the running agent has taken it, and tells the coordinator at once."""
+
+    decision: Decision
+    told: bool
+
+
+def decide(decisions: Decisions, word: Word, prefix: str, *, by: str, **given: Any) -> Taken:
+    """By the running agent, which acts on it at once; where none runs, here, and the agent tells it when it starts.
+
+    ``given``: as the methods of these names take it. Raises what they raise.
+    """
+    done = ask_agent(decisions.folder, {"command": word, "study": prefix, "by": by, **given})
+    if done is not None:
+        return Taken(Decision.model_validate(done), told=True)
+    known: Mapping[Word, Callable[..., Decision]] = {"approve": decisions.approve, "refuse": decisions.refuse, "withdraw": decisions.withdraw}
+    decision = known[word](prefix, by=by, **given)
+    if word != "approve":
+        decisions.erase(decision.study)
+    return Taken(decision, told=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from aimer2.algorithms import catalogue
 from aimer2.algorithms.aggregators import catalogue as aggregators
@@ -29,15 +29,19 @@ def describe_request(package: Package, digest: str, code: Mapping[str, str] | No
         f"Expires          {rfc3339(study.expires_at)}",
         f"Sites asked      {', '.join(sorted(package.roster))} (at least {_sites_needed(package)} take part)",
         "",
-        *_reads(study),
+        *_titled("Reads here", reads(study)),
         "",
-        *_runs(package),
+        *_titled("Answers here" if study.analyses else "Runs here", runs(package)),
         "",
-        *_leaves(package),
+        *_titled("Leaves the site", leaves(package)),
         "",
         *_code(code or {}),
         f"Digest           {digest}",
     ]
+
+
+def _titled(title: str, lines: Iterable[str]) -> Iterator[str]:
+    return (f"{'' if number else title:17}{line}" for number, line in enumerate(lines))
 
 
 def _sites_needed(package: Package) -> int:
@@ -48,41 +52,43 @@ def _sites_needed(package: Package) -> int:
         return package.study.sites.minimum
 
 
-def _reads(study: Study) -> Iterator[str]:
+def reads(study: Study) -> Iterator[str]:
+    """Which rows and columns, the first line as a heading of the others."""
     cohort = study.cohort
-    yield f"Reads here       data set '{cohort.dataset}', at least {cohort.minimum_patients} patients, only these columns:"
+    yield f"data set '{cohort.dataset}', at least {cohort.minimum_patients} patients, only these columns:"
     for feature in study.columns:
         kind = feature.unit or ("number" if feature.kind == "number" else "one of " + ", ".join(feature.categories))
-        yield f"                 {feature.name} ({kind})"
+        yield f"{feature.name} ({kind})"
     if cohort.image is not None:
-        yield f"                 {cohort.image.name} (images: {cohort.image.size})"
+        yield f"{cohort.image.name} (images: {cohort.image.size})"
     if cohort.group is not None:
-        yield f"                 {cohort.group.name} (one of {', '.join(cohort.group.categories)}; groups that are looked at apart)"
+        yield f"{cohort.group.name} (one of {', '.join(cohort.group.categories)}; groups that are looked at apart)"
     for column in cohort.target.columns:
-        yield f"                 {column.name} (what the model is to tell)"
+        yield f"{column.name} (what the model is to tell)"
 
 
-def _runs(package: Package) -> Iterator[str]:
+def runs(package: Package) -> Iterator[str]:
+    """Which method with which parameters, or which statistical questions."""
     study = package.study
     if study.analyses:
         yield from _asks(package)
         return
-    yield f"Runs here        {study.method.name}, version {package.method_version}, {study.method.rounds} rounds: {_summary(study.method.name)}"
+    yield f"{study.method.name}, version {package.method_version}, {study.method.rounds} rounds: {_summary(study.method.name)}"
     for name, value in sorted(study.method.parameters.items()):
-        yield f"                 {name} = {value}"
+        yield f"{name} = {value}"
     yield from _aggregator(study)
-    yield f"                 model {study.model.name or study.model.code} ({study.model.framework})"
+    yield f"model {study.model.name or study.model.code} ({study.model.framework})"
 
 
 def _asks(package: Package) -> Iterator[str]:
     """The locked plan: what is not in it cannot be run."""
-    yield "Answers here     only these statistical questions:"
+    yield "only these statistical questions:"
     for analysis in package.study.analyses:
         version = package.versions.get(analysis.method)
-        yield f"                 {analysis.name}: {analysis.formula}"
-        yield f"                   {analysis.method}, version {version}, at most {analysis.rounds} rounds: {_statistic(analysis.method)}"
+        yield f"{analysis.name}: {analysis.formula}"
+        yield f"  {analysis.method}, version {version}, at most {analysis.rounds} rounds: {_statistic(analysis.method)}"
         for name, value in sorted(analysis.options.items()):
-            yield f"                   {name} = {value}"
+            yield f"  {name} = {value}"
 
 
 def _statistic(name: str) -> str:
@@ -98,24 +104,24 @@ def _sums_of(analysis: Analysis) -> Sequence[str]:
 def _aggregator(study: Study) -> Iterator[str]:
     name = study.method.aggregator
     if name not in aggregators.names():
-        yield f"                 updates are combined by '{name}', which this installation does not have and cannot tell about"
+        yield f"updates are combined by '{name}', which this installation does not have and cannot tell about"
         return
-    yield f"                 updates are combined by {name}: {aggregators.summary(name)}"
+    yield f"updates are combined by {name}: {aggregators.summary(name)}"
     for parameter, value in sorted(study.method.aggregator_parameters.items()):
-        yield f"                 {parameter} = {value}"
+        yield f"{parameter} = {value}"
     if study.privacy.group_size is not None:
-        yield "                 for that the coordinator compares the sums of groups of sites, see below with whom this one is added up"
+        yield "for that the coordinator compares the sums of groups of sites, see below with whom this one is added up"
     elif not aggregators.example(name).additive:
-        yield "                 for that the coordinator compares the sites' updates one by one, so it must see this site's alone"
+        yield "for that the coordinator compares the sites' updates one by one, so it must see this site's alone"
 
 
-def _leaves(package: Package) -> Iterator[str]:
+def leaves(package: Package) -> Iterator[str]:
+    """Exactly what is sent, who sees it, and how much noise is on it; a line that begins with blanks goes on with the one before."""
     study = package.study
-    yield "Leaves the site  only these sums over all patients of the cohort, never a record:"
-    for line in what_leaves(study):
-        yield f"                 {line}"
-    for line in (*_secrecy(package), *_noise(study)):
-        yield f"                 {line}"
+    yield "only these sums over all patients of the cohort, never a record:"
+    yield from what_leaves(study)
+    yield from _secrecy(package)
+    yield from _noise(study)
 
 
 def what_leaves(study: Study) -> Sequence[str]:

@@ -63,6 +63,11 @@ class SiteFolder:
         return self.path / "audit.jsonl"
 
     @property
+    def console(self) -> Path:
+        """Who may log in at the console."""
+        return self.path / "console.sqlite"
+
+    @property
     def socket(self) -> Path:
         return self.path / "agent.sock"
 

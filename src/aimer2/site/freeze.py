@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import final
+from typing import Literal, final
 
 from aimer2.audit.kinds import Kind
 from aimer2.core.errors import BadInput, Conflict, Frozen
+from aimer2.site.control import ask_agent
 from aimer2.site.decisions import Decisions
 
 _FACT = "frozen"
@@ -50,6 +51,12 @@ def thaw(decisions: Decisions, *, by: str, reason: str) -> None:
         raise Conflict("This site is not frozen.")
     decisions.audit.append(Kind.THAWED, actor=by, details={"reason": reason})
     decisions.store.note(_FACT, "")
+
+
+def order(decisions: Decisions, word: Literal["freeze", "thaw"], *, by: str, reason: str) -> None:
+    """By the running agent, which acts on it at once; where none runs, here. Raises what ``freeze`` and ``thaw`` raise."""
+    if ask_agent(decisions.folder, {"command": word, "by": by, "reason": reason}) is None:
+        (freeze if word == "freeze" else thaw)(decisions, by=by, reason=reason)
 
 
 def coordinator_said(decisions: Decisions, frozen: str) -> bool:

@@ -96,9 +96,13 @@ def weights(folder: SiteFolder, card: Card) -> FileBlob:
 
 def export(decisions: Decisions, card: Card, to: Path, *, by: str) -> None:
     """Writes the weights as a safetensors file, and records who did it: from there on they are that person's care."""
-    blob = weights(decisions.folder, card)
-    _write(to, blob.view())
-    decisions.audit.append(Kind.MODEL_EXPORTED, actor=_named(by), study=card.digest, details={"sha256": card.model.sha256, "file": to.name})
+    _write(to, weights(decisions.folder, card).view())
+    record_export(decisions, card, to.name, by=by)
+
+
+def record_export(decisions: Decisions, card: Card, name: str, *, by: str) -> None:
+    """``name``: of the file that the weights went into."""
+    decisions.audit.append(Kind.MODEL_EXPORTED, actor=_named(by), study=card.digest, details={"sha256": card.model.sha256, "file": name})
 
 
 def delete(decisions: Decisions, card: Card, *, by: str) -> None:

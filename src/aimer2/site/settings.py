@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tomllib
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import BadInput
@@ -49,12 +50,60 @@ class Retention(Document):
     days: float = Field(default=365, gt=0, description="a snapshot older than this is erased, also the last one")
 
 
+class ConsoleSettings(Document):
+    """Where the console listens. Beyond this machine only with TLS."""
+
+    host: str = Field(default="127.0.0.1", description="the address that it listens on")
+    port: int = Field(default=8444, ge=1, le=65_535)
+    names: tuple[str, ...] = Field(default=(), description="by which names browsers reach it, besides `localhost` and the address itself")
+    certificate: Path | None = Field(default=None, description="PEM, for TLS")
+    private_key: Path | None = Field(default=None, description="PEM, for TLS")
+    idle_minutes: float = Field(default=30, gt=0, description="of silence, after which a person logs in again")
+    session_hours: float = Field(default=10, gt=0, description="after which a person logs in again in any case")
+
+    @property
+    def tls(self) -> bool:
+        return self.certificate is not None
+
+    @property
+    def address(self) -> str:
+        """For a browser."""
+        return f"{'https' if self.tls else 'http'}://{self.names[0] if self.names else self._own}:{self.port}"
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """What it answers to, as the header `Host` has it."""
+        names = {self._own, "localhost", *self.names}
+        bare = names if self.port == (443 if self.tls else 80) else set[str]()
+        return frozenset({f"{name}:{self.port}".lower() for name in names} | {name.lower() for name in bare})
+
+    @property
+    def _own(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    @model_validator(mode="after")
+    def _listens_safely(self) -> Self:
+        if (self.certificate is None) != (self.private_key is None):
+            raise ValueError("give both certificate and private_key, or neither")
+        if not self.tls and not _is_loopback(self.host):
+            raise ValueError("beyond this machine (host) it listens only with TLS: give certificate and private_key")
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 class Settings(Document):
     site: SiteId
     coordinator: CoordinatorAddress
     worker: WorkerSettings = WorkerSettings()
     retention: Retention = Retention()
     disclosure: Disclosure = Disclosure()
+    console: ConsoleSettings = ConsoleSettings()
     small_differences: Literal["warn", "refuse"] = Field(
         default="warn", description="when two sums in secret, one after the other, differ by one or two sites: recorded, or not opened either"
     )

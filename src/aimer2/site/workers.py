@@ -191,6 +191,10 @@ class Workers:
     def warm(self, study: str) -> Worker | None:
         return self._warm.get(study)
 
+    def processes(self) -> dict[str, Any]:
+        """The numbers of the workers' processes, by study, and of those that wait."""
+        return {"workers": {study: worker.pid for study, worker in self._warm.items()}, "spares": [spare.process.pid for spare in self.spares]}
+
     async def take(self, study: str, opening: Opening) -> Worker:
         """The study's worker: the warm one, or a new one where there is none or the snapshot has changed."""
         self._put_off()

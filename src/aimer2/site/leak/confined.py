@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from aimer2.audit.entries import Json
 from aimer2.audit.kinds import Kind
 from aimer2.core.errors import BadInput, BadUpdate, NotApproved, NotAvailable, NotFound, OutOfResources
+from aimer2.core.task import Digest, Document
 from aimer2.site import snapshots
 from aimer2.site.decisions import Decisions
-from aimer2.site.leak.findings import Findings
+from aimer2.site.folder import SiteFolder
+from aimer2.site.leak.findings import Findings, Tell, unheard
 from aimer2.site.leak.report import Subject, page
 from aimer2.site.settings import Settings
 from aimer2.site.snapshots import SnapshotRecord
@@ -25,6 +27,24 @@ from aimer2.site.workers import Opening, Worker, WorkerDied, of_death
 
 CPU_SECONDS = 600
 LEAST_RECORDS, MOST_RECORDS = 4, 256
+_KEPT = "findings.json"
+
+
+class Going(Document):
+    """How far a worker says that it is."""
+
+    done: int = Field(ge=0, le=100)
+    of: int = Field(ge=1, le=100)
+
+
+class Kept(Document):
+    """The findings as they are kept in the site's folder, beside the page; ``time``: seconds since 1970."""
+
+    findings: Findings
+    dataset: str
+    snapshot: Digest
+    by: str
+    time: float
 
 
 @final
@@ -54,8 +74,9 @@ class Asked:
             raise BadInput(f"From {LEAST_RECORDS} to {MOST_RECORDS} records can be attacked.")
 
 
-def rehearse(decisions: Decisions, settings: Settings, prefix: str, asked: Asked) -> Rehearsed:
-    """Attacks this hospital's own snapshot under the study's terms, here and in confinement; nothing leaves. Recorded in the audit log.
+def rehearse(decisions: Decisions, settings: Settings, prefix: str, asked: Asked, tell: Tell = unheard) -> Rehearsed:
+    """Attacks this hospital's own snapshot under the study's terms, here and in confinement; nothing leaves. Recorded in the audit log. ``tell``
+    hears how many parts of it are done, and of how many.
 
     Raises NotFound where the study was not fetched or the data set is not known, NotApproved where it brings code and that was not allowed,
     NotAvailable where it reads images or the machine does not confine, and what the worker reports.
@@ -75,10 +96,11 @@ def rehearse(decisions: Decisions, settings: Settings, prefix: str, asked: Asked
         raise NotFound(f"There is no data set '{name}' here.", remedy="Add it with `aimer2 site dataset add`, or name one with --dataset.")
     snapshot = snapshots.current(decisions.folder, name, settings.retention, decisions.clock.now())
     place = decisions.folder.path / "rehearsals" / known.digest
-    findings = asyncio.run(_ask(_opening(decisions, settings, known, snapshot, place), asked.records))
+    findings = asyncio.run(_ask(_opening(decisions, settings, known, snapshot, place), asked.records, tell))
     subject = Subject(known.package.study, known.digest, decisions.site, name, snapshot.sha256, asked.by, decisions.clock.now())
     path = asked.report or place / "report.html"
     _write(path, page(findings, subject))
+    _write(place / _KEPT, Kept(findings=findings, dataset=name, snapshot=snapshot.sha256, by=asked.by, time=subject.time).model_dump_json())
     view = findings.under_the_terms
     details: dict[str, Json] = {"dataset": name, "snapshot": snapshot.sha256, "records": asked.records, "view": view, "report": str(path.absolute())}
     decisions.audit.append(Kind.STUDY_REHEARSED, actor=asked.by, study=known.digest, details=details)
@@ -94,23 +116,37 @@ def _opening(decisions: Decisions, settings: Settings, known: KnownStudy, snapsh
     return Opening(decisions.site, place, snapshot.path, snapshot.sha256, CPU_SECONDS, settings.worker, serves="leak.serving")
 
 
-async def _ask(opening: Opening, records: int) -> Findings:
+def read_rehearsal(folder: SiteFolder, digest: str) -> Kept | None:
+    """What the last rehearsal of a study found; it holds patients' values."""
+    path = folder.path / "rehearsals" / digest / _KEPT
+    return Kept.model_validate_json(path.read_bytes()) if path.is_file() else None
+
+
+async def _ask(opening: Opening, records: int, tell: Tell) -> Findings:
     try:
         async with asyncio.timeout(CPU_SECONDS):
             worker = await Worker.start(opening)
             try:
-                reply, _ = await worker.ask({"records": records})
+                found = await _listen(worker, records, tell)
             finally:
                 await worker.end()
     except WorkerDied as death:
         raise of_death(death) from None
     except TimeoutError:
         raise OutOfResources("The rehearsal took longer than this site allows.") from None
-    try:
-        # The study's own code ran in that process: what it says is checked like anything from outside.
-        return Findings.model_validate(reply.get("findings"))
     except ValidationError:
         raise BadUpdate("The worker's findings are not of the agreed form.") from None
+    return found
+
+
+async def _listen(worker: Worker, records: int, tell: Tell) -> Findings:
+    """The study's own code ran in that process: what it says is checked like anything from outside."""
+    reply, _ = await worker.ask({"records": records})
+    while "done" in reply:
+        going = Going.model_validate(reply)
+        tell(going.done, going.of)
+        reply, _ = await worker.ask({"on": True})
+    return Findings.model_validate(reply.get("findings"))
 
 
 def _write(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 from pydantic import Field
@@ -19,8 +20,15 @@ TITLES: dict[View, str] = {
     "noisy-sum": "both: the sum over all hospitals, with noise",
 }
 
+Tell: TypeAlias = Callable[[int, int], None]
+"""Hears, while a rehearsal runs, how many of its parts are done, and of how many."""
+
 _TEXT = 200
 _CELLS = 64
+
+
+def unheard(done: int, of: int) -> None:
+    """A ``Tell`` where nobody listens."""
 
 
 class Attempt(Document):

@@ -86,5 +86,8 @@ def _text(x: float, y: float, text: str, weight: str = "normal") -> str:
 
 
 def _svg(width: int, height: int, title: str, parts: Sequence[str]) -> str:
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img">'
-    return f"{head}<title>{escape(title)}</title>{''.join(parts)}</svg>"
+    # On paper of its own: the page around it may be dark.
+    size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" class="picture" {size} fill="#1b1c1e" font-size="13" role="img">'
+    paper = f'<rect width="{width}" height="{height}" fill="#fff"/>'
+    return f"{head}<title>{escape(title)}</title>{paper}{''.join(parts)}</svg>"

@@ -25,7 +25,7 @@ from aimer2.models import catalogue as models
 from aimer2.privacy.site_terms import site_terms
 from aimer2.privacy.terms import terms
 from aimer2.secure_aggregation.roster import threshold
-from aimer2.site.leak.findings import Findings, Told
+from aimer2.site.leak.findings import Findings, Tell, Told, unheard
 from aimer2.site.leak.hospitals import Hospitals
 from aimer2.site.leak.rebuilding import Rebuilding, Scale
 from aimer2.site.leak.tracing import Trace, trace, untried
@@ -53,8 +53,8 @@ class Rehearsal:
     records: int = 32
     notes: list[str] = field(default_factory=list)
 
-    def findings(self) -> Findings:
-        """Raises BadData where the data do not meet the study's contract."""
+    def findings(self, tell: Tell = unheard) -> Findings:
+        """``tell`` hears after each part how many are done, and of how many. Raises BadData where the data do not meet the study's contract."""
         began = self.spent()
         design, moments, rows = self._rows()
         clear = self.study.model_copy(update={"privacy": self.study.privacy.model_copy(update={"differential_privacy": None})})
@@ -69,7 +69,12 @@ class Rehearsal:
         if not trains:
             self.notes.append(f"The method sends no weights but {', '.join(sorted(update.sums))}: these sums were not attacked here.")
         sizes = self._sizes(hospitals, initial) if trains else []
-        levels = tuple(rebuilding.level(size, self.records) for size in sizes)
+        parts = len(sizes) + 2
+        levels = []
+        for done, size in enumerate(sizes, 1):
+            tell(done, parts)
+            levels.append(rebuilding.level(size, self.records))
+        tell(parts - 1, parts)
         setting = Trace(hospitals, private, initial, self.sites, rng)
         return Findings(
             sites=self.sites,
@@ -78,7 +83,7 @@ class Rehearsal:
             rows=len(rows),
             features=len(design.names),
             parameters=sum(leaf.size for leaf in initial.values()),
-            levels=levels,
+            levels=tuple(levels),
             example=rebuilding.example,
             words=view(update, self.sites),
             tracing=trace(setting, self.spent) if trains else untried("the method sends no weights"),

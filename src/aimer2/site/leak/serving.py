@@ -1,4 +1,5 @@
-"""The inside of the confined worker of a rehearsal: one question, one answer. The study's own code runs here and nowhere else."""
+"""The inside of the confined worker of a rehearsal: one question, one answer, and before it how far it is. The study's own code runs here and
+nowhere else."""
 
 from __future__ import annotations
 
@@ -25,9 +26,14 @@ def serve(line: Line, opening: Mapping[str, Any]) -> None:
         return
     line.send({"opened": True})
     asked, _ = line.receive()
+
+    def tell(done: int, of: int) -> None:
+        line.send({"done": done, "of": of})
+        line.receive()
+
     try:
         named = {path.name: path for path in files.iterdir() if path.name != "study.json"}
-        findings = Rehearsal(study, table, named, time.process_time, records=int(asked["records"])).findings()
+        findings = Rehearsal(study, table, named, time.process_time, records=int(asked["records"])).findings(tell)
         line.send({"findings": findings.model_dump(mode="json")})
     except Exception as error:  # noqa: BLE001 - the process's edge
         line.send({"failed": code_of(error)})

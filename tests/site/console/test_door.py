@@ -1,0 +1,167 @@
+"""Who gets in at the console: each role at each page, forged forms, planted sessions, names that were made to mean this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+from tests.site.console.conftest import BASE, HOST, PASSWORD, browser, join, log_in, offer, send, token
+
+from aimer2.site.console.app import PAGES
+from aimer2.site.console.console import Console
+from aimer2.site.console.permissions import PERMISSIONS, ROLES
+from aimer2.site.folder import SiteFolder
+from aimer2.web.security import HEADERS
+
+OURS = {"Origin": BASE, "Sec-Fetch-Site": "same-origin"}
+EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
+
+
+def path_of(path: str, digest: str) -> str:
+    return path.format(digest=digest, name="registry")
+
+
+def test_nobody_sees_anything_without_a_log_in(console: Console, folder: SiteFolder, tmp_path: Path) -> None:
+    digest, client = offer(folder, tmp_path / "b"), browser(console)
+    for page in PAGES:
+        answer = client.request(page.method, path_of(page.path, digest), headers=OURS)
+        assert (answer.status_code, answer.headers["location"].partition("?")[0]) == (303, "/log-in"), page
+        assert "Does age tell" not in answer.text
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_each_role_gets_what_the_table_says_and_nothing_else(role: str, console: Console, folder: SiteFolder, tmp_path: Path) -> None:
+    digest = offer(folder, tmp_path / "b")
+    join(console, "somebody", "Some Body", role)
+    client = log_in(console, "somebody")
+    csrf = token(client)
+    for page in PAGES:
+        if page.path in ("/machine/live", "/machine/doctor"):
+            continue  # the one never ends, the other asks the network; what guards them is the same
+        path = path_of(page.path, digest)
+        sent: dict[str, Any] = {"data": {"csrf": csrf, "dataset": "nowhere"}} if page.method == "POST" else {}
+        answer = client.request(page.method, path, headers=OURS, **sent)
+        assert (answer.status_code == 403) == (role not in PERMISSIONS[page.action]), (page.method, path, answer.status_code)
+        assert answer.status_code < 500, (page.method, path, answer.text)
+
+
+def test_a_form_of_somebody_else_does_nothing(console: Console, officer: TestClient, folder: SiteFolder, tmp_path: Path) -> None:
+    digest = offer(folder, tmp_path / "b")
+    join(console, "roth", "Jan Roth", "data-protection-officer")
+    own, others = token(officer), token(log_in(console, "roth"))
+    path = f"/requests/{digest}/approve"
+    forged: list[tuple[dict[str, str], dict[str, str]]] = [
+        ({}, OURS),
+        ({"csrf": others}, OURS),
+        ({"csrf": "0" * 64}, OURS),
+        ({"csrf": own}, {"Origin": "https://evil.example"}),
+        ({"csrf": own}, {"Origin": "http://127.0.0.1:9999"}),
+        ({"csrf": own}, {"Origin": "null"}),
+        ({"csrf": own}, {"Sec-Fetch-Site": "cross-site"}),
+        ({"csrf": own}, {"Sec-Fetch-Site": "same-site"}),
+    ]
+    for form, headers in forged:
+        assert officer.post(path, data={"dataset": "registry", **form}, headers=headers).status_code == 403, (form, headers)
+    assert officer.get(path).status_code == 405, "a link decides nothing"
+    assert console.decisions.store.decisions(digest) == []
+    assert officer.post(path, data={"csrf": own, "dataset": "registry"}, headers=OURS).status_code == 303
+    assert console.decisions.store.decisions(digest)[0].by == "Dr Ines Vogt"
+
+
+def test_a_log_out_from_elsewhere_does_nothing(officer: TestClient) -> None:
+    csrf = token(officer)
+    assert officer.post("/log-out", data={"csrf": "0" * 64}, headers=OURS).status_code == 403
+    assert officer.get("/").status_code == 200
+    assert officer.post("/log-out", data={"csrf": csrf}, headers=OURS).status_code == 303
+    assert officer.get("/").status_code == 303
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8444", "127.0.0.1:9999", "127.0.0.1", f"{HOST}.evil.example", ""])
+def test_a_name_that_was_made_to_mean_this_machine_gets_nothing(host: str, officer: TestClient) -> None:
+    answer = officer.get("/", headers={"Host": host})
+    assert answer.status_code == 421 and "Requests" not in answer.text
+    assert officer.get("/", headers={"Host": "LOCALHOST:8444"}).status_code == 200
+
+
+def test_a_session_that_was_planted_is_worth_nothing_after_the_log_in(console: Console) -> None:
+    join(console, "vogt", "Dr Ines Vogt", "auditor")
+    join(console, "eve", "Eve Example", "auditor")
+    hers = log_in(console, "eve")
+    planted = hers.cookies[console.cookie]
+    client = browser(console)
+    client.cookies.set(console.cookie, planted)
+    done = client.post("/log-in", data={"login": "vogt", "password": PASSWORD, "back": "/audit"}, headers=OURS)
+    assert done.headers["location"] == "/audit"
+    given = done.headers["set-cookie"]
+    assert planted not in given and "HttpOnly" in given and "SameSite=strict" in given and "Path=/" in given
+    assert "expires" not in given.lower() and "max-age" not in given.lower(), "it ends with the browser"
+    assert hers.get("/").status_code == 303, "the planted one ends, too"
+
+
+def test_where_a_log_in_leads_stays_here(console: Console) -> None:
+    join(console, "vogt", "Dr Ines Vogt", "auditor")
+    done = browser(console).post("/log-in", data={"login": "vogt", "password": PASSWORD, "back": "//evil.example"}, headers=OURS)
+    assert done.headers["location"] == "/"
+
+
+def test_a_wrong_password_and_an_unknown_name_look_alike(console: Console) -> None:
+    join(console, "vogt", "Dr Ines Vogt", "auditor")
+    told = [browser(console).post("/log-in", data={"login": login, "password": "wrong password!"}, headers=OURS) for login in ("vogt", "nobody")]
+    assert [answer.status_code for answer in told] == [401, 401]
+    assert told[0].text.replace("vogt", "nobody") == told[1].text
+    assert "wrong password!" not in told[0].text
+
+
+def test_every_answer_bears_the_headers_that_protect_it(officer: TestClient, console: Console) -> None:
+    for client, path in ((officer, "/"), (officer, "/nowhere"), (browser(console), "/log-in"), (browser(console), "/"), (officer, "/audit/file")):
+        answer = client.get(path)
+        assert {name: answer.headers.get(name) for name in HEADERS} == dict(HEADERS), path
+        assert answer.status_code == 303 or answer.headers["cache-control"] == "no-store", path
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/datasets/..%2F..%2Fsite.toml", "/datasets/%2e%2e", "/budgets/..%2Faudit", "/requests/..%2F..", "/reports/..%2F..%2Fkey.pem/file",
+     "/reports/%2e%2e/log", "/models/..%2F..", "/static/..%2F..%2Fapp.py", "/static/%2e%2e%2fconsole.py"],
+)  # fmt: skip
+def test_no_address_leads_out_of_the_folders(path: str, officer: TestClient) -> None:
+    answer = officer.get(path)
+    assert answer.status_code == 404 and "PRIVATE KEY" not in answer.text
+
+
+def test_text_of_a_study_is_text_and_nothing_else(console: Console, officer: TestClient, folder: SiteFolder, tmp_path: Path) -> None:
+    fields = dict.fromkeys(("question", "purpose", "ethics", "principal_investigator"), EVIL)
+    terms = {"secure_aggregation": False, "why_not_secure": EVIL}
+    offer(folder, tmp_path / "b", **fields, privacy=terms)
+    digest = offer(folder, tmp_path / "c", code=f"# </pre>{EVIL}\n", **fields, privacy=terms)
+    send(officer, f"/requests/{digest}/refuse", reason=EVIL)
+    for path in ("/", f"/requests/{digest}", "/audit", "/policy", f"/audit?actor={EVIL}&study={EVIL}&day={EVIL}"):
+        text = officer.get(path).text
+        assert "<script>alert" not in text and "<img src=x" not in text, path
+    assert "&lt;script&gt;alert(1)" in officer.get(f"/requests/{digest}").text
+
+
+def test_a_form_has_a_limit_and_a_kind(officer: TestClient) -> None:
+    csrf = token(officer)
+    big = officer.post("/keys/verify", data={"csrf": csrf, "site": "x", "statement": "a" * 70_000}, headers=OURS)
+    assert big.status_code == 413
+    odd = officer.post("/keys/verify", json={"csrf": csrf}, headers=OURS)
+    assert odd.status_code == 400
+
+
+def test_a_link_to_choose_a_password_is_shown_once_and_works_once(console: Console, folder: SiteFolder) -> None:
+    join(console, "roth", "Jan Roth", "administrator")
+    admin = log_in(console, "roth")
+    made = send(admin, "/people/add", page="/people", login="vogt", name="Dr Ines Vogt", **{"data-protection-officer": "yes"})
+    link = made.text.partition(f"{BASE}/welcome/")[2].partition("<")[0]
+    assert link and link not in admin.get("/people").text
+    client = browser(console)
+    both = {"password": PASSWORD, "again": PASSWORD}
+    assert client.post(f"/welcome/{link}", data=both | {"again": "another"}, headers=OURS).status_code == 400
+    assert client.post(f"/welcome/{link}", data=both, headers=OURS).status_code == 303
+    assert client.post(f"/welcome/{link}", data=both, headers=OURS).status_code == 404
+    assert client.get(f"/welcome/{link}").status_code == 404
+    assert log_in(console, "vogt").get("/").status_code == 200
+    assert send(admin, "/people/remove", page="/people", login="roth").status_code == 400, "nobody locks themselves out"
