@@ -103,6 +103,10 @@ class Kind(StrEnum):
 
     # Who may take part and log in
     INVITATION_MADE = "invitation-made", "An invitation to enrol one site was made."
+    INVITATION_REVOKED = "invitation-revoked", "An open invitation was taken back."
+    SITE_LEFT = "site-left", "A site of this study has left the consortium; the study goes on without it, or waits."
+    AGREEMENT_ADDED = "agreement-added", "A document was put before the members of the consortium."
+    AGREEMENT_ACCEPTED = "agreement-accepted", "A named person accepted an agreement for a hospital."
     SITE_ENROLLED = "site-enrolled", "A site used its invitation and its public key was recorded."
     SITE_KEY_REPLACED = "site-key-replaced", "A site's public key was replaced, at the word of both keys."
     SITE_REVOKED = "site-revoked", "A site's key was made invalid."

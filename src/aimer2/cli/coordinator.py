@@ -109,7 +109,7 @@ def invite(folder: Folder, site: str) -> None:
     if not SITE_ID.fullmatch(site):
         raise BadInput("A site's name has lower-case letters, digits and '-', at most 63 characters.")
     settings, database = open_database(folder)
-    invitation = inviter(folder, settings, CLOCK).invite(database, site)
+    invitation = inviter(folder, settings, CLOCK).invite(database, site, operator())
     note(folder, Kind.INVITATION_MADE, site=site, expires=rfc3339(invitation.expires))
     click.echo(invitation.to_text())
     click.echo(f"Good once, for the site {site}, until {rfc3339(invitation.expires)}. Hand it over like a password.", err=True)
@@ -129,12 +129,13 @@ def sites(folder: Folder) -> None:
 
 @coordinator.command()
 @click.argument("site")
+@click.option("--reason", default="", help="Why; it is recorded, and members see it.")
 @click.pass_obj
-def revoke(folder: Folder, site: str) -> None:
+def revoke(folder: Folder, site: str, reason: str) -> None:
     """Make a site's key invalid, at once; a new invitation lets it come back."""
     _, database = open_database(folder)
-    database.write_now(members.revoke_site, site, CLOCK.now())
-    note(folder, Kind.SITE_REVOKED, site=site)
+    database.write_now(members.revoke_site, site, CLOCK.now(), operator(), reason)
+    note(folder, Kind.SITE_REVOKED, site=site, reason=reason)
     click.echo(f"{site} is revoked: its key and its tokens are refused.")
 
 

@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "statistics": ("aimer2.cli.statistics:statistics", "Ask a statistical question, of hospitals or of files."),
     "login": ("aimer2.cli.login:login", "Log in at a coordinator."),
     "logout": ("aimer2.cli.login:logout", "Forget a log-in."),
+    "consortium": ("aimer2.cli.consortium:consortium", "Members, invitations and agreements of the consortium."),
     "token": ("aimer2.cli.token:token", "Tokens for scripts, which stand in for your log-in."),
     "sites": ("aimer2.cli.sites:sites", "List the sites of a coordinator and whether they are there."),
     "site": ("aimer2.cli.site:site", "Take part as a hospital: your data, your decisions, your agent."),

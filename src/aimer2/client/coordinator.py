@@ -18,6 +18,7 @@ import urllib3
 from pydantic import ValidationError
 
 from aimer2.blobs.folder import FileBlob, FolderStore
+from aimer2.client.consortium import Consortium
 from aimer2.client.people import People
 from aimer2.client.run import Run
 from aimer2.client.transport import PIECE, Address, Transport, parse, transport_errors
@@ -64,6 +65,8 @@ class Coordinator:
         self.key = key
         self.people = People(self._transport)
         """Tokens for scripts, accounts, and who works on a study."""
+        self.consortium = Consortium(self._transport)
+        """Members, invitations, agreements."""
 
     @property
     def url(self) -> str:

@@ -25,6 +25,7 @@ from aimer2.coordinator.http.research_api import Stop, research_routes
 from aimer2.coordinator.http.session_api import session_routes
 from aimer2.coordinator.http.site_api import site_routes
 from aimer2.coordinator.http.token_api import token_routes
+from aimer2.messages.consortium import InvitationRequest, NewAcceptance, NewAgreement, OffBoarding
 from aimer2.messages.package import Package
 from aimer2.messages.people import NewPerson, PartRequest, PasswordChange, RoleChange, TokenRequest
 from aimer2.messages.record import StageRequest
@@ -40,8 +41,12 @@ _BODIES = (
     Exchange,
     Incident,
     KeyRotation,
+    InvitationRequest,
     Login,
+    NewAcceptance,
+    NewAgreement,
     NewPerson,
+    OffBoarding,
     Package,
     PartRequest,
     PasswordChange,

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from aimer2.audit.kinds import Kind
 from aimer2.audit.log import AuditLog
 from aimer2.coordinator.audit import Audit
+from aimer2.coordinator.consortium import Consortium
 from aimer2.coordinator.enrolment import Enrolment, EnrolmentParts
 from aimer2.coordinator.freezing import Freezing
 from aimer2.coordinator.metrics import Metrics
@@ -27,6 +28,7 @@ from aimer2.coordinator.records import LOG, Records
 from aimer2.coordinator.registry import Registry
 from aimer2.coordinator.sessions import Sessions
 from aimer2.coordinator.settings import Folder, Settings
+from aimer2.coordinator.setup import inviter
 from aimer2.coordinator.signal import Signal
 from aimer2.coordinator.storage import Storage
 from aimer2.coordinator.store import members
@@ -74,6 +76,7 @@ class Coordinator:
     models: Models
     freezing: Freezing
     audit: Audit
+    consortium: Consortium
     clock: Clock
     closing: Signal
     lock: int
@@ -115,6 +118,7 @@ class Coordinator:
             models=Models(database, registry, records, key, clock),
             freezing=Freezing(database, registry, records, queue, studies, clock),
             audit=Audit(folder.audit_log, settings.name, key, records, registry, clock),
+            consortium=Consortium(database, registry, records, queue, studies, inviter(folder, settings, clock)),
             clock=clock,
             closing=Signal(),
             lock=lock,
@@ -163,8 +167,7 @@ class Coordinator:
             await self.registry.load()
             for name, site in self.registry.sites.items():
                 if site.revoked and name not in revoked:
-                    LOG.info("site=%s was revoked", name)
-                    await self.queue.refuse(name)
+                    await self.consortium.tell_studies(name)
             await self.studies.check_running()
             self.queue.wake()
             if frozen_before and not self.registry.frozen.frozen:

@@ -135,12 +135,12 @@ class Inviter:
     fingerprint: str | None
     clock: Clock
 
-    def invite(self, database: Database, site: str) -> Invitation:
+    def invite(self, database: Database, site: str, by: str = "") -> Invitation:
         """A new invitation for this site, good once. Raises Conflict where the site is enrolled already."""
         now = self.clock.now()
         expires = int(now) + self.settings.invitation_seconds
         code = new_code()
-        database.write_now(members.add_invitation, hash_code(code), site, now, expires)
+        database.write_now(members.add_invitation, hash_code(code), site, now, expires, by)
         return Invitation(
             url=self.settings.url,
             code=code,

@@ -141,6 +141,15 @@ ROUTES: Mapping[str, Action | Door] = {
     "GET /v1/studies/{digest}/people": Action.FOLLOW_STUDY,
     "PUT /v1/studies/{digest}/people/{name}": Action.SHARE_STUDY,
     "DELETE /v1/studies/{digest}/people/{name}": Action.SHARE_STUDY,
+    # The consortium
+    "GET /v1/members": Action.SEE_CONSORTIUM,
+    "POST /v1/members/{site}/off-boarding": Action.MANAGE_CONSORTIUM,
+    "GET /v1/invitations": Action.SEE_CONSORTIUM,
+    "POST /v1/invitations": Action.MANAGE_CONSORTIUM,
+    "DELETE /v1/invitations/{identifier}": Action.MANAGE_CONSORTIUM,
+    "GET /v1/agreements": Action.SEE_CONSORTIUM,
+    "POST /v1/agreements": Action.MANAGE_CONSORTIUM,
+    "POST /v1/agreements/{digest}/acceptances": Action.ACCEPT_AGREEMENT,
     # Studies
     "GET /v1/sites": Action.SEE_SITES,
     "GET /v1/overview": Action.SEE_STUDY,

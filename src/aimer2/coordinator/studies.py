@@ -144,7 +144,7 @@ class Studies:
             raise Frozen(f"Everything here was stopped by {frozen.by}: {frozen.reason}")
 
     async def start_ready(self) -> None:
-        """After a thaw: the studies whose last decision came while nothing could start."""
+        """After a thaw, or when a site has left: the studies that wait for no decision any more."""
         for digest in list(self._parts.registry.studies):
             await self._start_if_ready(digest)
 
@@ -271,7 +271,8 @@ class Studies:
     async def _start_if_ready(self, digest: str) -> None:
         offer = self._parts.registry.study(digest)
         enough = quorum_of(offer.package).enough(self._parts.registry.approved(digest, self._parts.clock.now()))
-        if offer.state == "offered" and not offer.undecided and enough:
+        awaited = [site for site in offer.undecided if not self._parts.registry.sites[site].revoked]
+        if offer.state == "offered" and not awaited and enough:
             change = Transition(digest, ("offered",), "running", self._roster(digest))
             # Two last decisions at the same moment: one of them starts it.
             if await self._try(change, Kind.STUDY_STARTED, "coordinator"):

@@ -32,7 +32,13 @@ def enrol(connection: Connection, enrolment: Enrolment) -> bool:
     site is enrolled already.
     """
     found = connection.execute(select(invitations).where(invitations.c.code_hash == enrolment.code_hash).with_for_update()).one_or_none()
-    if found is None or found.expires < enrolment.now or found.site != enrolment.site or found.used_by_key not in (None, enrolment.key):
+    if (
+        found is None
+        or found.revoked is not None
+        or found.expires < enrolment.now
+        or found.site != enrolment.site
+        or found.used_by_key not in (None, enrolment.key)
+    ):
         raise NotAllowed("This invitation is not valid (any more).", remedy="Ask the operator of the coordinator for a new invitation.")
     known = connection.execute(select(sites).where(sites.c.site == enrolment.site)).one_or_none()
     if found.used_by_key is not None and known is not None and known.key == enrolment.key and known.revoked is None:
@@ -40,7 +46,7 @@ def enrol(connection: Connection, enrolment: Enrolment) -> bool:
     if found.used_by_key is not None or (known is not None and known.revoked is None):
         raise Conflict(f"The site {enrolment.site} is enrolled already.", remedy="The operator revokes it first, then invites it again.")
     connection.execute(update(invitations).where(invitations.c.code_hash == enrolment.code_hash).values(used_by_key=enrolment.key))
-    values = {"key": enrolment.key, "enrolled": enrolment.now, "revoked": None}
+    values = {"key": enrolment.key, "enrolled": enrolment.now, "revoked": None, "left_by": None, "left_reason": None}
     if known is None:
         connection.execute(insert(sites).values(site=enrolment.site, **values))
     else:
@@ -49,12 +55,12 @@ def enrol(connection: Connection, enrolment: Enrolment) -> bool:
     return True
 
 
-def add_invitation(connection: Connection, code_hash: str, site: str, now: float, expires: float) -> None:
+def add_invitation(connection: Connection, code_hash: str, site: str, now: float, expires: float, by: str = "") -> None:
     """Raises Conflict where the site is enrolled already."""
     known = connection.execute(select(sites.c.revoked).where(sites.c.site == site)).one_or_none()
     if known is not None and known.revoked is None:
         raise Conflict(f"The site {site} is enrolled already.", remedy=f"`aimer2 coordinator revoke {site}` first, then invite it again.")
-    connection.execute(insert(invitations).values(code_hash=code_hash, site=site, made=now, expires=expires))
+    connection.execute(insert(invitations).values(code_hash=code_hash, site=site, made=now, expires=expires, made_by=by))
 
 
 def read_sites(connection: Connection) -> list[Row[Any]]:
@@ -69,15 +75,16 @@ def change_key(connection: Connection, site: str, old: str, new: str) -> None:
     note_change(connection, "registry")
 
 
-def revoke_site(connection: Connection, site: str, now: float) -> None:
-    """Raises NotFound where there is no such site, Conflict where it is revoked already."""
+def revoke_site(connection: Connection, site: str, now: float, by: str = "", reason: str = "") -> None:
+    """With its open invitations. Raises NotFound where there is no such site, Conflict where it is revoked already."""
     found = connection.execute(select(sites.c.revoked).where(sites.c.site == site)).one_or_none()
     if found is None:
         raise NotFound(f"There is no site {site}.", remedy="`aimer2 coordinator sites` lists them.")
     if found.revoked is not None:
         raise Conflict(f"The site {site} is revoked already.")
-    connection.execute(update(sites).where(sites.c.site == site).values(revoked=now))
-    connection.execute(delete(invitations).where(invitations.c.site == site, invitations.c.used_by_key.is_(None)))
+    connection.execute(update(sites).where(sites.c.site == site).values(revoked=now, left_by=by, left_reason=reason))
+    still_open = (invitations.c.site == site) & invitations.c.used_by_key.is_(None) & invitations.c.revoked.is_(None)
+    connection.execute(update(invitations).where(still_open).values(revoked=now, revoked_by=by))
     note_change(connection, "registry")
 
 
