@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from serving import Client, Server, SiteClient, enrolled, package_of, state_of, submit, tensor
 
+from aimer2.secure_aggregation.roster import Roster
+
 SECRET = {"privacy": {"secure_aggregation": True}}
+
+
+def approve(study: str, site: SiteClient, sites: list[SiteClient]) -> None:
+    assert site.decide(study, roster=Roster(study, {one.name: one.key.public for one in sites}).hash()).status < 300
 
 
 @pytest.fixture
@@ -19,7 +25,7 @@ def four(server: Server, new_name: Callable[[str], str]) -> list[SiteClient]:
 def test_it_starts_with_the_threshold_of_approvals_though_it_asks_for_fewer(researcher: Client, four: list[SiteClient]) -> None:
     study = submit(researcher, four, **SECRET)
     for number, site in enumerate(four[:3], 1):
-        site.decide(study)
+        approve(study, site, four)
         if number < 3:
             refused = researcher.call("POST", f"/v1/studies/{study}/start")
             assert refused.status == 409
@@ -31,10 +37,19 @@ def test_it_starts_with_the_threshold_of_approvals_though_it_asks_for_fewer(rese
 def test_refusals_down_to_below_the_threshold_do_not_start_it(researcher: Client, four: list[SiteClient]) -> None:
     study = submit(researcher, four, **SECRET)
     for site in four[:2]:
-        site.decide(study)
+        approve(study, site, four)
     for site in four[2:]:
         site.decide(study, "refuse")
     assert state_of(researcher, study) == "offered", "all have decided, two have approved; in the clear two would do"
+
+
+def test_an_approval_of_other_keys_does_not_count(researcher: Client, four: list[SiteClient]) -> None:
+    study, clear = submit(researcher, four, **SECRET), submit(researcher, four)
+    of_three = Roster(study, {one.name: one.key.public for one in four[:3]}).hash()
+    for asked, roster in ((study, None), (study, of_three), (clear, of_three)):
+        refused = four[0].decide(asked, roster=roster)
+        assert refused.status == 409 and "does not name the keys of this study's sites" in refused.data.decode()
+    approve(study, four[0], four)
 
 
 GROUPED = {"privacy": {"group_size": 3}, "method": {"rounds": 3, "aggregator": "median"}}
@@ -46,11 +61,11 @@ def test_a_study_by_groups_starts_when_enough_groups_have_enough_approvals(
     nine = [enrolled(server, new_name("site")) for _ in range(9)]
     study = submit(researcher, nine, **GROUPED)
     for site in nine[:8]:
-        site.decide(study)
+        approve(study, site, nine)
     refused = researcher.call("POST", f"/v1/studies/{study}/start")
     assert refused.status == 409
     assert "8 sites have approved the study, enough for 2 of 3 groups; 9 sites and 3 groups are needed." in refused.data.decode()
-    nine[8].decide(study)
+    approve(study, nine[8], nine)
     assert state_of(researcher, study) == "running"
 
 

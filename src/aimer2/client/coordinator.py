@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, final
@@ -119,14 +119,11 @@ class Coordinator:
         """The study with this digest, this beginning of a digest, or this name. Raises NotFound; Conflict where it could be several."""
         if _DIGEST.fullmatch(which):
             return parse(StudySummary, self._transport.ask("GET", f"/v1/studies/{which}"))
-        known = self.studies()
-        found = [study for study in known if study.digest.startswith(which)] if len(which) >= 4 else []
-        found = found or [study for study in known if study.name == which]
+        known = {study.digest: study for study in self.studies()}
+        found = _found(which, known) or [digest for digest, study in known.items() if study.name == which]
         if not found:
             raise NotFound(f"There is no study {which!r}.", remedy="`aimer2 study list` shows yours.")
-        if len(found) > 1:
-            raise Conflict(f"{which!r} could be {len(found)} studies.", remedy="Give more of the digest: " + ", ".join(s.digest[:16] for s in found))
-        return found[0]
+        return known[_only(which, found, "studies")]
 
     def start(self, digest: str) -> StudySummary:
         """Starts with the sites that have approved; others may still join."""
@@ -196,15 +193,12 @@ class Coordinator:
     def find_model(self, which: str) -> ModelSummary:
         """By the study's digest or its beginning, by ``name`` (the newest version) or ``name@number``. Raises NotFound, Conflict."""
         name, _, number = which.partition("@")
-        known = self.models()
-        found = [model for model in known if model.study.startswith(which)] if len(which) >= 4 else []
-        named = [model for model in known if model.name == name and (not number or str(model.number) == number)]
-        found = found or named[-1:]
+        known = {model.study: model for model in self.models()}
+        named = [digest for digest, model in known.items() if model.name == name and (not number or str(model.number) == number)]
+        found = _found(which, known) or named[-1:]
         if not found:
             raise NotFound(f"There is no model {which!r}.", remedy="`aimer2 model list` shows those that you may see.")
-        if len(found) > 1:
-            raise Conflict(f"{which!r} could be {len(found)} models.", remedy="Give more of the digest: " + ", ".join(m.study[:16] for m in found))
-        return found[0]
+        return known[_only(which, found, "models")]
 
     def record(self, digest: str) -> StudyRecord:
         """Everything by which a finished study can be checked offline. Raises NotFound before its end."""
@@ -330,6 +324,17 @@ class Coordinator:
             finally:
                 # What was not read is given up together with its connection.
                 response.close()
+
+
+def _found(which: str, digests: Iterable[str]) -> list[str]:
+    return [digest for digest in digests if digest.startswith(which)] if len(which) >= 4 else []
+
+
+def _only(which: str, found: Sequence[str], things: str) -> str:
+    """Raises Conflict where it could be several."""
+    if len(found) > 1:
+        raise Conflict(f"{which!r} could be {len(found)} {things}.", remedy="Give more of the digest: " + ", ".join(digest[:16] for digest in found))
+    return found[0]
 
 
 def _offset(response: urllib3.BaseHTTPResponse) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, final
@@ -45,30 +46,26 @@ class Models:
         self._records = records
         self._key = key
         self._clock = clock
-        self._results: dict[str, dict[str, Any]] = {}
         self._signed: dict[str, str] = {}
+        self._results: dict[str, dict[str, Any]] = {}
+        self._numbers: dict[str, int] = {}
+        """Of each version among those of its name; the oldest first. A study that answered statistical questions has left none."""
 
     async def all(self) -> list[ModelSummary]:
-        """Every version, the oldest first; a study that answered statistical questions has left none."""
+        """Every version, the oldest first."""
         stages = await self._read()
-        numbers: Counter[str] = Counter()
-        found = []
-        models = ((digest, result) for digest, result in self._results.items() if result.get("preprocessing") is not None)
-        for digest, result in sorted(models, key=lambda item: (item[1]["finished"], item[0])):
-            numbers[result["name"]] += 1
-            found.append(self._summary(digest, result, numbers[result["name"]], stages.get(digest, _Stages())))
-        return found
+        return [self._summary(digest, stages) for digest in self._numbers]
 
     async def one(self, digest: str) -> ModelSummary:
         """Raises NotFound while the study has not finished."""
-        found = next((one for one in await self.all() if one.study == digest), None)
-        if found is None:
+        stages = await self._read(digest)
+        if digest not in self._numbers:
             raise NotFound("The study has no model yet.", remedy="A version comes when the study has finished.")
-        return found
+        return self._summary(digest, stages)
 
     async def record(self, digest: str) -> StudyRecord:
         """Raises NotFound while the study has not finished."""
-        stages = await self._read()
+        stages = await self._read(digest)
         if digest not in self._signed:
             raise NotFound("The study has no record yet.", remedy="It comes when the study has finished.")
         offer = self._registry.study(digest)
@@ -90,28 +87,39 @@ class Models:
         await self._records.add(Kind.MODEL_STAGED, actor=by, study=digest, stage=asked.stage, reason=asked.reason, sha256=model.sha256)
         return await self.one(digest)
 
-    async def _read(self) -> dict[str, _Stages]:
-        """A result never changes: each is opened once."""
-        new, stages = await self._database.read(self._rows)
-        for digest, text in new.items():
-            self._results[digest] = json.loads(open_document(text, self._key.public, kind="result"))
-            self._signed[digest] = text
+    async def _read(self, digest: str | None = None) -> dict[str, _Stages]:
+        """The stages of one version, or of all. A result never changes: each is opened once."""
+        new, stages = await self._database.read(self._rows, digest)
+        for study, text in new.items():
+            self._results[study] = json.loads(open_document(text, self._key.public, kind="result"))
+            self._signed[study] = text
+        if new:
+            self._number()
         return stages
 
-    def _rows(self, connection: Connection) -> tuple[dict[str, str], dict[str, _Stages]]:
+    def _number(self) -> None:
+        models = ((digest, result) for digest, result in self._results.items() if result.get("preprocessing") is not None)
+        numbers: Counter[str] = Counter()
+        self._numbers = {}
+        for digest, result in sorted(models, key=lambda item: (item[1]["finished"], item[0])):
+            numbers[result["name"]] += 1
+            self._numbers[digest] = numbers[result["name"]]
+
+    def _rows(self, connection: Connection, digest: str | None) -> tuple[dict[str, str], dict[str, _Stages]]:
         stages: dict[str, _Stages] = {}
-        for row in rows.read_stages(connection):
+        for row in rows.read_stages(connection, digest):
             stages[row.study] = _Stages((*stages.get(row.study, _Stages()).statements, row.statement), row.stage)
         return rows.finished_studies(connection, list(self._signed)), stages
 
-    def _summary(self, digest: str, result: dict[str, Any], number: int, stages: _Stages) -> ModelSummary:
+    def _summary(self, digest: str, stages: Mapping[str, _Stages]) -> ModelSummary:
+        result = self._results[digest]
         private = result["privacy"]["differential_privacy"]
         return ModelSummary(
             study=digest,
             name=result["name"],
-            number=number,
+            number=self._numbers[digest],
             question=result["question"],
-            stage=stages.now,
+            stage=stages.get(digest, _Stages()).now,
             finished=datetime.fromisoformat(result["finished"]).timestamp(),
             submitted_by=self._registry.study(digest).submitted_by,
             model=BlobRef(**result["model"]),

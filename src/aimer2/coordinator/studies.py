@@ -33,6 +33,7 @@ from aimer2.identity.keys import SigningKey
 from aimer2.messages.package import Package
 from aimer2.messages.package import digest as digest_of
 from aimer2.messages.wire import Decision
+from aimer2.secure_aggregation.roster import Roster
 from aimer2.study.checkpoint import Checkpoints
 from aimer2.study.events import Event, RoundFinished, StudyFinished, StudyPaused, StudyStarted, StudyStopped
 from aimer2.study.secure_update import quorum_of
@@ -112,6 +113,10 @@ class Studies:
         offer = parts.registry.study(decision.study)
         if site not in offer.package.roster:
             raise NotFound("There is no study with this digest.")
+        secret = offer.package.study.privacy.secure_aggregation
+        roster = Roster.of(decision.study, offer.package.roster).hash() if secret else None
+        if decision.decision == "approve" and decision.roster != roster:
+            raise Conflict("The approval does not name the keys of this study's sites.", remedy="Verify the keys at the site and approve again.")
         if await parts.database.write(rows.add_decision, decision, key.text, statement):
             await self._changed(decision.study)
             kind = {"approve": Kind.STUDY_APPROVED, "refuse": Kind.STUDY_REFUSED, "withdraw": Kind.STUDY_WITHDRAWN}[decision.decision]

@@ -55,6 +55,11 @@ class Roster:
         members = [[index, site, self.members[site].raw] for site, index in self._indices.items()]
         object.__setattr__(self, "_hash", digest_of("roster", [self.study, members, self.threshold, self.least]))
 
+    @classmethod
+    def of(cls, study: Digest, keys: Mapping[SiteId, str]) -> Roster:
+        """Of keys as a study's package has them. Raises BadInput, NotAvailable."""
+        return cls(study, {site: PublicKey.from_text(key) for site, key in keys.items()})
+
     @property
     def threshold(self) -> int:
         """How many sites must agree, and how many shares open a secret."""

@@ -106,7 +106,7 @@ class Decisions:
                 f"(`aimer2 site roster show {digest[:12]}`): {', '.join(missing)}.",
                 remedy=how_to_verify(self.site, missing, by),
             )
-        return Roster(digest, {site: PublicKey.from_text(key) for site, key in package.roster.items()}).hash()
+        return Roster.of(digest, package.roster).hash()
 
     def _package(self, study: KnownStudy) -> Package:
         if study.package is None:

@@ -16,7 +16,7 @@ from aimer2.algorithms.aggregators import catalogue as aggregators
 from aimer2.core.errors import BadInput, Conflict, Tampered
 from aimer2.core.task import BlobRef, Document, SiteId, Task
 from aimer2.core.tree import Tree
-from aimer2.identity.keys import PublicKey, SigningKey
+from aimer2.identity.keys import SigningKey
 from aimer2.messages.package import Package
 from aimer2.secure_aggregation.groups import Group, groups
 from aimer2.secure_aggregation.layout import Layout
@@ -135,7 +135,7 @@ def request_in(task: Task) -> Request:
 def rosters_of(package: Package, digest: str) -> tuple[Roster, ...]:
     """The study's sites with their keys, as every site approved them, by the groups that are added up. Raises NotAvailable for fewer than three
     sites in one."""
-    return tuple(Roster(digest, {site: PublicKey.from_text(package.roster[site]) for site in group}) for group in groups_of(package))
+    return tuple(Roster.of(digest, {site: package.roster[site] for site in group}) for group in groups_of(package))
 
 
 def groups_of(package: Package) -> tuple[Group, ...]:
