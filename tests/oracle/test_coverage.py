@@ -16,12 +16,17 @@ import pytest
 
 from aimer2.client.tables import Tables
 from aimer2.core.dataset import Frame
+from aimer2.core.random import SecureBytes
 from aimer2.core.study import Feature
+from aimer2.core.update import Update
 from aimer2.statistics.cox import Cox
 from aimer2.statistics.glm import Glm
 from aimer2.statistics.kaplan_meier import KaplanMeier
 from aimer2.statistics.mantel_haenszel import MantelHaenszel
 from aimer2.statistics.meta_analysis import MetaAnalysis
+from aimer2.statistics.private import AbstractPrivate
+from aimer2.statistics.private_describe import PrivateDescribe
+from aimer2.statistics.private_glm import PrivateGlm
 from aimer2.statistics.propensity_weighting import PropensityWeighting
 from aimer2.statistics.random_intercept import RandomIntercept
 from aimer2.statistics.restricted_mean import RestrictedMean
@@ -127,6 +132,14 @@ def treated(rng: np.random.Generator, rows: int, own: float) -> Site:
     return {"age": age, "group": group * 1.0, "y": 1 + 1.0 * group + 0.8 * age + rng.normal(0, 1, rows)}
 
 
+def bounded(rng: np.random.Generator, rows: int, own: float) -> Site:
+    """Within public ranges, for noise."""
+    x, g = rng.uniform(-1, 1, rows), 1.0 * (rng.random(rows) < 0.4)
+    ill = rng.random(rows) < 1 / (1 + np.exp(0.5 - 0.8 * x - 0.5 * g))
+    return {"x": x, "group": g, "y": np.clip(0.2 + 0.3 * x - 0.2 * g + rng.normal(0, 0.25, rows), -2, 2), "ill": 1.0 * ill}
+
+
+WITHIN = (Feature(name="x", minimum=-1, maximum=1), GROUP, Feature(name="y", minimum=-2, maximum=2), Feature(name="ill"))
 MONTHS = tuple(float(month) for month in range(1, 37))
 SURVIVAL = "Surv(time, died) ~ "
 OVER = numbers("time", "died")
@@ -157,6 +170,21 @@ MODELS = {
     "meta-analysis, Hartung and Knapp": Model(
         MetaAnalysis(formula="y ~ group", features=(GROUP, *numbers("y")), hartung_knapp=True), effects, "Common effect", (), 0.5, hospitals=12
     ),
+    "mean with noise of ε = 0.9": Model(PrivateDescribe(formula="~ x", features=WITHIN[:1], noise=4.2), bounded, "Means", (), 0.0, size=(300, 700)),
+    "share with noise of ε = 0.9": Model(
+        PrivateDescribe(formula="~ group", features=(GROUP,), noise=4.2), bounded, "Categories", ("group", "treated"), 0.4, size=(300, 700)
+    ),
+    "linear regression with noise of ε = 3.5": Model(
+        PrivateGlm(formula="y ~ x + group", features=WITHIN[:3], noise=1.2), bounded, "Coefficients", ("x",), 0.3, size=(300, 700)
+    ),
+    "logistic regression with noise of ε = 4": Model(
+        PrivateGlm(formula="ill ~ x + group", features=(*WITHIN[:2], WITHIN[3]), noise=2.4, family="binomial"),
+        bounded,
+        "Coefficients",
+        ("x",),
+        0.8,
+        size=(600, 1400),
+    ),
     "propensity weighting": Model(
         PropensityWeighting(formula="y ~ group + age", features=(GROUP, *numbers("age", "y"))),
         treated,
@@ -180,11 +208,13 @@ def federation(model: Model, rng: np.random.Generator) -> list[Frame]:
     return frames
 
 
-def answer(method: AbstractStatistic, frames: list[Frame]) -> Tables:
+def answer(method: AbstractStatistic, frames: list[Frame], source: SecureBytes) -> Tables:
     state = method.init({})
     while not method.finished(state):
         received = {name: loaded(leaves) for name, leaves in method.broadcast(state).items()}
         given = [method.local(received, local_of(frame, 1, "a", state.round_number + 1)) for frame in frames]
+        if isinstance(method, AbstractPrivate):
+            given = [Update({"sums": method.noised(loaded(one.sums["sums"]), source)}) for one in given]
         whole = given[0]
         for one in given[1:]:
             whole = whole + one
@@ -207,10 +237,10 @@ def interval(model: Model, tables: Tables) -> tuple[float, float]:
 @pytest.mark.campaign
 @pytest.mark.parametrize("name", MODELS)
 def test_intervals_of_95_percent_hold_the_truth_in_94_to_96_of_100_federations(name: str) -> None:
-    model, rng = MODELS[name], np.random.default_rng(20_261_121)
+    model, rng, source = MODELS[name], np.random.default_rng(20_261_121), SecureBytes(bytes(32))
     held = 0
     for _ in range(FEDERATIONS):
-        low, high = interval(model, answer(model.method, federation(model, rng)))
+        low, high = interval(model, answer(model.method, federation(model, rng), source))
         held += low <= model.truth <= high
     share = held / FEDERATIONS
     print(f"\n{name}: {100 * share:.2f} % of {FEDERATIONS}, ± {100 * np.sqrt(share * (1 - share) / FEDERATIONS):.2f}")

@@ -20,8 +20,10 @@ from aimer2.identity.keys import SigningKey
 from aimer2.messages.package import digest as digest_of
 from aimer2.messages.tensors import write_tree
 from aimer2.messages.wire import attach
+from aimer2.site.balance import Budget
 from aimer2.site.connection import Connection
 from aimer2.site.decisions import Decisions
+from aimer2.site.ledger import Ledgers
 from aimer2.site.performing import Performing, lay_out
 from aimer2.site.questioning import BEFORE
 from aimer2.site.settings import Settings
@@ -124,3 +126,29 @@ def test_a_coordinator_that_leaves_out_the_first_round_is_compared_all_the_same(
     desk.one_more_patient(larger_table)
     [refused] = desk.ask(question("later"), ("analyse", 2))
     assert not isinstance(refused, Answer)
+
+
+def test_a_question_with_noise_is_charged_before_it_is_computed_and_is_not_compared(desk: Desk, question: Make, larger_table: Any) -> None:
+    """Without a budget nothing is computed; with one the sum that leaves is charged, and a patient more speaks against nothing."""
+    features = [{"name": "age", "minimum": -4, "maximum": 4}]
+    terms = {"secure_aggregation": False, "why_not_secure": "a test", "differential_privacy": {"epsilon": 1.0, "delta": 1e-4}}
+    asked = {
+        "cohort": {"dataset": "heart", "features": features},
+        "analyses": [{"method": "private_describe", "formula": "~ age"}],
+        "privacy": terms,
+    }
+    contract, refused = desk.ask(question("noisy", **asked), *ROUNDS)
+    assert isinstance(contract, Answer) and isinstance(refused, Refusal) and refused.code == "budget-exceeded"
+    site = desk.site
+    ledger = Ledgers(site.folder, site.key, site.audit, site.clock).of("heart")
+    budget = Budget(1.5, 1e-4)
+    if not ledger.propose(budget, by="Dr Ada"):
+        ledger.confirm(budget, by="Dr Bea")
+    assert isinstance(desk.ask(question("once", **asked), *ROUNDS)[1], Answer)
+    [charge] = ledger.balance().charges.values()
+    assert charge.committed and charge.spent["kind"] == "gaussian" and 0.99 <= ledger.balance().epsilon <= 1.0
+    desk.one_more_patient(larger_table)
+    again = desk.ask(question("twice", **asked), *ROUNDS)[1]
+    assert isinstance(again, Answer) and 1.4 <= ledger.balance().epsilon <= 1.5
+    third = desk.ask(question("thrice", **asked), *ROUNDS)[1]
+    assert isinstance(third, Refusal) and "of 1.50" in third.reason

@@ -180,11 +180,9 @@ def test_faults_of_the_questions_are_told_all_at_once() -> None:
         {"name": "a", "method": "divine", "formula": "~ age"},
         {"name": "b", "method": "describe", "formula": "y ~ age"},
         {"name": "c", "method": "describe", "formula": "~ age", "options": {"bins": -1, "colour": "red"}},
-        privacy={"secure_aggregation": True, "differential_privacy": {"epsilon": 1.0}},
     )
     found = [(fault.place, fault.problem) for fault in check(asked, None, SystemClock())]  # type: ignore[arg-type]
     assert [place for place, _ in found] == [
-        "privacy.differential_privacy",
         "analyses[1].method",
         "analyses[2].formula",
         "analyses[3].options.bins",

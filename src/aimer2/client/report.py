@@ -77,6 +77,11 @@ def _differential_privacy(stated: Mapping[str, Any]) -> Table:
     asked = "" if stated["epsilon_asked"] is None else f"; the study asked for {stated['epsilon_asked']:g}"
     grid.add_row("ε", f"{stated['epsilon']:g} at δ = {stated['delta']:g}{asked} ({stated['epsilon_by_renyi']:g} by Rényi)")
     grid.add_row("for", Text(printable(f"one {stated['unit']}; {stated['neighbouring']}; {stated['word']}")))
+    if "questions" in stated:
+        grid.add_row("answers", Text(printable(stated["mechanism"])))
+        noise = f"{stated['noise_multiplier']:g} × the longest part of a patient, in {stated['sums']} sums of {stated['questions']} questions"
+        grid.add_row("noise", Text(printable(noise)))
+        return _not_covered(grid, stated)
     grid.add_row("training", Text(printable(stated["mechanism"])))
     steps = f" × {stated['local_steps']} steps" if stated["level"] == "record" else ""
     noise = f"{stated['noise_multiplier']:g} × clip norm {stated['clip_norm']:g}, {stated['rounds']} rounds{steps}"
@@ -89,6 +94,10 @@ def _differential_privacy(stated: Mapping[str, Any]) -> Table:
     if stated["figures"]:
         times = f"standard deviation {stated['figures']['noise']:g}, told {stated['figures']['times']} time(s)"
         grid.add_row("figures", Text(printable(f"{stated['figures']['mechanism']}, {times}")))
+    return _not_covered(grid, stated)
+
+
+def _not_covered(grid: Table, stated: Mapping[str, Any]) -> Table:
     for place, text in enumerate(stated["not_covered"]):
         grid.add_row("not covered" if place == 0 else "", Text(printable(text)))
     return grid

@@ -202,6 +202,8 @@ def _noise(study: Study) -> Iterator[str]:
         yield from _of_a_patient(study)
         return
     yield f"with differential privacy: {much} for each patient over the whole study, taken from the data set's budget (`aimer2 site budget show`)"
+    if study.analyses:
+        yield "  each patient's part in a sum is shortened to a public length, and the sum gets Gaussian noise here, before it leaves"
     if asked.asserted:
         yield "  on the researcher's word: code of the study computes the gradients, so AIMER2 does not vouch for it"
 

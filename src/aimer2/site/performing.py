@@ -264,7 +264,7 @@ class Performing:
             return None
         if work.task.stage == "preflight":
             return None
-        spent = await asyncio.to_thread(spending, work.package.study, work.task.stage)
+        spent = await asyncio.to_thread(spending, work.package.study, work.task.stage, work.task.round_number)
         if spent is None:
             raise NotApproved("The approved study tells nothing in this stage that its privacy does not pay for.")
         ledger = await asyncio.to_thread(self._ledgers.of, work.dataset)
@@ -398,7 +398,7 @@ def _reserve_in(ledger: Ledger, work: Work, spent: Spent) -> None:
     """A study that is asked for again and again takes no more than twice what was approved. Raises BudgetExceeded."""
     task, charges = work.task, ledger.balance().charges
     own = [key for key in charges if key[0] == task.study]
-    if (task.study, task.id, task.attempt) not in charges and len(own) >= 2 * (work.package.study.method.rounds + 1):
+    if (task.study, task.id, task.attempt) not in charges and len(own) >= 2 * (work.package.study.rounds + 1):
         raise BudgetExceeded("This study has taken as much of the privacy budget as two runs of it would.")
     ledger.reserve(task.study, task.id, task.attempt, spent)
 

@@ -39,7 +39,8 @@ class Questioning:
         Raises NotAllowed where the site's settings do not let it answer, BadUpdate where the worker does not say whom a question rests on.
         """
         study, task = work.package.study, work.task
-        if not study.analyses:
+        if not study.analyses or study.privacy.differential_privacy is not None:
+            # What has noise tells of nobody, however often it is asked; that is counted in the privacy ledger.
             return ()
         if not handed.cohorts:
             if task.stage != "preflight" and not self._answers(task.study):

@@ -18,6 +18,8 @@ from aimer2.statistics.statistic import AbstractStatistic
 
 _PACKAGE = "aimer2.statistics"
 _PLACE = "analyses.method"
+_GIVEN = ("formula", "features", "rounds", "noise")
+"""Fields of a method that are no options: what the study says of every analysis, and what follows from its ε."""
 
 
 @cache
@@ -39,8 +41,8 @@ def make(analysis: Analysis, features: tuple[Feature, ...], place: str = "analys
     """
     kind = _kind(analysis.method, place)
     given = {"formula": analysis.formula, "features": features, "rounds": analysis.rounds}
-    if clash := sorted(given.keys() & analysis.options.keys()):
-        raise BadStudy([Fault(f"{place}.options.{name}", "is no option", f"state `{name}` of the analysis itself") for name in clash])
+    if clash := sorted({*_GIVEN} & analysis.options.keys()):
+        raise BadStudy([Fault(f"{place}.options.{name}", "is no option", "leave it out: the study states it elsewhere") for name in clash])
     try:
         made: AbstractStatistic = _adapter(kind).validate_python({**analysis.options, **given})
     except ValidationError as error:
@@ -94,7 +96,7 @@ def _placed(fault: Fault, place: str, kind: type[AbstractStatistic]) -> Fault:
 
 
 def _options(kind: type[AbstractStatistic]) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(kind) if field.name not in ("formula", "features", "rounds"))
+    return tuple(field.name for field in dataclasses.fields(kind) if field.name not in _GIVEN)
 
 
 @cache

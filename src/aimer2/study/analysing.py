@@ -23,6 +23,7 @@ from aimer2.core.tree import NumpyArray, Tree
 from aimer2.core.update import Update
 from aimer2.statistics import catalogue
 from aimer2.statistics.statistic import AbstractStatistic, Found, loaded
+from aimer2.study import private_questions
 
 VERSION = 1
 """Of the way in which analyses go through a study together."""
@@ -107,15 +108,16 @@ class Analyses:
 def analyses_of(study: Study) -> Analyses:
     """Raises BadStudy with the faults of every analysis."""
     faults: list[Fault] = []
-    methods = {}
+    methods: dict[str, AbstractStatistic] = {}
     for place, analysis in enumerate(study.analyses, 1):
         try:
             methods[analysis.name] = catalogue.make(analysis, study.columns, f"analyses[{place}]")
         except BadStudy as error:
             faults += error.faults
+    faults += [fault for fault in private_questions.faults(study) if fault not in faults]
     if faults:
         raise BadStudy(faults)
-    return Analyses(methods)
+    return Analyses(private_questions.with_noise(study, methods))
 
 
 def versions_of(study: Study) -> Mapping[str, int]:

@@ -15,7 +15,7 @@ from aimer2.core.study import Study, Training
 from aimer2.privacy.noisy_metrics import NOISY_METRICS
 from aimer2.privacy.site_terms import site_terms
 from aimer2.privacy.terms import PLACE, Terms, incomplete, terms
-from aimer2.study import site_level_terms
+from aimer2.study import private_questions, site_level_terms
 
 POST_PROCESSING: Mapping[str, Mapping[str, tuple[Any, str]]] = {
     **{name: {} for name in ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "feddyn")},
@@ -52,10 +52,12 @@ def _of_records(study: Study) -> list[Fault]:
 
 def calibration(study: Study) -> dict[str, str]:
     """What the terms come to, line by line, for a person; empty without differential privacy."""
-    if study.privacy.of_sites is not None:
-        return site_level_terms.calibration(study)
     if study.privacy.differential_privacy is None:
         return {}
+    if study.analyses:
+        return private_questions.calibration(study)
+    if study.privacy.of_sites is not None:
+        return site_level_terms.calibration(study)
     kept = terms(study)
     epsilon = kept.epsilon(kept.rounds, evaluations=kept.evaluations)
     word = " (the researcher's assertion: code of the study computes the gradients)" if study.model.code is not None else ""

@@ -10,12 +10,13 @@ from aimer2.core.task import Stage
 from aimer2.privacy.site_terms import SiteTerms, mechanism, site_terms
 from aimer2.privacy.terms import library, terms
 from aimer2.study.differential_privacy import faults
+from aimer2.study.private_questions import QuestionTerms, question_terms
 
 if TYPE_CHECKING:
     from aimer2.privacy.accounting import Spent
 
 
-def spending(study: Study, stage: Stage) -> Spent | None:
+def spending(study: Study, stage: Stage, round_number: int = 1) -> Spent | None:
     """What one task of this stage costs at a site, each time it is computed; None: nothing, or the study asks for no differential privacy.
 
     ``Spent.count`` holds a round's steps. All rounds and the last evaluation together keep to the study's ε, where it states one.
@@ -25,6 +26,8 @@ def spending(study: Study, stage: Stage) -> Spent | None:
     """
     if study.privacy.differential_privacy is None:
         return None
+    if study.analyses:
+        return _of_questions(question_terms(study), round_number) if stage == "analyse" else None
     if found := faults(study):
         raise BadStudy(found)
     if stage not in ("train", "final"):
@@ -39,6 +42,11 @@ def spending(study: Study, stage: Stage) -> Spent | None:
         return None
     told: Spent = accounting.gaussian(kept.evaluation_noise)
     return told
+
+
+def _of_questions(kept: QuestionTerms, round_number: int) -> Spent:
+    spent: Spent = library().gaussian(kept.noise_multiplier, kept.sums(round_number))
+    return spent
 
 
 def _of_a_patient(kept: SiteTerms, stage: Stage) -> Spent | None:

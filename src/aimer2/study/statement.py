@@ -11,7 +11,7 @@ from aimer2.messages.package import Package
 from aimer2.privacy.terms import terms
 from aimer2.secure_aggregation.messages import PROTOCOL
 from aimer2.secure_aggregation.roster import MINIMUM, threshold
-from aimer2.study import site_level_terms
+from aimer2.study import private_questions, site_level_terms
 from aimer2.study.events import Event, RoundFinished, RoundStarted
 from aimer2.study.secure_update import groups_of
 
@@ -69,6 +69,8 @@ def differential_privacy(study: Study, events: Iterable[Event], sites: int) -> d
     if asked is None:
         return None
     events = list(events)
+    if study.analyses:
+        return {**private_questions.stated(study, _most(events, "analyse")), "not_covered": list(NOT_COVERED)}
     rounds, evaluations = _most(events, "train"), _most(events, "final")
     if study.privacy.of_sites is not None:
         not_covered = [*NOT_COVERED[:2], "several sites of one owner, or a patient at several sites: what each site tells adds up", NOT_COVERED[3]]
@@ -109,8 +111,9 @@ def guarantee(stated: Mapping[str, Any] | None) -> str:
             f"site (its part replaced by zeros), and ({stated['epsilon_of_a_patient']:g}, {stated['delta']:g})-differentially private for each of "
             "its patients."
         )
+    what = "the answers" if "questions" in stated else "the model"
     return (
-        f"{word} all that left a site, and the model, is ({stated['epsilon']:g}, {stated['delta']:g})-differentially private "
+        f"{word} all that left a site, and {what}, is ({stated['epsilon']:g}, {stated['delta']:g})-differentially private "
         "for each of its patients (one more or one less, with all rows)."
     )
 

@@ -10,9 +10,12 @@ from aimer2.connectors.table import Table
 from aimer2.core.dataset import Frame
 from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import BadData, NotAllowed
+from aimer2.core.random import SecureBytes
 from aimer2.core.study import Study
 from aimer2.core.task import Check, SiteId, Task
 from aimer2.core.tree import Tree
+from aimer2.statistics.private import AbstractPrivate
+from aimer2.statistics.statistic import loaded
 from aimer2.study import cohort, preflight
 from aimer2.study.analysing import analyses_of, local_of
 from aimer2.study.asked import cohorts_of
@@ -31,6 +34,7 @@ class Statistician:
         self._analyses = analyses_of(study)
         self._environment = preflight.probe(Path.cwd())
         self._frame: Frame | None = None
+        self._source = SecureBytes()
 
     def perform(self, task: Task, received: Mapping[str, Tree], memory: MutableMapping[str, Tree]) -> Performed:
         """Raises BadData where the data do not meet the contract, NotAllowed where an answer would tell too much."""
@@ -49,7 +53,19 @@ class Statistician:
             self._frame = frame_of(self._study, self._table)
             cohorts = cohorts_of(self._analyses.methods, self._frame)
         local = local_of(self._frame, self._study.seed, self._site, task.round_number)
-        return Performed(self._analyses.local(received, local).sums, cohorts=cohorts)
+        return Performed(self._protected(self._analyses.local(received, local).sums, task.round_number), cohorts=cohorts)
+
+    def _protected(self, sums: Mapping[str, Tree], round_number: int) -> Mapping[str, Tree]:
+        """Where the study promises differential privacy, with noise. Raises NotAllowed for a sum that no answer needs."""
+        if self._study.privacy.differential_privacy is None:
+            return sums
+        noisy: dict[str, Tree] = {}
+        for name, leaves in sums.items():
+            method = self._analyses.methods[name]
+            if not isinstance(method, AbstractPrivate) or round_number > method.releases:
+                raise NotAllowed(f"{name} needs no such sum, and its privacy is not paid for.")
+            noisy[name] = dict(method.noised(loaded(leaves), self._source))
+        return noisy
 
     def _checks(self) -> tuple[Check, ...]:
         found = preflight.statistical_checks(self._study, self._table, self._environment)
