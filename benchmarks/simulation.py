@@ -2,7 +2,8 @@
 
 Each site has 20 rows of its own and makes a pass of SGD over them (`benchmarks.peers.work`); plain FedAvg over all sites. The first round, which
 loads and starts what is needed, does not count. ``AIMER2_PEERS`` names the Python of an environment with torch, flwr[simulation] and pfl:
-without it, AIMER2 is measured alone. Floor: the faster peer.
+without it, AIMER2 is measured alone. Floor: the training alone, the same steps in a plain loop over one network that is never sent anywhere,
+on one core.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import json
 import os
 import statistics
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+import torch
+from torch import nn
 
 from aimer2 import Study, simulate
 from aimer2.core.dataset import Samples
@@ -32,10 +36,9 @@ PEERS = {"Flower": "with_flower.py", "pfl-research": "with_pfl.py"}
 def run() -> Iterator[Row]:
     told = table()
     for sites, of_size in told.groupby("sites"):
-        peers = of_size[of_size["simulator"].isin(PEERS)]["seconds"]
+        floor = bare(int(str(sites)), SIZES[int(str(sites))])
         for line in of_size.itertuples():
-            floor = None if peers.empty or line.simulator in PEERS else 1000 * float(peers.min())
-            yield Row("simulation", f"{sites} sites, {line.simulator}, median round", 1000 * float(line.seconds), "ms", floor)
+            yield Row("simulation", f"{sites} sites, {line.simulator}, median round", 1000 * float(line.seconds), "ms", 1000 * floor)
 
 
 def table() -> pd.DataFrame:
@@ -55,6 +58,31 @@ def ours(sites: int, rounds: int, workers: int) -> float:
             seconds.append(event.seconds)
 
     simulate(study(sites, rounds), {f"site-{number:04}": Samples(*work.rows(number)) for number in range(sites)}, workers=workers, on_event=listen)
+    return statistics.median(seconds[1:])
+
+
+def bare(sites: int, rounds: int) -> float:
+    """Seconds of a round's training in a plain loop."""
+    drawn = [work.rows(number) for number in range(sites)]
+    data = [(torch.from_numpy(features), torch.from_numpy(targets).float()[:, None]) for features, targets in drawn]
+    network = nn.Sequential(nn.Linear(work.FEATURES, work.HIDDEN), nn.ReLU(), nn.Linear(work.HIDDEN, 1))
+    start = [weights.detach().clone() for weights in network.parameters()]
+    optimiser, loss = torch.optim.SGD(network.parameters(), lr=work.RATE), nn.BCEWithLogitsLoss()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    seconds = []
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        for features, targets in data:
+            with torch.no_grad():
+                for weights, first in zip(network.parameters(), start, strict=True):
+                    weights.copy_(first)
+            for at in range(0, work.ROWS, work.BATCH):
+                optimiser.zero_grad()
+                loss(network(features[at : at + work.BATCH]), targets[at : at + work.BATCH]).backward()
+                optimiser.step()
+        seconds.append(time.perf_counter() - begun)
+    torch.set_num_threads(threads)
     return statistics.median(seconds[1:])
 
 
