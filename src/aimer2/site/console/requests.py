@@ -42,6 +42,8 @@ STATES = {
 }
 BADGES = {"waiting": "warn", "approved": "good", "refused": "bad", "withdrawn": "bad", "expired": "plain", "over": "plain", "coming": "plain"}
 
+_SQUARES = (mark("In the clear"), mark("Under masks, as with secure aggregation"), mark("The same update, masked for another round"))
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -238,7 +240,8 @@ def show_rehearsal(visit: Visit) -> Response:
         "traced": pictures.traced(found.tracing.results) if found.tracing.results else "",
     }
     words = found.words
-    squares = [] if words is None else [pictures.bytes_picture(text, "") for text in (words.clear, words.masked, words.again)]
+    shown = () if words is None else zip(_SQUARES, (words.clear, words.masked, words.again), strict=True)
+    squares = [(visit.text(title), pictures.bytes_picture(content, visit.text(title))) for title, content in shown]
     assert known.package is not None
     return visit.page(
         "rehearsal.html",
@@ -250,7 +253,7 @@ def show_rehearsal(visit: Visit) -> Response:
         said=list(summary(found)),
         # Made by `pictures`, which escapes what the worker has said.
         drawn={name: Markup(picture) for name, picture in drawn.items()},
-        squares=[Markup(picture) for picture in squares],
+        squares=[(title, Markup(picture)) for title, picture in squares],
         limits=[*LIMITS, *found.notes],
         of_level=of_level,
         of_attempt=of_attempt,
