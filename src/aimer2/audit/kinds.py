@@ -88,6 +88,8 @@ class Kind(StrEnum):
     LEDGER_ANCHORED = "ledger-anchored", "How far a privacy ledger goes: it cannot be cut shorter unseen."
 
     # A study at the coordinator
+    DRAFT_SAVED = "draft-saved", "A researcher saved a study that is still being written; no site sees it."
+    DRAFT_DISCARDED = "draft-discarded", "A researcher discarded a draft."
     STUDY_SUBMITTED = "study-submitted", "A researcher submitted a study."
     STUDY_STARTED = "study-started", "The study was started with the sites that approved it."
     STUDY_RESUMED = "study-resumed", "The study went on after its coordinator process had ended."

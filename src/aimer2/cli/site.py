@@ -35,6 +35,7 @@ from aimer2.site.reports import write_report
 from aimer2.site.sandbox import die_with_parent
 from aimer2.site.settings import read_settings
 from aimer2.site.store import KnownStudy
+from aimer2.site.versions import code_of, describe_change
 
 _GROUPS = {
     "budget": "aimer2.cli.site_budget:budget",
@@ -92,11 +93,11 @@ def doctor(folder: Path | None) -> None:
 def requests(folder: Path | None) -> None:
     """The studies that were offered to this site, and where each stands."""
     decisions = open_decisions(existing(folder))
-    table = Table("Digest", "Study", "Asked by", "State", "Here", box=None)
+    table = Table("Digest", "Study", "Asked by", "Ethics", "Expires", "State", "Here", box=None)
     for known in decisions.store.studies():
         study = known.package.study if known.package else None
-        name, investigator = (study.name, study.principal_investigator) if study else ("", "")
-        table.add_row(known.digest[:SHOWN], name, investigator, known.state, _here(decisions, known))
+        about = (study.name, study.principal_investigator, study.ethics, rfc3339(int(study.expires_at))[:10]) if study else ("", "", "", "")
+        table.add_row(known.digest[:SHOWN], *about, known.state, _here(decisions, known))
     Console().print(table)
 
 
@@ -125,9 +126,8 @@ def show(digest: str, folder: Path | None) -> None:
     known = decisions.find(digest)
     if known.package is None:
         raise NotFound("The study has not been fetched yet.", remedy="Let the agent run: `aimer2 site run`.")
-    files = decisions.folder.study(known.digest) / "files"
-    code = {name: (files / name).read_text(encoding="utf-8", errors="replace") for name in known.package.files}
-    click.echo("\n".join(describe_request(known.package, known.digest, code)))
+    code = code_of(decisions, known.digest, known.package)
+    click.echo("\n".join([*describe_change(decisions, known.package, code), *describe_request(known.package, known.digest, code)]))
     click.echo(f"Here             {_here(decisions, known)}")
 
 

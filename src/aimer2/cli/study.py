@@ -45,8 +45,11 @@ def _as_json(command: Callable[..., None]) -> Callable[..., None]:
     cls=PartlyLazy,
     lazy={
         "leave-one-out": "aimer2.cli.leave_one_out:leave_one_out",
+        "archive": "aimer2.cli.study_versions:archive",
         "diagnose": "aimer2.cli.diagnose:diagnose",
+        "draft": "aimer2.cli.study_draft:draft",
         "people": "aimer2.cli.study_people:people",
+        "versions": "aimer2.cli.study_versions:versions",
     },
 )
 def study() -> None:
@@ -96,11 +99,12 @@ def check(file: Path, as_json: bool) -> None:
 @study.command()
 @click.argument("file", type=_FILE)
 @click.option("--watch", "follow", is_flag=True, help="Stay and show the study live.")
+@click.option("--supersedes", metavar="STUDY", help="A new version of this study, whose place it takes; every hospital approves it anew.")
 @_as_json
 @at_coordinator
-def submit(coordinator: Coordinator, file: Path, follow: bool, as_json: bool) -> None:
+def submit(coordinator: Coordinator, file: Path, follow: bool, supersedes: str | None, as_json: bool) -> None:
     """Offer the study to its hospitals. It starts by itself when all of them have decided and enough have approved."""
-    run = coordinator.submit(_sound(file), file.parent)
+    run = coordinator.submit(_sound(file), file.parent, supersedes=coordinator.study(supersedes).digest if supersedes else None)
     summary = run.summary()
     if as_json:
         click.echo(summary.model_dump_json(indent=1))
@@ -136,20 +140,26 @@ def watch(coordinator: Coordinator, study: str) -> None:
 
 
 @study.command("list")
+@click.option("--archived", is_flag=True, help="Archived ones too.")
 @_as_json
 @at_coordinator
-def list_studies(coordinator: Coordinator, as_json: bool) -> None:
+def list_studies(coordinator: Coordinator, archived: bool, as_json: bool) -> None:
     """The studies that you may see, oldest first."""
-    found = coordinator.studies()
+    found = coordinator.studies(archived=archived)
     frozen = coordinator.frozen()
     if frozen.frozen:
         click.echo(f"Everything is frozen by {printable(frozen.by)} since {rfc3339(int(frozen.since or 0))}: {printable(frozen.reason)}", err=True)
     if as_json:
         click.echo(json.dumps([summary.model_dump(mode="json") for summary in found], indent=1))
         return
-    table = Table("digest", "name", "state", "round", "sites", "submitted", box=None, pad_edge=False)
+    table = Table("digest", "name", "state", "round", "sites", "ethics", "expires", box=None, pad_edge=False)
+    for column in (*table.columns[:2], table.columns[-1]):
+        column.no_wrap = True
     for summary in found:
-        table.add_row(summary.digest[:_SHOWN], summary.name, summary.state, _round(summary), _sites(summary), rfc3339(int(summary.submitted)))
+        name = summary.name if summary.version == 1 else f"{summary.name} (version {summary.version})"
+        state = f"{summary.state}, archived" if summary.archived else summary.state
+        about = summary.digest[:_SHOWN], name, state, _round(summary), _sites(summary)
+        table.add_row(*about, printable(summary.ethics), rfc3339(int(summary.expires))[:10])
     Console(markup=False).print(table)
 
 
@@ -250,6 +260,10 @@ def _show(summary: StudySummary, as_json: bool) -> None:
     facts.add_row("question", printable(summary.question))
     facts.add_row("state", f"{summary.state} {printable(summary.reason)}".strip())
     facts.add_row("round", _round(summary))
+    version = f"{summary.version}{f', before it {summary.supersedes[:_SHOWN]}' if summary.supersedes else ''}"
+    facts.add_row("version", f"{version}{f'; superseded by {summary.superseded_by[:_SHOWN]}' if summary.superseded_by else ''}")
+    facts.add_row("ethics", printable(summary.ethics))
+    facts.add_row("expires", rfc3339(int(summary.expires)))
     facts.add_row("submitted", f"{rfc3339(int(summary.submitted))} by {printable(summary.submitted_by)}")
     sites = Table("site", "", "by", "reason", box=None, pad_edge=False)
     for site in summary.sites:

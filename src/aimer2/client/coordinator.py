@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from aimer2.blobs.folder import FileBlob, FolderStore
 from aimer2.client.consortium import Consortium
+from aimer2.client.drafts import Drafts
 from aimer2.client.people import People
 from aimer2.client.run import Run
 from aimer2.client.transport import PIECE, Address, Transport, parse, transport_errors
@@ -30,6 +31,8 @@ from aimer2.core.study import Study
 from aimer2.core.task import BlobRef, Document, SiteId
 from aimer2.identity.documents import open_document
 from aimer2.identity.keys import PublicKey
+from aimer2.messages.drafts import Archive
+from aimer2.messages.package import Package
 from aimer2.messages.package import digest as digest_of
 from aimer2.messages.people import Me, PasswordChange
 from aimer2.messages.record import ModelSummary, StageRequest, StudyRecord
@@ -63,6 +66,8 @@ class Coordinator:
     def __init__(self, url: str, token: str = "", *, fingerprint: str | None = None, ca_file: Path | None = None, key: str | None = None) -> None:
         self._transport = Transport(Address(url, fingerprint, ca_file), token)
         self.key = key
+        self.drafts = Drafts(self._transport)
+        """Studies that are still being written."""
         self.people = People(self._transport)
         """Tokens for scripts, accounts, and who works on a study."""
         self.consortium = Consortium(self._transport)
@@ -93,16 +98,16 @@ class Coordinator:
         """Ends all other log-ins. Raises NotAuthenticated, BadInput for one that is too short."""
         self._transport.ask("PUT", "/v1/session/password", PasswordChange(old=old, new=new))
 
-    def submit(self, study: Study, folder: Path = Path()) -> Run:
+    def submit(self, study: Study, folder: Path = Path(), *, supersedes: str | None = None) -> Run:
         """Checks the study, builds its untrained model, uploads both. ``folder`` holds its code. Again: the same study.
 
-        Raises BadStudy with all faults.
+        ``supersedes``: digest of the study of which this is a new version; every site approves it anew. Raises BadStudy with all faults.
         """
         refuse_faults(study, folder, SystemClock())
         roster = self._roster(study)
         with tempfile.TemporaryDirectory(prefix="aimer2-") as scratch:
             blobs = FolderStore(Path(scratch))
-            package = pack(study, folder, roster, blobs)
+            package = pack(study, folder, roster, blobs).model_copy(update={"supersedes": supersedes})
             run = Run(self, digest_of(package))
             try:
                 run.summary()
@@ -112,15 +117,36 @@ class Coordinator:
                 self._transport.ask("POST", "/v1/studies", package)
             return run
 
-    def studies(self) -> list[StudySummary]:
-        return parse(list[StudySummary], self._transport.ask("GET", "/v1/studies"))
+    def studies(self, *, archived: bool = False) -> list[StudySummary]:
+        """``archived``: those too that were taken out of the lists."""
+        return parse(list[StudySummary], self._transport.ask("GET", f"/v1/studies{'?archived=true' if archived else ''}"))
+
+    def package(self, digest: str) -> Package:
+        """The study as it was submitted. Raises Tampered where it is not the one of this digest."""
+        found = parse(Package, self._transport.ask("GET", f"/v1/studies/{digest}/package"))
+        if digest_of(found) != digest:
+            raise Tampered("The package does not have the digest of the study.")
+        return found
+
+    def versions(self, digest: str) -> list[StudySummary]:
+        """All versions of a study, from the first to the newest, whichever of them is named."""
+        found = [self.study(digest)]
+        while (before := found[0].supersedes) is not None:
+            found.insert(0, self.study(before))
+        while (after := found[-1].superseded_by) is not None:
+            found.append(self.study(after))
+        return found
+
+    def archive(self, digest: str, *, archived: bool = True) -> None:
+        """Takes a study that has ended out of the lists, or puts it back; its records stay. Raises Conflict where it has not ended."""
+        self._transport.ask("POST", f"/v1/studies/{digest}/archive", Archive(archived=archived))
 
     def study(self, which: str) -> StudySummary:
         """The study with this digest, this beginning of a digest, or this name. Raises NotFound; Conflict where it could be several."""
         if _DIGEST.fullmatch(which):
             return parse(StudySummary, self._transport.ask("GET", f"/v1/studies/{which}"))
-        known = {study.digest: study for study in self.studies()}
-        found = _found(which, known) or [digest for digest, study in known.items() if study.name == which]
+        known = {study.digest: study for study in self.studies(archived=True)}
+        found = _found(which, known) or [digest for digest, study in known.items() if study.name == which and study.superseded_by is None]
         if not found:
             raise NotFound(f"There is no study {which!r}.", remedy="`aimer2 study list` shows yours.")
         return known[_only(which, found, "studies")]

@@ -14,6 +14,7 @@ from aimer2.coordinator.http import problems
 from aimer2.coordinator.http.access import gate
 from aimer2.coordinator.http.blob_api import blob_routes
 from aimer2.coordinator.http.consortium_api import consortium_routes
+from aimer2.coordinator.http.draft_api import draft_routes
 from aimer2.coordinator.http.events_api import event_routes
 from aimer2.coordinator.http.health import health_routes
 from aimer2.coordinator.http.incident_api import incident_routes
@@ -26,6 +27,7 @@ from aimer2.coordinator.http.session_api import session_routes
 from aimer2.coordinator.http.site_api import site_routes
 from aimer2.coordinator.http.token_api import token_routes
 from aimer2.messages.consortium import InvitationRequest, NewAcceptance, NewAgreement, OffBoarding
+from aimer2.messages.drafts import Archive, DraftChange, DraftText
 from aimer2.messages.package import Package
 from aimer2.messages.people import NewPerson, PartRequest, PasswordChange, RoleChange, TokenRequest
 from aimer2.messages.record import StageRequest
@@ -36,7 +38,10 @@ Tasks, decisions and results are signed (JWS, Ed25519); weights and updates trav
 
 # Bodies that routes read by themselves, so FastAPI does not know them.
 _BODIES = (
+    Archive,
     AuditHead,
+    DraftChange,
+    DraftText,
     EnrolmentRequest,
     Exchange,
     Incident,
@@ -80,6 +85,7 @@ def build_app(coordinator: Coordinator) -> FastAPI:
         part_routes,
         consortium_routes,
         research_routes,
+        draft_routes,
         model_routes,
         event_routes,
         incident_routes,

@@ -16,6 +16,7 @@ from aimer2.audit.kinds import Kind
 from aimer2.audit.log import AuditLog
 from aimer2.coordinator.audit import Audit
 from aimer2.coordinator.consortium import Consortium
+from aimer2.coordinator.drafts import Drafts
 from aimer2.coordinator.enrolment import Enrolment, EnrolmentParts
 from aimer2.coordinator.freezing import Freezing
 from aimer2.coordinator.metrics import Metrics
@@ -74,6 +75,7 @@ class Coordinator:
     studies: Studies
     openid: OpenId
     models: Models
+    drafts: Drafts
     freezing: Freezing
     audit: Audit
     consortium: Consortium
@@ -116,6 +118,7 @@ class Coordinator:
             studies=studies,
             openid=OpenId(folder, settings, database, records, clock),
             models=Models(database, registry, records, key, clock),
+            drafts=Drafts(database, registry, records, clock),
             freezing=Freezing(database, registry, records, queue, studies, clock),
             audit=Audit(folder.audit_log, settings.name, key, records, registry, clock),
             consortium=Consortium(database, registry, records, queue, studies, inviter(folder, settings, clock)),

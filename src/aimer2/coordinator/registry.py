@@ -48,6 +48,7 @@ class Offer:
     submitted_by: str
     submitted: float
     decisions: Mapping[str, Row[Any]]
+    archived: bool = False
 
     def approved(self, now: float) -> list[str]:
         """The sites whose approval holds, in order."""
@@ -75,6 +76,10 @@ class Offer:
             rounds=study.rounds,
             sites=tuple(self._decision(site) for site in sorted(self.package.roster)),
             result=result,
+            ethics=study.ethics,
+            expires=study.expires_at,
+            supersedes=self.package.supersedes,
+            archived=self.archived,
         )
 
     def _decision(self, site: str) -> SiteDecision:
@@ -109,6 +114,7 @@ class Registry:
         self.studies: dict[str, Offer] = {}
         self.frozen = FreezeState()
         self._notices: dict[str, tuple[StudyNotice, ...]] = {}
+        self._successors: dict[str, str] = {}
 
     async def load(self) -> None:
         rows = await self._database.read(self._read)
@@ -131,11 +137,29 @@ class Registry:
                 row.submitted_by,
                 row.submitted,
                 decided.get(row.digest, {}),
+                row.archived is not None,
             )
             for row in rows.studies
         }
         self.frozen = _freeze(rows.freeze)
         self._notices.clear()
+        self._successors = {offer.package.supersedes: digest for digest, offer in self.studies.items() if offer.package.supersedes is not None}
+
+    def successor(self, digest: str) -> str | None:
+        """The version that has taken the place of this one."""
+        return self._successors.get(digest)
+
+    def versions(self, digest: str) -> list[str]:
+        """From the first version to this one. Raises NotFound."""
+        found = [digest]
+        while (before := self.study(found[0]).package.supersedes) is not None:
+            found.insert(0, before)
+        return found
+
+    def summary(self, digest: str, round_number: int, result: str | None) -> StudySummary:
+        """Raises NotFound."""
+        named = {"version": len(self.versions(digest)), "superseded_by": self.successor(digest)}
+        return self.study(digest).summary(round_number, result).model_copy(update=named)
 
     def study(self, digest: str) -> Offer:
         """Raises NotFound."""

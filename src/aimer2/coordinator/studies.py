@@ -86,14 +86,29 @@ class Studies:
         known = parts.registry.studies.get(key)
         if known is None:
             faults_of_blobs = await parts.database.read(rows.missing_uploads, [package.initial, *package.files.values()], f"user:{by}")
-            await asyncio.to_thread(check_package, package, parts.registry, faults_of_blobs, parts.clock.now())
-            new = NewStudy(key, package.model_dump_json(), sorted(package.roster), by, parts.clock.now())
+            await asyncio.to_thread(check_package, package, by, parts.registry, faults_of_blobs, parts.clock.now())
+            new = NewStudy(key, package.model_dump_json(), sorted(package.roster), by, parts.clock.now(), package.supersedes)
             await parts.database.write(self._add, new, package)
             await self._changed(key)
             await parts.records.add(Kind.STUDY_SUBMITTED, actor=by, study=key, name=package.study.name, sites=len(package.roster))
+            if package.supersedes is not None:
+                await self._supersede(package.supersedes, key, by)
         elif known.submitted_by != by:
             raise Conflict("Somebody else has submitted exactly this study.")
         return parts.registry.study(key)
+
+    async def _supersede(self, old: str, new: str, by: str) -> None:
+        """A version that has not ended ends here: what was approved of it is no approval of the new one."""
+        reason = f"Version {len(self._parts.registry.versions(new))} takes its place: {new[:16]}"
+        event = StudyStopped(time=self._parts.clock.now(), reason=reason)
+        await self._try(Transition(old, ("offered", "paused"), "stopped", self._roster(old), reason), Kind.STUDY_SUPERSEDED, by, event)
+
+    async def archive(self, digest: str, by: str, *, archived: bool) -> None:
+        """Out of the lists, or back; its records stay. Raises Conflict where the study has not ended."""
+        if not await self._parts.database.write(rows.set_archived, digest, self._parts.clock.now() if archived else None):
+            raise Conflict("Only a study that has ended is archived.", remedy="Stop it for good first: `aimer2 study stop --final`.")
+        await self._parts.registry.load()
+        await self._parts.records.add(Kind.STUDY_ARCHIVED if archived else Kind.STUDY_UNARCHIVED, actor=by, study=digest)
 
     def _add(self, connection: Connection, new: NewStudy, package: Package) -> None:
         refs = [package.initial, *package.files.values()]

@@ -11,9 +11,9 @@ from aimer2.secure_aggregation.roster import MINIMUM
 from aimer2.study.check import promises, too_few_groups
 
 
-def check_package(package: Package, registry: Registry, missing: Sequence[str], now: float) -> None:
+def check_package(package: Package, by: str, registry: Registry, missing: Sequence[str], now: float) -> None:
     """``missing``: SHA-256 of the package's blobs that its submitter has not uploaded. Raises BadStudy with every fault."""
-    faults = promises(package.study)
+    faults = [*promises(package.study), *faults_of_predecessor(package.supersedes, by, registry)]
     if not faults and not package.study.sites.names:
         faults += too_few_groups(package.study, len(package.roster))
     faults += [Fault("blobs", f"{sha256[:16]}… was not uploaded", "upload it, then submit again") for sha256 in missing]
@@ -24,6 +24,20 @@ def check_package(package: Package, registry: Registry, missing: Sequence[str], 
     faults += _faults_of_roster(package, registry)
     if faults:
         raise BadStudy(faults)
+
+
+def faults_of_predecessor(supersedes: str | None, by: str, registry: Registry) -> list[Fault]:
+    """Whether this person may put a new version in the place of that study."""
+    if supersedes is None:
+        return []
+    known = registry.studies.get(supersedes)
+    if known is None or known.submitted_by != by:
+        return [Fault("supersedes", "is no study of yours here", "name the study's digest, as `aimer2 study list` shows it")]
+    if (successor := registry.successor(supersedes)) is not None:
+        return [Fault("supersedes", f"has a newer version already, {successor[:16]}", "make that one's next version")]
+    if known.state == "running":
+        return [Fault("supersedes", "is running", "stop it first, or let it finish")]
+    return []
 
 
 def _faults_of_roster(package: Package, registry: Registry) -> list[Fault]:

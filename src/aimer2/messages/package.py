@@ -24,6 +24,7 @@ class Package(Document):
     files: Mapping[str, BlobRef] = Field(default_factory=dict, description="code beside the study: `model.py`")
     initial: BlobRef = Field(description="the untrained weights, a tensor blob")
     roster: Mapping[SiteId, str] = Field(description="every site asked, with its public key as the researcher saw it")
+    supersedes: Digest | None = Field(default=None, exclude_if=unset, description="the version of the study before this one, whose place it takes")
 
 
 def digest(package: Package) -> Digest:

@@ -157,6 +157,12 @@ class StudySummary(Document):
     rounds: int
     sites: tuple[SiteDecision, ...] = ()
     result: Digest | None = None
+    ethics: str = ""
+    expires: float = Field(default=0, description="seconds since 1970; nothing of it runs afterwards")
+    version: int = Field(default=1, description="counts from 1; a change after the submission is a new version")
+    supersedes: Digest | None = Field(default=None, description="the version before")
+    superseded_by: Digest | None = Field(default=None, description="the version after")
+    archived: bool = Field(default=False, description="it has ended, and is left out of lists")
 
 
 class SiteStatus(Document):

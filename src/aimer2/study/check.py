@@ -38,6 +38,13 @@ def check(study: Study, folder: Path, clock: Clock) -> list[Fault]:
     ]
 
 
+def faults_without_files(study: Study, clock: Clock) -> list[Fault]:
+    """Those of `check` that need none of the files beside the study: for a coordinator, which opens none of them."""
+    if study.analyses:
+        return check(study, Path(), clock)
+    return [*_terms(study, clock), *method_faults(study), *learner_faults(study), *_metrics(study), *_sites(study)]
+
+
 def promises(study: Study) -> list[Fault]:
     """What the coordinator that conducts it must keep, and looks at again: secrecy of updates, method, aggregator, differential privacy."""
     if study.analyses:

@@ -35,7 +35,7 @@ def research_routes(coordinator: Coordinator) -> APIRouter:
     async def summary_of(request: Request, digest: str) -> StudySummary:
         round_number, result = await coordinator.database.read(read_result, digest)
         named = None if result is None else hashlib.sha256(result.encode()).hexdigest()
-        summary, asker = coordinator.registry.study(digest).summary(round_number, named), asker_of(request)
+        summary, asker = coordinator.registry.summary(digest, round_number, named), asker_of(request)
         if reach_of(asker.role, Action.SEE_STUDY) is not Reach.SITE:
             return summary
         # What other hospitals have decided, and who there, is theirs.
@@ -49,11 +49,11 @@ def research_routes(coordinator: Coordinator) -> APIRouter:
         return await summary_of(request, offer.digest)
 
     @routes.get("/v1/studies")
-    async def studies(request: Request) -> list[StudySummary]:
-        """The studies that this person may see, oldest first."""
+    async def studies(request: Request, archived: bool = False) -> list[StudySummary]:
+        """The studies that this person may see, oldest first; `archived=true`: archived ones too."""
         asker = asker_of(request)
         seen = [offer for offer in coordinator.registry.studies.values() if may(coordinator, asker, Action.SEE_STUDY, offer)]
-        return [await summary_of(request, offer.digest) for offer in seen]
+        return [await summary_of(request, offer.digest) for offer in seen if archived or not offer.archived]
 
     @routes.get("/v1/studies/{digest}")
     async def study(request: Request, digest: str) -> StudySummary:

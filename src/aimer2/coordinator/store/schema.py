@@ -121,6 +121,8 @@ studies = Table(
     Column("lease_until", Double),
     Column("checkpoint", Text),
     Column("result", Text),
+    Column("supersedes", _Digest, unique=True, index=True),
+    Column("archived", Double),
 )
 
 # Who works on a study, besides the one who has submitted it.
@@ -204,6 +206,18 @@ model_stages = Table(
     Column("study", _Digest, ForeignKey("studies.digest"), nullable=False, index=True),
     Column("stage", String(10), nullable=False),
     Column("statement", Text, nullable=False),
+)
+
+# Their authors' alone: no site sees them.
+drafts = Table(
+    "drafts",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("owner", String(200), nullable=False, index=True),
+    Column("document", Text, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("made", Double, nullable=False),
+    Column("changed", Double, nullable=False),
 )
 
 # The last row says whether everything is stopped; rows are never changed.

@@ -24,6 +24,7 @@ class NewStudy:
     roster: Sequence[str]
     submitted_by: str
     submitted: float
+    supersedes: str | None = None
 
 
 @final
@@ -37,9 +38,11 @@ class EventRow:
 
 
 def add_study(connection: Connection, new: NewStudy) -> None:
-    connection.execute(
-        insert(studies).values(digest=new.digest, package=new.package, state="offered", submitted_by=new.submitted_by, submitted=new.submitted)
-    )
+    """Raises Conflict where another version has taken the place of the same study meanwhile."""
+    if new.supersedes is not None and connection.execute(select(studies.c.digest).where(studies.c.supersedes == new.supersedes)).first():
+        raise Conflict("Another new version of this study was submitted meanwhile.", remedy="`aimer2 study versions` shows it.")
+    values = {"package": new.package, "submitted_by": new.submitted_by, "submitted": new.submitted, "supersedes": new.supersedes}
+    connection.execute(insert(studies).values(digest=new.digest, state="offered", **values))
     _tell_sites(connection, new.roster)
 
 
@@ -130,6 +133,14 @@ def pause_running(connection: Connection, reason: str, event: EventRow) -> list[
     for digest in paused:
         _append(connection, digest, [event])
     return paused
+
+
+def set_archived(connection: Connection, digest: str, moment: float | None) -> bool:
+    """False where the study has not ended."""
+    ended = (studies.c.digest == digest, studies.c.state.in_(("finished", "stopped")))
+    changed = connection.execute(update(studies).where(*ended).values(archived=moment)).rowcount == 1
+    note_change(connection, "registry")
+    return changed
 
 
 def acquire_leases(connection: Connection, holder: str, earlier: str, now: float, until: float) -> list[str]:

@@ -1,0 +1,80 @@
+"""Studies that are still being written: saved, checked, changed and discarded by their author; nothing of them reaches a site."""
+
+from __future__ import annotations
+
+import secrets
+import tomllib
+from collections.abc import Sequence
+from typing import Any, final
+
+from sqlalchemy import Row
+
+from aimer2.audit.kinds import Kind
+from aimer2.coordinator.records import Records
+from aimer2.coordinator.registry import Registry
+from aimer2.coordinator.store import drafts as rows
+from aimer2.coordinator.store.database import Database
+from aimer2.coordinator.submission import faults_of_predecessor
+from aimer2.core.clock import Clock
+from aimer2.core.errors import BadStudy, Fault
+from aimer2.core.study import Study
+from aimer2.messages.drafts import Draft, DraftChange, DraftText
+from aimer2.study.check import faults_without_files
+
+
+@final
+class Drafts:
+    def __init__(self, database: Database, registry: Registry, records: Records, clock: Clock) -> None:
+        self._database = database
+        self._registry = registry
+        self._records = records
+        self._clock = clock
+
+    async def save(self, text: DraftText, owner: str) -> Draft:
+        """Raises Conflict where the owner has too many."""
+        identifier = secrets.token_hex(8)
+        await self._database.write(rows.add_draft, identifier, owner, text.model_dump_json(), self._clock.now())
+        await self._records.add(Kind.DRAFT_SAVED, actor=owner, draft=identifier, revision=1)
+        return await self.read(identifier, owner)
+
+    async def change(self, identifier: str, change: DraftChange, owner: str) -> Draft:
+        """Raises NotFound; Conflict where it was changed since the revision that the change rests on."""
+        document = DraftText(**change.model_dump(exclude={"revision"})).model_dump_json()
+        await self._database.write(rows.change_draft, identifier, owner, document, change.revision, self._clock.now())
+        await self._records.add(Kind.DRAFT_SAVED, actor=owner, draft=identifier, revision=change.revision + 1)
+        return await self.read(identifier, owner)
+
+    async def all(self, owner: str) -> list[Draft]:
+        return [_draft(row) for row in await self._database.read(rows.read_drafts, owner)]
+
+    async def read(self, identifier: str, owner: str) -> Draft:
+        """Raises NotFound, for another's draft too."""
+        return _draft(await self._database.read(rows.read_draft, identifier, owner))
+
+    async def discard(self, identifier: str, owner: str) -> None:
+        """Raises NotFound."""
+        await self._database.write(rows.discard_draft, identifier, owner)
+        await self._records.add(Kind.DRAFT_DISCARDED, actor=owner, draft=identifier)
+
+    async def faults(self, identifier: str, owner: str) -> Sequence[Fault]:
+        """All of them, but for what only the building of the model shows. Raises NotFound."""
+        draft = await self.read(identifier, owner)
+        try:
+            study = Study(**tomllib.loads(draft.text))
+        except tomllib.TOMLDecodeError as error:
+            return [Fault("text", f"not TOML: {error}", "correct the line; https://toml.io has the syntax")]
+        except BadStudy as error:
+            return error.faults
+        found = [*faults_without_files(study, self._clock), *faults_of_predecessor(draft.supersedes, owner, self._registry)]
+        enrolled = [name for name, site in self._registry.sites.items() if not site.revoked]
+        if unknown := sorted(set(study.sites.names) - set(enrolled)):
+            known = ", ".join(sorted(enrolled)) or "none"
+            found.append(Fault("sites.names", f"not enrolled: {', '.join(unknown)}", f"the enrolled sites are: {known}"))
+        if study.model is not None and study.model.code is not None and study.model.code not in draft.files:
+            found.append(Fault("model.code", f"{study.model.code} is not among the draft's files", "save the draft with its code"))
+        return found
+
+
+def _draft(row: Row[Any]) -> Draft:
+    text = DraftText.model_validate_json(row.document)
+    return Draft(**text.model_dump(), id=row.id, revision=row.revision, made=row.made, changed=row.changed)
