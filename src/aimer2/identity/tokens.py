@@ -1,4 +1,4 @@
-"""Bearer tokens: what the coordinator gives a site or a person who has logged in, checked on every request (about 0.05 ms, so not cached).
+"""Bearer tokens of sites, checked on every request (about 0.05 ms, so not cached).
 
 A token is a JWT under HMAC-SHA-256 with a secret that only the coordinator's processes know. It cannot be called back: keep its life short.
 """
