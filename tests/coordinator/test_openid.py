@@ -292,6 +292,8 @@ def test_a_browser_goes_the_whole_way(node: None, make_server: Callable[..., Ser
         Folder(server.folder).write_settings(settings.model_copy(update={"openid": openid}))
         assert Folder(server.folder).read_settings().openid == openid
         server.start()
+        page = Client(server).call("GET", "/login?back=/studies%3Fa=b").data.decode()
+        assert 'href="/v1/openid/login?next=/studies%3Fa%3Db"' in page and "The university&#39;s log-in" in page
         assert Client(server).get("/v1/openid") == {"name": "The university's log-in"}
         places = {provider.port: tmp_path / "certificate.pem", server.port: server.folder / "tls" / "certificate.pem"}
         browser = Browser({f"127.0.0.1:{port}": file for port, file in places.items()})

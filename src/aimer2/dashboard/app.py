@@ -54,7 +54,7 @@ def _application(api: Api, describe: Describe) -> Starlette:
         return Route(path, visited(api, answers, page), methods=["POST"])
 
     routes = [
-        Route("/login", answers.guard(doors.log_in_page(answers)), methods=["GET"]),
+        Route("/login", answers.guard(doors.log_in_page(api, answers)), methods=["GET"]),
         Route("/login", answers.guard(doors.log_in(api, answers)), methods=["POST"]),
         post("/logout", doors.log_out),
         get("/", overview.overview),

@@ -12,10 +12,11 @@ from aimer2.web.answers import Answers, Endpoint, read_form
 from aimer2.web.security import local_path
 
 
-def log_in_page(answers: Answers) -> Endpoint:
+def log_in_page(api: Api, answers: Answers) -> Endpoint:
     async def page(request: Request) -> Response:
         back = local_path(request.query_params.get("back", "/"))
-        return answers.page(request, "login.html", back=back, failed="", user="")
+        openid = (await api.get(request, "/v1/openid"))["name"]
+        return answers.page(request, "login.html", back=back, failed="", user="", openid=openid)
 
     return page
 
@@ -28,7 +29,8 @@ def log_in(api: Api, answers: Answers) -> Endpoint:
         try:
             reply = await api.ask(request, "POST", "/v1/session", given)
         except AimerError as error:
-            return answers.page(request, "login.html", error.status, back=back, failed=error.sentence, user=given["user"][:200])
+            openid = (await api.get(request, "/v1/openid"))["name"]
+            return answers.page(request, "login.html", error.status, back=back, failed=error.sentence, user=given["user"][:200], openid=openid)
         return _with_cookies(RedirectResponse(back, 303), reply.all("set-cookie"))
 
     return page
