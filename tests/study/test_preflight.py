@@ -146,6 +146,8 @@ def test_all_faults_come_in_one_answer() -> None:
 def test_the_probe_tells_this_machine() -> None:
     found = probe(Path("/"))
     assert found.packages["numpy"] == np.__version__
+    assert "no-such-package" not in found.packages and found.packages.get("") is None
+    assert {"numpy", "python"} <= set(found.packages) and len(found.packages) > 10
     assert "python" in found.packages
     assert found.disk_free > 0
     assert found.memory_available is None or found.memory_available > 1 << 20

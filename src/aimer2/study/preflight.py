@@ -10,7 +10,7 @@ import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import distributions
+from importlib import metadata
 from math import prod
 from pathlib import Path
 from typing import Any, final
@@ -51,8 +51,24 @@ class Environment:
 
 def probe(path: Path) -> Environment:
     """The facts of this process's machine; ``path`` lies on the disk that will be used."""
-    packages: dict[str, str] = {canonicalize_name(found.name): found.version for found in distributions()}
-    return Environment({**packages, "python": platform.python_version()}, shutil.disk_usage(path).free, _memory())
+    return Environment(Installed(), shutil.disk_usage(path).free, _memory())
+
+
+@final
+class Installed(Mapping[str, str]):
+    """Versions by canonical name, and `python`; looked up one by one, for to read what all of them say of themselves takes half a second."""
+
+    def __getitem__(self, name: str) -> str:
+        try:
+            return platform.python_version() if name == "python" else metadata.version(name)
+        except (metadata.PackageNotFoundError, ValueError):
+            raise KeyError(name) from None
+
+    def __iter__(self) -> Iterator[str]:
+        yield from {"python", *(canonicalize_name(found.name) for found in metadata.distributions())}
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def checks(study: Study, table: Table, environment: Environment) -> tuple[Check, ...]:
