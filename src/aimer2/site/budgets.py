@@ -39,7 +39,8 @@ def set_budget(folder: SiteFolder, ledgers: Ledgers, dataset: str, wanted: Budge
 
 def share_budget(folder: SiteFolder, ledgers: Ledgers, dataset: str, other: str, *, by: str, confirmed: bool) -> BudgetWord:
     """Puts a data set under the budget of another. Raises NotFound, and what the ledger raises."""
-    _check_known(folder, dataset)
+    for name in (dataset, other):
+        _check_known(folder, name)
     ledgers.share(dataset, other, by=by, confirmed=confirmed)
     return BudgetWord(confirmed)
 

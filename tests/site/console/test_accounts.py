@@ -59,6 +59,14 @@ def test_the_first_link_makes_the_first_account_and_then_there_is_none(accounts:
         accounts.accept(link, PASSWORD, login="eve", name="Eve")
 
 
+def test_the_first_link_is_void_once_somebody_has_an_account(accounts: Accounts) -> None:
+    link = accounts.first_link()
+    assert link is not None
+    accounts.add("roth", "Jan Roth", ["administrator"], by="Jan Roth")
+    with pytest.raises(NotFound):
+        accounts.accept(link, PASSWORD, login="eve", name="Eve Example")
+
+
 @pytest.mark.parametrize(
     ("login", "name", "roles"),
     [("V ogt", "Ines Vogt", ["auditor"]), ("../x", "Ines Vogt", ["auditor"]), ("vogt", " I ", ["auditor"]), ("vogt", "Ines Vogt", ["operator"]),

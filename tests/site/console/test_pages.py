@@ -156,6 +156,12 @@ def test_two_persons_set_a_budget_and_one_is_not_enough(officer: TestClient, con
     assert 'id="spent"' in officer.get(page).text
 
 
+def test_a_budget_is_shared_with_a_data_set_and_with_no_other_file(officer: TestClient, folder: SiteFolder) -> None:
+    for name in ("../../outside", "nowhere"):
+        assert send(officer, "/budgets/registry", page="/budgets", share=name).status_code == 404
+    assert {path.name for path in folder.path.parent.rglob("*.lock")} <= {"registry.lock"}
+
+
 def test_what_a_study_will_cost_is_what_its_tasks_are_charged(console: Console) -> None:
     noise = {"epsilon": 2.0, "delta": 1e-4, "clip_norm": 1.0, "sampling_rate": 0.2}
     privacy = {"secure_aggregation": False, "why_not_secure": "a test", "differential_privacy": noise}

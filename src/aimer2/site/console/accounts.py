@@ -86,6 +86,8 @@ class Accounts:
         kept = _checked(login, name, roles)
         with self._writing() as database:
             _insert(database, kept, by, self._clock.now())
+            # Somebody is here now: what makes the first account is void.
+            database.execute("DELETE FROM links WHERE login IS NULL")
             secret = self._link(database, login)
         self._audit.append(Kind.USER_ADDED, actor=by, details={"login": login, "name": kept.name, "roles": list(kept.roles)})
         return secret

@@ -18,6 +18,7 @@ from aimer2.site import snapshots
 from aimer2.site.approval import stands, valid_until
 from aimer2.site.changes import changes, code_of
 from aimer2.site.console.door import Page, Visit
+from aimer2.site.console.sentences import told
 from aimer2.site.console.work import Tell
 from aimer2.site.cost import foresee
 from aimer2.site.decisions import Decisions, Word, decide
@@ -123,6 +124,7 @@ def show(visit: Visit) -> Response:
         leaves=_nested(leaves(package)),
         code=code_of(decisions, known),
         changes=changes(decisions, known),
+        told=partial(told, visit.console.answers.language(visit.request)),
         history=decisions.store.decisions(known.digest),
         datasets=names,
         dataset=dataset,
