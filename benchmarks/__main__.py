@@ -31,6 +31,7 @@ BENCHMARKS = {
     "compression": ("benchmarks.compression:run", "accuracy against bytes: each compression, and changes on the way down, on X-rays"),
     "question": ("benchmarks.question:run", "a statistical question over 5 sites, real processes, approved by their rules: asked to answered"),
     "pneumonia": ("benchmarks.pneumonia:run", "chest X-rays at hospitals with other labels and scanners, methods compared; writes docs/benchmarks"),
+    "pages": ("benchmarks.pages:run", "the coordinator's pages over 200 studies × 50 sites; an event to 1 and to 200 open live views"),
     "help": ("benchmarks.help:run", "`aimer2 --help`"),
 }
 

@@ -81,6 +81,10 @@ class Course:
         if isinstance(event, RoundFinished):
             self._finish(event)
 
+    @property
+    def started(self) -> bool:
+        return bool(self.progress.sites)
+
     def set_work(self, work: Sequence[Mapping[str, Any]]) -> None:
         now = {one["site"]: one for one in work}
         if now != self.work:

@@ -67,7 +67,7 @@ class Live:
         """The parts of the page that change, as server-sent events named after their ids, until the study ends."""
         watched = await self._up_to_now(visit.request, digest)
         study = await visit.get(route("/v1/studies/{}", digest))
-        events = self._ended("") if study["state"] not in ("offered", "running") else self._view(visit, watched)
+        events = self._ended("") if study["state"] not in ("offered", "running") else self._view(visit, watched, waits=study["state"] == "offered")
         return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
     def drawn(self, course: Course, part: str, language: Language) -> str:
@@ -89,7 +89,8 @@ class Live:
             del self._watched[old]
         return self._watched[digest]
 
-    async def _view(self, visit: Visit, watched: _Watched) -> AsyncIterator[bytes]:
+    async def _view(self, visit: Visit, watched: _Watched, *, waits: bool) -> AsyncIterator[bytes]:
+        """``waits``: the page was made before the study began; what can be done with it is another thing afterwards, so it is loaded again."""
         watched.viewers += 1
         if watched.following is None or watched.following.done():
             watched.ended = False
@@ -103,7 +104,7 @@ class Live:
                 message = self._news(watched, visit.language, sent)
                 if message:
                     yield message
-                if watched.ended:
+                if watched.ended or (waits and watched.course.started):
                     yield b"event: end\ndata: reload\n\n"
                     return
                 pause = max(_LEAST_SECONDS, _SECONDS_PER_VIEWER * watched.viewers) if message else 0.0

@@ -1,0 +1,223 @@
+"""The coordinator's pages in a real browser, over real processes: watched live, promoted, taken home; nothing keeps anybody out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Download, Page, expect
+
+from aimer2.cli.federation import RESEARCHER, Federation, Hospital
+from aimer2.client.run import Run
+from aimer2.core.study import Study
+
+SITES = ("east", "north", "west")
+POLICY = '[[rule]]\nname = "tests"\nset_by = "Test Person"\ndecision = "approve"\n'
+MAPPING = 'patient = "patient"\n[columns.age]\n[columns.lactate]\n[columns.died]\n'
+EVIL = "<img src=x onerror=\"document.title='broken in'\"> Who dies in hospital?"
+
+
+def hospital(folder: Path, name: str, seed: int) -> Hospital:
+    rng = np.random.default_rng(seed)
+    age, lactate = rng.normal(60, 12, 120), rng.exponential(2, 120)
+    died = rng.random(120) < 1 / (1 + np.exp(-0.06 * (age - 60) - 0.7 * (lactate - 2)))
+    lines = ["patient,age,lactate,died", *(f"P{n},{a:.1f},{b:.2f},{int(d)}" for n, (a, b, d) in enumerate(zip(age, lactate, died, strict=True)))]
+    path = folder / f"{name}.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return Hospital(name, path, MAPPING, POLICY)
+
+
+def study_of(**changes: Any) -> Study:
+    fields: dict[str, Any] = {
+        "name": "mortality",
+        "question": EVIL,
+        "purpose": "a test",
+        "ethics": "none needed",
+        "principal_investigator": "Test Person",
+        "expires": "2100-01-01",
+        "cohort": {"dataset": "registry", "features": [{"name": "age"}, {"name": "lactate"}], "target": {"name": "died"}},
+        "model": {"framework": "numpy", "name": "logistic"},
+        "training": {"learning_rate": 0.2, "batch_size": 16, "local_epochs": 1},
+        "method": {"name": "fedavg", "rounds": 4},
+        "sites": {"names": list(SITES), "minimum": 3},
+        "evaluation": {"held_out": 0.25},
+    }
+    return Study(**(fields | changes))
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+    made = Federation(tmp_path_factory.mktemp("browser"))
+    made.make_coordinator("University Hospital North")
+    made.run_coordinator()
+    made.make_sites([hospital(made.folder, name, seed) for seed, name in enumerate(SITES)])
+    for name in SITES:
+        made.run_site(name)
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def finished(federation: Federation) -> Run:
+    run = federation.researcher().submit(study_of(), federation.folder)
+    for _ in run.events():
+        pass
+    return run
+
+
+def visitor(chromium: Browser, federation: Federation, **options: Any) -> BrowserContext:
+    """A browser of its own, logged in."""
+    context = chromium.new_context(ignore_https_errors=True, base_url=federation.url, accept_downloads=True, **options)
+    page = context.new_page()
+    page.goto("/login")
+    page.get_by_label("Name").fill(RESEARCHER)
+    page.get_by_label("Password").fill(federation.password)
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("University Hospital North")
+    page.close()
+    return context
+
+
+@pytest.fixture(scope="module")
+def context(chromium: Browser, federation: Federation) -> Iterator[BrowserContext]:
+    made = visitor(chromium, federation)
+    yield made
+    made.close()
+
+
+def taken(page: Page, name: str) -> Download:
+    with page.expect_download() as waiting:
+        page.get_by_role("link", name=name).first.click()
+    return waiting.value
+
+
+def test_a_study_is_watched_live_paused_and_resumed(context: BrowserContext, federation: Federation, finished: Run) -> None:
+    page = context.new_page()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    run = federation.researcher().submit(study_of(method={"name": "fedavg", "rounds": 500}), federation.folder)
+    page.goto(f"/studies/{run.digest}/live")
+    # Nothing of this is loaded again: the server sends it.
+    expect(page.locator("#live-state")).to_contain_text("training", timeout=20_000)
+    expect(page.locator("#live-curves svg").first).to_be_visible(timeout=20_000)
+    expect(page.locator("#live-sites tbody tr")).to_have_count(3)
+    # The page was opened before the study began, and has loaded itself again since: now it can be paused.
+    expect(page.get_by_role("button", name="Pause")).to_be_visible(timeout=20_000)
+    told = page.locator("#live-state .facts dd").nth(1)
+    before = told.inner_text()
+    expect(told).not_to_have_text(before, timeout=20_000)
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("paused")
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("running")
+    page.get_by_role("link", name="Stop for good").click()
+    page.get_by_label("Reason").fill("It was a test.")
+    page.get_by_role("button", name="Stop for good").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("stopped")
+    assert page.title() == "mortality · AIMER2", "a text of the study was run"
+    assert not said
+    page.close()
+
+
+def test_a_model_is_promoted_and_its_card_and_record_are_taken_home(context: BrowserContext, finished: Run, tmp_path: Path) -> None:
+    page = context.new_page()
+    page.goto("/models")
+    page.get_by_role("link", name="version 1").click()
+    page.get_by_label("Stage").select_option("validated")
+    page.get_by_label("Reason").fill("Judged on other patients.")
+    page.get_by_role("button", name="Move", exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("validated")
+    taken(page, "Download the card (HTML").save_as(tmp_path / "card.html")
+    assert "Judged on other patients." in (tmp_path / "card.html").read_text("utf-8")
+    taken(page, "Download the record").save_as(tmp_path / "record.html")
+    offline = context.new_page()
+    offline.goto((tmp_path / "record.html").as_uri())
+    expect(offline.locator(".holds").first).to_be_visible()
+    expect(offline.locator(".fails")).to_have_count(0)
+    assert finished.digest in offline.content()
+    offline.close()
+    page.close()
+
+
+def pages_of(digest: str) -> list[str]:
+    ends = ("", "/live", "/rounds", "/leaves", "/code", "/results", f"/compare?with={digest}", "/stop")
+    return [
+        "/",
+        "/studies",
+        "/sites",
+        "/sites/east",
+        "/models",
+        f"/models/{digest}",
+        "/privacy",
+        "/nowhere",
+        *(f"/studies/{digest}{end}" for end in ends),
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_on_any_page(chromium: Browser, federation: Federation, finished: Run, axe: str, scheme: str) -> None:
+    # The pages' own policy would not run a script of ours. What is not colour is the same in the dark.
+    level = "['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']"
+    rules = level if scheme == "light" else "{type: 'rule', values: ['color-contrast']}"
+    context = visitor(chromium, federation, color_scheme=scheme, bypass_csp=True)
+    page = context.new_page()
+    found = []
+    for path in ("/login", *pages_of(finished.digest)):
+        page.goto(path, wait_until="domcontentloaded")
+        page.evaluate(axe)
+        ran = page.evaluate(f"() => axe.run(document, {{runOnly: {rules}}})")
+        assert ran["passes"], "axe has looked"
+        found += [
+            f"{path}: {one['id']} ({one['impact']}) {one['nodes'][0]['html'][:150]}"
+            for one in ran["violations"]
+            if one["impact"] in ("serious", "critical")
+        ]
+    context.close()
+    assert not found, json.dumps(found, indent=1)
+
+
+def test_the_pages_are_used_by_keyboard_alone(context: BrowserContext, finished: Run) -> None:
+    page = context.new_page()
+    page.goto("/")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.querySelector('main').contains(document.activeElement)")
+    page.goto(f"/studies/{finished.digest}/results")
+    summary = page.locator("summary").first
+    summary.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("details[open] table").first).to_be_visible()
+    page.close()
+
+
+def test_without_scripts_every_page_is_complete(chromium: Browser, federation: Federation, finished: Run) -> None:
+    context = visitor(chromium, federation, java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"/studies/{finished.digest}/live")
+    expect(page.locator("#live-sites tbody tr")).to_have_count(3)
+    expect(page.locator("#live-curves svg").first).to_be_visible()
+    context.close()
+
+
+def test_a_telephone_shows_every_page_without_scrolling_sideways(chromium: Browser, federation: Federation, finished: Run) -> None:
+    context = visitor(chromium, federation, viewport={"width": 360, "height": 780})
+    page = context.new_page()
+    for path in pages_of(finished.digest):
+        page.goto(path, wait_until="domcontentloaded")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
+    context.close()
+
+
+def test_no_other_page_can_frame_a_page(chromium: Browser, federation: Federation, finished: Run) -> None:
+    context = visitor(chromium, federation)
+    page = context.new_page()
+    page.set_content(f'<iframe src="{federation.url}/studies/{finished.digest}/stop"></iframe>')
+    expect(page.frame_locator("iframe").locator("body")).to_be_attached()
+    assert page.frames[1].locator("form").count() == 0
+    context.close()
