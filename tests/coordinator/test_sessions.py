@@ -170,6 +170,13 @@ def test_a_name_cannot_write_lines_into_the_log(server: Server) -> None:
     assert not [line for line in server.log().splitlines() if line.startswith("2026-11-21 INFO site-revoked")]
 
 
+def test_a_secret_in_an_address_lets_nobody_in(browser: Browser, server: Server) -> None:
+    """Addresses end up in logs and histories: no route takes a token from there."""
+    for name in ("access_token", "token", "Authorization", COOKIE):
+        assert Client(server).call("GET", f"/v1/session?{name}={browser.cookie}").status == 401
+    assert browser.cookie not in server.log()
+
+
 def test_a_log_in_with_a_large_body_is_refused(server: Server) -> None:
     assert Client(server).call("POST", "/v1/session", b" " * 70_000).status == 413
 
