@@ -13,6 +13,7 @@ from typing import get_args
 
 import click
 import pytest
+from click.testing import CliRunner
 from pydantic import BaseModel
 
 from aimer2.algorithms import catalogue
@@ -256,3 +257,13 @@ def test_the_study_folder_is_a_study_with_a_mapping_and_rules() -> None:
         assert columns[wanted.name].unit == wanted.unit
     approving = site.read_toml(folder / "policy.toml", Policy).rule[0]
     assert (example.cohort.dataset in approving.datasets, example.method.name in approving.methods) == (True, True)
+
+
+@pytest.mark.parametrize("name", ["lung-cancer-survival", "heart-disease", "trial-plan"])
+def test_an_ethics_board_can_read_what_an_example_asks_and_what_leaves(name: str) -> None:
+    file = ROOT / "examples" / name / "study.toml"
+    told = CliRunner().invoke(aimer2, ["study", "explain", str(file), "--hospitals", "17"])
+    asked = study.read_study(file)
+    assert told.exit_code == 0 and asked.question in told.output and asked.ethics in told.output
+    assert all(column.name in told.output for column in asked.columns) and "of the 17 sites" in told.output
+    assert all(analysis.formula in told.output for analysis in asked.analyses) and "Digest" not in told.output

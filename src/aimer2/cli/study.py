@@ -48,6 +48,7 @@ def _as_json(command: Callable[..., None]) -> Callable[..., None]:
         "archive": "aimer2.cli.study_versions:archive",
         "diagnose": "aimer2.cli.diagnose:diagnose",
         "draft": "aimer2.cli.study_draft:draft",
+        "explain": "aimer2.cli.study_explain:explain",
         "people": "aimer2.cli.study_people:people",
         "versions": "aimer2.cli.study_versions:versions",
     },

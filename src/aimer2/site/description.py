@@ -127,7 +127,9 @@ def leaves(package: Package) -> Iterator[str]:
 def what_leaves(study: Study) -> Sequence[str]:
     lines = ["before the first round: whether the data meet the study's contract, as sentences with rounded counts"]
     if study.analyses:
-        lines.append("and whether this site's limits (`[disclosure]` in site.toml) speak against answering, with the reason")
+        lines.append(
+            "and whether this site's limits (`[disclosure]` in site.toml), or what was answered here before, speak against answering, with the reason"
+        )
         return [*lines, *(line for analysis in study.analyses for line in _sums_of(analysis))]
     if study.cohort.common_moments:
         lines.append("before the first round: of each column how many values and their sum")
