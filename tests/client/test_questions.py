@@ -15,6 +15,7 @@ from aimer2.client.questions import Asked, Terms
 from aimer2.client.tables import Tables
 from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import AimerError, BadStudy, NotFound
+from aimer2.core.table import Table
 
 
 def hospitals(count: int = 3) -> dict[str, pd.DataFrame]:
@@ -55,6 +56,18 @@ def test_the_study_of_a_question_names_its_terms() -> None:
     study = Asked(method="glm", formula="cost ~ age", dataset="costs", terms=terms).study()
     assert (study.purpose, study.ethics, study.sites.names, study.cohort.minimum_patients) == ("Audit of costs", "EK 3", ("a", "b", "c"), 30)
     assert study.reads == ("cost", "age") and study.methods == ("glm",) and study.privacy.secure_aggregation
+
+
+def test_all_answers_as_tidy_frames() -> None:
+    def table(analysis: str, title: str, columns: tuple[str, ...], *rows: tuple[float, ...]) -> Table:
+        return Table(analysis=analysis, method="glm", title=title, columns=columns, rows=rows)
+
+    two = ("term", "estimate")
+    tables = (table("a", "C", two, (1.0, 2.0)), table("b", "C", (*two, "p"), (3.0, 4.0, 0.5)), table("b", "D", ("x",), (5.0,)))
+    frames = Tables(tables).frames()
+    assert list(frames) == ["C", "D"] and list(frames["C"].columns) == ["analysis", *two, "p"]
+    assert frames["C"][["analysis", *two]].to_numpy().tolist() == [["a", 1.0, 2.0], ["b", 3.0, 4.0]]
+    assert frames["C"]["p"].isna().tolist() == [True, False] and frames["D"]["x"].tolist() == [5.0]
 
 
 def printed(tables: Tables, width: int) -> list[str]:

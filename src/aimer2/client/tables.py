@@ -85,6 +85,11 @@ def frame(table: Table) -> pd.DataFrame:
     return pd.DataFrame([list(row) for row in table.rows], columns=list(table.columns))
 
 
+def _named(table: Table) -> pd.DataFrame:
+    rows = [[table.analysis, *row] for row in table.rows]
+    return pd.DataFrame(rows, columns=["analysis", *table.columns])
+
+
 @final
 class Tables(tuple[Table, ...]):
     """The answers of a study, which show themselves."""
@@ -109,6 +114,12 @@ class Tables(tuple[Table, ...]):
     def frame(self, title: str | None = None, *, analysis: str | None = None) -> pd.DataFrame:
         """That table as a data frame. Raises NotFound."""
         return frame(self.table(title, analysis=analysis))
+
+    def frames(self) -> dict[str, pd.DataFrame]:
+        """All answers as tidy frames by their title, the analysis being the first column; several of one title stand below each other, and what a
+        table has no column for is missing there."""
+        titles = dict.fromkeys(one.title for one in self)
+        return {title: pd.concat([_named(one) for one in self if one.title == title], ignore_index=True) for title in titles}
 
     def plots(self) -> tuple[Picture, ...]:
         """A picture of each answer that has one."""
