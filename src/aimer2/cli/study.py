@@ -49,6 +49,7 @@ def _as_json(command: Callable[..., None]) -> Callable[..., None]:
         "diagnose": "aimer2.cli.diagnose:diagnose",
         "draft": "aimer2.cli.study_draft:draft",
         "explain": "aimer2.cli.study_explain:explain",
+        "feasibility": "aimer2.cli.study_feasibility:feasibility",
         "people": "aimer2.cli.study_people:people",
         "versions": "aimer2.cli.study_versions:versions",
     },

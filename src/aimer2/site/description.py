@@ -82,6 +82,8 @@ def runs(package: Package) -> Iterator[str]:
 
 def _asks(package: Package) -> Iterator[str]:
     """The locked plan: what is not in it cannot be run."""
+    if all(analysis.method == "feasibility" for analysis in package.study.analyses):
+        yield "a feasibility question, before a study is written: rounded counts of patients, of all hospitals together"
     yield "only these statistical questions:"
     for analysis in package.study.analyses:
         version = package.versions.get(analysis.method)
