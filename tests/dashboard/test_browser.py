@@ -15,6 +15,8 @@ from aimer2.cli.federation import RESEARCHER, Federation, Hospital
 from aimer2.client.run import Run
 from aimer2.core.study import Study
 
+pytestmark = pytest.mark.timeout(300)  # the first test waits for a whole federation to start
+
 SITES = ("east", "north", "west")
 POLICY = '[[rule]]\nname = "tests"\nset_by = "Test Person"\ndecision = "approve"\n'
 MAPPING = 'patient = "patient"\n[columns.age]\n[columns.lactate]\n[columns.died]\n'

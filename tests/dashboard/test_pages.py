@@ -159,6 +159,14 @@ def test_the_overview_counts_studies_and_says_who_is_waited_for(anna: Person, ev
     assert "bonn, bremen" in row and "berlin" not in row
 
 
+def test_an_archived_study_is_out_of_the_list_and_still_has_its_pages(anna: Person, three: list[SiteClient]) -> None:
+    digest = submit(anna.api, three, seed=77)
+    assert anna.reader.send(f"/studies/{digest}/stop", reason="It is archived.").status == 303
+    anna.api.post(f"/v1/studies/{digest}/archive", {"archived": True}, 204)
+    assert digest not in anna.reader.text("/studies") and digest in anna.reader.text("/studies?state=archived")
+    assert "It is archived." in anna.reader.text(f"/studies/{digest}")
+
+
 def test_what_leaves_a_site_is_what_the_hospital_reads(anna: Person, finished: str) -> None:
     page = anna.reader.text(f"/studies/{finished}/leaves")
     assert "Reads here       data set &#39;d&#39;" in page and finished in page

@@ -12,7 +12,7 @@ from aimer2.core.errors import NotFound
 from aimer2.dashboard.visit import Visit
 from aimer2.web.translation import mark
 
-STATES = ("offered", "running", "paused", "finished", "stopped")
+STATES = ("offered", "running", "paused", "finished", "stopped", "archived")
 _MOST_WAITING = 25
 _MOST_BARS = 30
 
@@ -28,7 +28,7 @@ async def overview(visit: Visit) -> Response:
         current="/",
         overview=found,
         freeze=await visit.get("/v1/freeze") if visit.may("see-freeze") else None,
-        counts=[(name, sum(study["state"] == name for study in studies)) for name in STATES],
+        counts=[(name, sum(study["state"] == name for study in studies)) for name in STATES[:-1]],
         sites_online=sum(site["online"] for site in found["sites"]),
         running=[study for study in studies if study["state"] == "running"][:_MOST_WAITING],
         waiting=waiting[:_MOST_WAITING],
@@ -41,7 +41,8 @@ async def studies(visit: Visit) -> Response:
     """``state`` and ``words`` of the query choose."""
     state, words = visit.asked("state"), visit.asked("words").strip().lower()
     found = (await read(visit))["studies"]
-    chosen = [study for study in found if state in ("", study["state"]) and (words in study["name"] or study["digest"].startswith(words))]
+    shown = {state} if state else {name for name in STATES if name != "archived"}
+    chosen = [study for study in found if study["state"] in shown and (words in study["name"] or study["digest"].startswith(words))]
     return visit.page("studies.html", current="/studies", studies=chosen[::-1], states=STATES, chosen=state, words=words)
 
 
@@ -82,6 +83,7 @@ async def read(visit: Visit) -> dict[str, Any]:
     for study in found["studies"]:
         said = study["decisions"]
         study["approved"] = sum(decision == "approve" for decision in said.values())
+        study["state"] = "archived" if study["archived"] else study["state"]
         study["waits_for"] = [name for name, decision in said.items() if decision == "waiting"]
     return found
 

@@ -29,6 +29,7 @@ class StudyLine(Document):
     decisions: Mapping[SiteId, Decided] = Field(description="of each site that is asked")
     secure: bool = Field(description="nobody sees a single site's update")
     epsilon_asked: float | None = None
+    archived: bool = Field(default=False, description="it has ended, and is left out of lists")
 
 
 class SiteLine(Document):

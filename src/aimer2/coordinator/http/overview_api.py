@@ -80,6 +80,7 @@ def _line(offer: Offer, round_number: int, only: str | None) -> StudyLine:
         },
         secure=study.privacy.secure_aggregation,
         epsilon_asked=None if private is None else private.epsilon,
+        archived=offer.archived,
     )
 
 
