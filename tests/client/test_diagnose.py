@@ -96,7 +96,17 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+SLOW = ("label skew and unequal steps", "scanners, batch normalisation", "scanners, a linear model")
+
+
+@pytest.mark.parametrize("case", SLOW)
+def test_the_recommendation(case: str) -> None:
+    asked, data, expected = CASES[case]
+    found = aimer2.diagnose(asked, data())
+    assert found.changes == expected, (found.measured, found.reasons)
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.campaign] if case in SLOW else []) for case in CASES])
 def test_the_recommended_method_is_among_the_best(case: str) -> None:
     asked, data, expected = CASES[case]
     frames = data()

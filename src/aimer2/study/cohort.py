@@ -242,7 +242,7 @@ def check_unit(asked: Feature | Target, column: Column) -> None:
 def check_categories(asked: Feature | Target, column: Column, patient: npt.NDArray[np.uint64]) -> None:
     """Also that a binary target without categories is 0 or 1."""
     if column.kind in ("category", "mask"):
-        levels = _levels(asked)
+        levels = set(_levels(asked))
         unknown = [code for code, level in enumerate(column.categories) if level not in levels]
         rows = strange(column, unknown) if column.kind == "mask" else np.isin(column.values, unknown)
         check_none(rows, patient, asked.name, "has a category that the study does not list, for {}")
@@ -312,8 +312,8 @@ def _levels(asked: Feature | Target) -> Sequence[str]:
 
 def _codes(asked: Feature | Target, column: Column) -> npt.NDArray[np.int64]:
     """Codes in the study's order of categories; -1 where missing."""
-    levels = _levels(asked)
-    order = [levels.index(level) if level in levels else -1 for level in column.categories]
+    place = {level: number for number, level in enumerate(_levels(asked))}
+    order = [place.get(level, -1) for level in column.categories]
     # The last entry is where the table's own -1 leads.
     codes: npt.NDArray[np.int64] = np.array([*order, -1], np.int64)[column.values]
     return codes
