@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from aimer2.core.clock import SystemClock
 from aimer2.core.study import Study
 from aimer2.identity.keys import SigningKey
 from aimer2.messages.package import digest
+from aimer2.site.console.accounts import Accounts
 from aimer2.site.console.app import build_app
 from aimer2.site.console.console import Console
 from aimer2.site.datasets import Datasets, DatasetSettings
@@ -29,6 +31,7 @@ from aimer2.study.pack import pack
 HOST = "127.0.0.1:8444"
 BASE = f"http://{HOST}"
 PASSWORD = "correct horse battery"
+PEOPLE = (("vogt", "Dr Ines Vogt", "data-protection-officer"), ("roth", "Jan Roth", "administrator"), ("cole", "Ann Cole", "auditor"))
 STUDY: dict[str, Any] = {
     "name": "ages",
     "question": "Does age tell who has the disease?",
@@ -98,19 +101,39 @@ def offer(folder: SiteFolder, blobs: Path, *, code: str | None = None, roster: d
     return digest(package)
 
 
+@pytest.fixture(scope="session")
+def people(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """One account of each role, logged in: passwords are slow on purpose, so this is done once. The file, and the sessions' secrets."""
+    place = SiteFolder(tmp_path_factory.mktemp("people"))
+    key, clock = SigningKey.generate(), SystemClock()
+    accounts = Accounts(place.console, AuditLog(place.audit, key, clock), clock)
+    for login, name, role in PEOPLE:
+        accounts.accept(accounts.add(login, name, [role], by="Test"), PASSWORD)
+    return place.console, {login: accounts.log_in(login, PASSWORD) for login, _, _ in PEOPLE}
+
+
 @pytest.fixture
-def console(folder: SiteFolder, clock: Clock) -> Iterator[Console]:
+def console(folder: SiteFolder, clock: Clock, people: tuple[Path, dict[str, str]]) -> Iterator[Console]:
+    shutil.copy(people[0], folder.console)
     made = Console(folder, clock)
     yield made
     made.work.close()
 
 
+@pytest.fixture
+def entered(console: Console, people: tuple[Path, dict[str, str]]) -> Callable[[str], TestClient]:
+    """A browser in which one of the people has logged in."""
+
+    def enter(login: str) -> TestClient:
+        client = browser(console)
+        client.cookies.set(console.cookie, people[1][login])
+        return client
+
+    return enter
+
+
 def browser(console: Console) -> TestClient:
     return TestClient(build_app(console), base_url=BASE, follow_redirects=False)
-
-
-def join(console: Console, login: str, name: str, *roles: str) -> None:
-    console.accounts.accept(console.accounts.add(login, name, roles, by="Test"), PASSWORD)
 
 
 def log_in(console: Console, login: str) -> TestClient:
@@ -134,6 +157,5 @@ def send(client: TestClient, path: str, page: str = "/", **fields: str) -> Any:
 
 
 @pytest.fixture
-def officer(console: Console) -> TestClient:
-    join(console, "vogt", "Dr Ines Vogt", "data-protection-officer")
-    return log_in(console, "vogt")
+def officer(entered: Callable[[str], TestClient]) -> TestClient:
+    return entered("vogt")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
-from tests.site.console.conftest import BASE, HOST, PASSWORD, browser, join, log_in, offer, send, token
+from tests.site.console.conftest import BASE, HOST, PASSWORD, PEOPLE, browser, log_in, offer, send, token
 
 from aimer2.site.console.app import PAGES
 from aimer2.site.console.console import Console
@@ -32,10 +33,11 @@ def test_nobody_sees_anything_without_a_log_in(console: Console, folder: SiteFol
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_each_role_gets_what_the_table_says_and_nothing_else(role: str, console: Console, folder: SiteFolder, tmp_path: Path) -> None:
+def test_each_role_gets_what_the_table_says_and_nothing_else(
+    role: str, entered: Callable[[str], TestClient], folder: SiteFolder, tmp_path: Path
+) -> None:
     digest = offer(folder, tmp_path / "b")
-    join(console, "somebody", "Some Body", role)
-    client = log_in(console, "somebody")
+    client = entered(next(login for login, _, named in PEOPLE if named == role))
     csrf = token(client)
     for page in PAGES:
         if page.path in ("/machine/live", "/machine/doctor"):
@@ -47,10 +49,11 @@ def test_each_role_gets_what_the_table_says_and_nothing_else(role: str, console:
         assert answer.status_code < 500, (page.method, path, answer.text)
 
 
-def test_a_form_of_somebody_else_does_nothing(console: Console, officer: TestClient, folder: SiteFolder, tmp_path: Path) -> None:
+def test_a_form_of_somebody_else_does_nothing(
+    console: Console, officer: TestClient, entered: Callable[[str], TestClient], folder: SiteFolder, tmp_path: Path
+) -> None:
     digest = offer(folder, tmp_path / "b")
-    join(console, "roth", "Jan Roth", "data-protection-officer")
-    own, others = token(officer), token(log_in(console, "roth"))
+    own, others = token(officer), token(entered("roth"))
     path = f"/requests/{digest}/approve"
     forged: list[tuple[dict[str, str], dict[str, str]]] = [
         ({}, OURS),
@@ -85,10 +88,8 @@ def test_a_name_that_was_made_to_mean_this_machine_gets_nothing(host: str, offic
     assert officer.get("/", headers={"Host": "LOCALHOST:8444"}).status_code == 200
 
 
-def test_a_session_that_was_planted_is_worth_nothing_after_the_log_in(console: Console) -> None:
-    join(console, "vogt", "Dr Ines Vogt", "auditor")
-    join(console, "eve", "Eve Example", "auditor")
-    hers = log_in(console, "eve")
+def test_a_session_that_was_planted_is_worth_nothing_after_the_log_in(console: Console, entered: Callable[[str], TestClient]) -> None:
+    hers = entered("cole")
     planted = hers.cookies[console.cookie]
     client = browser(console)
     client.cookies.set(console.cookie, planted)
@@ -101,13 +102,11 @@ def test_a_session_that_was_planted_is_worth_nothing_after_the_log_in(console: C
 
 
 def test_where_a_log_in_leads_stays_here(console: Console) -> None:
-    join(console, "vogt", "Dr Ines Vogt", "auditor")
     done = browser(console).post("/log-in", data={"login": "vogt", "password": PASSWORD, "back": "//evil.example"}, headers=OURS)
     assert done.headers["location"] == "/"
 
 
 def test_a_wrong_password_and_an_unknown_name_look_alike(console: Console) -> None:
-    join(console, "vogt", "Dr Ines Vogt", "auditor")
     told = [browser(console).post("/log-in", data={"login": login, "password": "wrong password!"}, headers=OURS) for login in ("vogt", "nobody")]
     assert [answer.status_code for answer in told] == [401, 401]
     assert told[0].text.replace("vogt", "nobody") == told[1].text
@@ -151,10 +150,9 @@ def test_a_form_has_a_limit_and_a_kind(officer: TestClient) -> None:
     assert odd.status_code == 400
 
 
-def test_a_link_to_choose_a_password_is_shown_once_and_works_once(console: Console, folder: SiteFolder) -> None:
-    join(console, "roth", "Jan Roth", "administrator")
-    admin = log_in(console, "roth")
-    made = send(admin, "/people/add", page="/people", login="vogt", name="Dr Ines Vogt", **{"data-protection-officer": "yes"})
+def test_a_link_to_choose_a_password_is_shown_once_and_works_once(console: Console, entered: Callable[[str], TestClient]) -> None:
+    admin = entered("roth")
+    made = send(admin, "/people/add", page="/people", login="lang", name="Dr Otto Lang", **{"data-protection-officer": "yes"})
     link = made.text.partition(f"{BASE}/welcome/")[2].partition("<")[0]
     assert link and link not in admin.get("/people").text
     client = browser(console)
@@ -163,5 +161,5 @@ def test_a_link_to_choose_a_password_is_shown_once_and_works_once(console: Conso
     assert client.post(f"/welcome/{link}", data=both, headers=OURS).status_code == 303
     assert client.post(f"/welcome/{link}", data=both, headers=OURS).status_code == 404
     assert client.get(f"/welcome/{link}").status_code == 404
-    assert log_in(console, "vogt").get("/").status_code == 200
+    assert log_in(console, "lang").get("/").status_code == 200
     assert send(admin, "/people/remove", page="/people", login="roth").status_code == 400, "nobody locks themselves out"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import html
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
-from tests.site.console.conftest import BASE, STUDY, join, log_in, offer, send
+from tests.site.console.conftest import BASE, STUDY, offer, send
 
 from aimer2.audit.kinds import Kind
 from aimer2.core.study import Study
@@ -104,7 +105,9 @@ def test_secure_aggregation_waits_for_verified_keys_and_they_are_verified_here(
     assert signed.headers["content-disposition"].endswith('"north.statement"')
 
 
-def test_our_data_are_checked_and_attacked_here_before_a_decision(officer: TestClient, console: Console, folder: SiteFolder, tmp_path: Path) -> None:
+def test_our_data_are_checked_and_attacked_here_before_a_decision(
+    officer: TestClient, entered: Callable[[str], TestClient], console: Console, folder: SiteFolder, tmp_path: Path
+) -> None:
     """In confined workers, as for the study; the stream of events ends when they have."""
     digest = offer(folder, tmp_path / "b")
     path = f"/requests/{digest}"
@@ -119,8 +122,7 @@ def test_our_data_are_checked_and_attacked_here_before_a_decision(officer: TestC
     done = kinds(console)
     assert ("study-checked", "Dr Ines Vogt") in done and ("study-rehearsed", "Dr Ines Vogt") in done
     assert not [kind for kind, _ in done if kind == "study-approved"]
-    join(console, "cole", "Ann Cole", "auditor")
-    assert log_in(console, "cole").get(f"{path}/rehearsal").status_code == 403, "it shows a patient"
+    assert entered("cole").get(f"{path}/rehearsal").status_code == 403, "it shows a patient"
 
 
 def test_data_that_do_not_fit_are_named(officer: TestClient, folder: SiteFolder, tmp_path: Path) -> None:
@@ -140,13 +142,12 @@ def test_what_is_new_since_the_version_before_is_shown_line_by_line(officer: Tes
     assert "method.rounds 3 4" in shown and "-two = 2" in shown and "+two = 3" in shown and "-one" not in shown
 
 
-def test_two_persons_set_a_budget_and_one_is_not_enough(officer: TestClient, console: Console) -> None:
+def test_two_persons_set_a_budget_and_one_is_not_enough(officer: TestClient, entered: Callable[[str], TestClient], console: Console) -> None:
     page = "/budgets/registry"
     assert send(officer, page, page=page, **TERMS).headers["location"] == f"{page}?done=budget-proposed"
     assert send(officer, page, page=page, confirm="yes", **TERMS).status_code == 409
     assert console.ledgers.own("registry").balance().budget is None
-    join(console, "roth", "Jan Roth", "administrator")
-    assert send(log_in(console, "roth"), page, page=page, confirm="yes", **TERMS).headers["location"] == f"{page}?done=budget-set"
+    assert send(entered("roth"), page, page=page, confirm="yes", **TERMS).headers["location"] == f"{page}?done=budget-set"
     balance = console.ledgers.own("registry").balance()
     assert (balance.budget, balance.set_by) == (Budget(3.0, 1e-5), ("Dr Ines Vogt", "Jan Roth"))
     assert send(officer, page, page=page, epsilon="3", delta="0.01").status_code == 400, "too large for 80 patients"
