@@ -101,8 +101,8 @@ CLEAR = {"secure_aggregation": False, "why_not_secure": "a test"}
 
 @pytest.mark.parametrize(
     ("name", "privacy"),
-    [("top_k", CLEAR), ("stochastic_quantisation", CLEAR), ("random_k", {"secure_aggregation": True})],
-    ids=["what is left out is remembered", "rounding is drawn", "in secret"],
+    [("top_k", CLEAR), ("random_k", {"secure_aggregation": True})],
+    ids=["what is left out is remembered", "in secret"],
 )
 def test_killed_in_the_middle_it_has_the_bits_of_the_simulator(federation: Federation, name: str, privacy: Any) -> None:
     study = study_of(method={"rounds": 6, "compression": {"name": name}, "downlink": "changes"}, privacy=privacy)
