@@ -123,7 +123,7 @@ class Agent:
         self._record(Kind.AGENT_STOPPED, None, {})
         self._flush()
         self._auditing.shutdown()
-        self._performing.end_in_order()
+        self._performing.secret_sums.end_in_order()
         self._connection.close()
 
     # what `Exchanging` asks for
@@ -160,7 +160,7 @@ class Agent:
         self._flush()
         answers, now = [answer for _, answer in delivered], self._decisions.clock.now()
         self._auditing.submit(self._decisions.store.mark_delivered, answers, now).add_done_callback(self._recorded)
-        self._auditing.submit(self._performing.settle).add_done_callback(self._recorded)
+        self._auditing.submit(self._performing.secret_sums.settle).add_done_callback(self._recorded)
         for study in {study for study, _ in delivered}:
             self._performing.erase_old(study)
 

@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from aimer2.audit.entries import Json
-from aimer2.audit.kinds import Kind
 from aimer2.blobs.folder import FolderStore
 from aimer2.core.errors import (
     AimerError,
@@ -22,7 +20,6 @@ from aimer2.core.errors import (
     NotAllowed,
     NotApproved,
     NotFound,
-    NotVerified,
     OutOfResources,
     Tampered,
     VersionMismatch,
@@ -40,10 +37,10 @@ from aimer2.site.ledger import Ledger, Ledgers
 from aimer2.site.memory_files import close, open_blob
 from aimer2.site.outgoing import Handed, Protected, Work, handed_over, protect, short
 from aimer2.site.questioning import Questioning
+from aimer2.site.secret_sums import SecretSums
 from aimer2.site.settings import Settings
 from aimer2.site.store import Finished, Standing, Stored
 from aimer2.site.threads import to_the_end
-from aimer2.site.vault import FileVault
 from aimer2.site.workers import Opening, Worker, WorkerDied, Workers, of_death
 from aimer2.study.compressing import MEMORY
 from aimer2.study.evaluation import released
@@ -52,9 +49,6 @@ from aimer2.study.spending import spending
 
 if TYPE_CHECKING:
     from aimer2.privacy.accounting import Spent
-
-FEW = 2
-"""Sites by which two sums in a row differ, so that their difference is about these sites' updates."""
 
 _INLINE_BYTES = 1 << 20
 _HOUR = 3600
@@ -89,8 +83,7 @@ class Performing:
         self._packages: dict[str, Package] = {}
         self._blobs: dict[str, FolderStore] = {}
         self._ledgers = Ledgers(decisions.folder, decisions.key, decisions.audit, decisions.clock)
-        self._members: dict[str, SecureUpdate] = {}
-        self._vault: FileVault | None = None
+        self.secret_sums = SecretSums(decisions, settings)
         self._questioning = Questioning(decisions, settings.disclosure)
         self._stopped: set[str] = set()
         self.halted = ""
@@ -118,7 +111,7 @@ class Performing:
     async def _answer(self, task: Task, attachments: Mapping[str, str]) -> Ready:
         standing = self._decisions.store.standing(task)
         package, decision = self._approved(task, standing.decision)
-        secure = self._secure(task, package)
+        secure = self.secret_sums.member(task, package)
         if task.phase != "update":
             return await self._say(task, secure)
         stored = standing.stored
@@ -132,41 +125,13 @@ class Performing:
         memory = {name: ref for name, ref in standing.memory.items() if name not in left_out}
         return await self._compute(Work(task, package, decision.dataset, secure, left_out), opening, memory, attachments)
 
-    def _secure(self, task: Task, package: Package) -> SecureUpdate | None:
-        """The site's half of secure aggregation, where the approved study has it. What the coordinator asks for must be in the same terms.
-
-        Raises NotApproved.
-        """
-        wanted = package.study.privacy.secure_aggregation and task.stage != "preflight"
-        if wanted != (task.message != "") or (task.phase != "update" and not wanted):
-            raise NotApproved("The coordinator asks for the update under other terms than the study that was approved here.")
-        if not wanted:
-            return None
-        if task.phase == "keys" and (unknown := self._decisions.address_book.unverified(package.roster)):
-            raise NotVerified(f"Nobody at this site has verified the keys of {', '.join(unknown)}.")
-        if task.study not in self._members:
-            decisions = self._decisions
-            self._vault = self._vault or FileVault(decisions.folder.vault)
-            self._members[task.study] = SecureUpdate.of(package, task.study, decisions.site, decisions.key, self._vault)
-        return self._members[task.study]
-
     async def _say(self, task: Task, secure: SecureUpdate | None) -> Ready:
         """A phase without data: signed and kept, no worker is woken. In a thread where there are many keys to deal out."""
         assert secure is not None
         if task.phase == "agree":
-            self._watch(task, secure)
+            self.secret_sums.watch(task, secure)
         message = await to_the_end(secure.say, task) if task.phase in ("keys", "shares") else secure.say(task)
         return Ready(task.study, Answer(task=task.id, attempt=task.attempt, site=task.site, message=message), {})
-
-    def _watch(self, task: Task, secure: SecureUpdate) -> None:
-        """Two sums that differ by few sites tell of these sites' updates. Raises NotAllowed where the hospital will not have that."""
-        few = secure.changed(task)
-        if not 0 < len(few) <= FEW:
-            return
-        details: dict[str, Json] = {"stage": task.stage, "round": task.round_number, "attempt": task.attempt, "sites": list(few)}
-        self._decisions.audit.append(Kind.COHORT_CHANGED, actor="agent", study=task.study, details=details)
-        if self._settings.small_differences == "refuse":
-            raise NotAllowed(f"The sum differs from the one before by {', '.join(few)} alone, and this site opens no two such sums.")
 
     def _approved(self, task: Task, decision: Decision | None) -> tuple[Package, Decision]:
         """Before anything of the study is read. Raises NotApproved, VersionMismatch, Frozen."""
@@ -352,16 +317,6 @@ class Performing:
         sums = [check.Wanted(name, expectation.layouts.get(name), expectation.room(name, room)) for name in handed.sums]
         return sums + [check.Wanted(name, None, room) for name in handed.memory]
 
-    def settle(self) -> None:
-        """Erases what the studies' secrets have left."""
-        if self._vault is not None:
-            self._vault.settle()
-
-    def end_in_order(self) -> None:
-        """Nothing is performed after this: what is kept of secrets is good also when the machine starts anew."""
-        if self._vault is not None:
-            self._vault.end_in_order()
-
     def erase_old(self, study: str) -> None:
         """What was delivered, but for the last two rounds."""
         if study not in self._stopped:
@@ -374,7 +329,7 @@ class Performing:
         # A thread may still be at work on a task that was called off: what it writes must not come after this.
         async with self._locks[study]:
             self._blobs.pop(study, None)
-            self._members.pop(study, None)
+            self.secret_sums.forget(study)
             self._decisions.erase(study)
 
     def resume(self, study: str) -> None:
