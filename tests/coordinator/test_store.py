@@ -13,7 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine, text
 
-from aimer2.coordinator.store import accounts, members, studies, tasks
+from aimer2.coordinator.store import accounts, drafts, members, studies, tasks
 from aimer2.coordinator.store.accounts import Account
 from aimer2.coordinator.store.database import Database, note_change, read_changes
 from aimer2.coordinator.store.migrate import migrate
@@ -89,12 +89,32 @@ def test_another_kind_of_database_is_refused() -> None:
 
 def test_a_transaction_that_fails_leaves_nothing(offered: Database) -> None:
     def failing(connection: object) -> None:
-        accounts.add_account(connection, Account("anna", "researcher", None, "x"), 0.0)  # type: ignore[arg-type]
+        accounts.add_account(connection, Account("ada", "researcher", None, "x"), 0.0)  # type: ignore[arg-type]
         raise Conflict
 
     with pytest.raises(Conflict):
         offered.write_now(failing)
     assert offered.read_now(accounts.read_accounts) == {}
+
+
+@pytest.mark.parametrize("name", ["anna", "a", "uploader", "coordinator", "openid", "aimer2", "agent"])
+def test_a_new_account_does_not_take_the_name_of_one_who_has_been_here(offered: Database, name: str) -> None:
+    offered.write_now(members.note_upload, "0" * 64, "user:uploader")
+    with pytest.raises(Conflict, match="somebody had it"):
+        offered.write_now(accounts.add_account, Account(name, "researcher", None, "x"), 3.0)
+
+
+def test_the_drafts_of_a_removed_account_go_with_it(database: Database) -> None:
+    ada = Account("ada", "researcher", None, "x")
+    database.write_now(accounts.add_account, ada, 0.0)
+    database.write_now(drafts.add_draft, "1", "ada", "{}", 1.0)
+    database.write_now(accounts.remove_account, "ada")
+    database.write_now(accounts.add_account, ada, 2.0)
+    assert not database.read_now(drafts.read_drafts, "ada")
+    # Drafts that an earlier version left behind.
+    database.write_now(drafts.add_draft, "2", "bob", "{}", 1.0)
+    with pytest.raises(Conflict, match="somebody had it"):
+        database.write_now(accounts.add_account, Account("bob", "researcher", None, "x"), 3.0)
 
 
 def test_enrolment_uses_an_invitation_up(offered: Database) -> None:

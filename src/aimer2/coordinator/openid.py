@@ -190,7 +190,9 @@ class OpenId:
             try:
                 await self._database.write(accounts.add_account, account, self._clock.now())
             except Conflict:
-                raise NotAllowed("There is another account of your name here.", remedy="Ask the operator to add yours under another one.") from None
+                raise NotAllowed(
+                    "There is or was another account of your name here.", remedy="Ask the operator to add yours under another one."
+                ) from None
             await self._records.add(Kind.USER_ADDED, actor="openid", user=account.name, role=account.role, site=account.site or "")
             return account
         if role is not None and role != (known.role, known.site):

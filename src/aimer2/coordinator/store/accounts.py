@@ -10,11 +10,14 @@ from typing import Any, Literal, TypeAlias, final
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from aimer2.coordinator.store.database import note_change
-from aimer2.coordinator.store.schema import login_attempts, sessions, study_parts, users
+from aimer2.coordinator.store.schema import drafts, login_attempts, sessions, sites, studies, study_parts, uploads, users
 from aimer2.core.errors import BadInput, Conflict, NotFound
 
 SessionKind: TypeAlias = Literal["browser", "login", "service"]
 """browser: a cookie. login: a bearer token for a command line. service: a token for a script."""
+
+_OWN_NAMES = frozenset({"agent", "aimer2", "coordinator", "openid"})
+"""What this program calls itself in its records."""
 
 
 @final
@@ -31,22 +34,37 @@ class Account:
 
 
 def add_account(connection: Connection, account: Account, now: float) -> None:
-    """Raises Conflict where the name is taken, BadInput for one that would not be the same in an address or on a line."""
+    """Raises Conflict where the name is taken or was, BadInput for one that would not be the same in an address or on a line."""
     if not account.name.isprintable() or account.name != account.name.strip() or "/" in account.name or not 0 < len(account.name) <= 200:
         raise BadInput("A user's name has 1 to 200 printable characters, no '/', and no blanks around it.")
     if connection.execute(select(users.c.name).where(users.c.name == account.name)).one_or_none():
         raise Conflict(f"There is a user {account.name} already.")
+    if _was_here(connection, account.name):
+        # What is stored under a name is its owner's: whoever takes the name would own it.
+        raise Conflict(f"The name {account.name} is a site's or the coordinator's own, or somebody had it before.", remedy="Take another name.")
     values = {name: getattr(account, name) for name in Account.__slots__}
     connection.execute(insert(users).values(added=now, **values))
     note_change(connection, "registry")
 
 
+def _was_here(connection: Connection, name: str) -> bool:
+    """Whether studies, drafts or uploads are stored under it, or it means a site or this program."""
+    owned = (
+        select(studies.c.digest).where(studies.c.submitted_by == name),
+        select(drafts.c.id).where(drafts.c.owner == name),
+        select(uploads.c.sha256).where(uploads.c.owner == f"user:{name}"),
+        select(sites.c.site).where(sites.c.site == name),
+    )
+    return name in _OWN_NAMES or any(connection.execute(each.limit(1)).first() is not None for each in owned)
+
+
 def remove_account(connection: Connection, name: str) -> None:
-    """With its log-ins, tokens and parts in studies. Raises NotFound where there is no such user."""
+    """With its log-ins, tokens, drafts and parts in studies. Raises NotFound where there is no such user."""
     if connection.execute(delete(users).where(users.c.name == name)).rowcount != 1:
         raise _no_user(name)
     connection.execute(delete(sessions).where(sessions.c.user == name))
     connection.execute(delete(study_parts).where(study_parts.c.user == name))
+    connection.execute(delete(drafts).where(drafts.c.owner == name))
     note_change(connection, "registry")
 
 
