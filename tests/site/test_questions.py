@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +15,15 @@ import pytest
 
 from aimer2.audit.kinds import Kind
 from aimer2.blobs.folder import FolderStore
-from aimer2.connectors.table import save_table
+from aimer2.connectors.table import load_table, save_table
 from aimer2.core.clock import SystemClock
+from aimer2.core.disclosure import Disclosure
+from aimer2.core.errors import NotAllowed
 from aimer2.core.study import Study
 from aimer2.core.task import Answer, Refusal, Reply, Task
+from aimer2.identity import base64url
 from aimer2.identity.keys import SigningKey
+from aimer2.messages.package import Package
 from aimer2.messages.package import digest as digest_of
 from aimer2.messages.tensors import write_tree
 from aimer2.messages.wire import attach
@@ -24,12 +31,16 @@ from aimer2.site.balance import Budget
 from aimer2.site.connection import Connection
 from aimer2.site.decisions import Decisions
 from aimer2.site.ledger import Ledgers
+from aimer2.site.outgoing import Handed, Work
 from aimer2.site.performing import Performing, lay_out
-from aimer2.site.questioning import BEFORE
+from aimer2.site.questioning import BEFORE, Questioning
 from aimer2.site.settings import Settings
 from aimer2.site.snapshots import SnapshotRecord, keep_record
-from aimer2.site.workers import Workers
+from aimer2.site.workers import Opening, Workers
+from aimer2.study.analysing import analyses_of
+from aimer2.study.asked import cohorts_of
 from aimer2.study.pack import pack
+from aimer2.study.statistician import frame_of
 
 Make = Callable[..., Study]
 
@@ -41,7 +52,8 @@ class Desk:
         self.site, self.settings, self.path = site, settings, tmp_path
         self.blobs = FolderStore(tmp_path / "coordinator-blobs")
 
-    def ask(self, study: Study, *stages: tuple[str, int]) -> list[Reply]:
+    def ask(self, study: Study, *stages: tuple[str, int] | Callable[[], None]) -> list[Reply]:
+        """A function among the stages is called between them; each task is another attempt."""
         package = pack(study, self.path, {"north": SigningKey.generate().public.text}, self.blobs)
         digest = digest_of(package)
         self.site.store.note_study(digest, "running", 0)
@@ -55,19 +67,25 @@ class Desk:
         performing = Performing(self.site, self.settings, connection, workers, lambda _: asyncio.sleep(0))
         lay_out(self.site.folder.study(digest), package, performing.blobs(digest))
         try:
-            return [(await performing.reply(*self._task(digest, stage, number))).reply for stage, number in stages]
+            replies = []
+            for attempt, stage in enumerate(stages, 1):
+                if callable(stage):
+                    stage()
+                else:
+                    replies.append((await performing.reply(*self._task(digest, *stage, attempt))).reply)
+            return replies
         finally:
             await workers.close()
 
-    def _task(self, digest: str, stage: str, number: int) -> tuple[Task, dict[str, str]]:
+    def _task(self, digest: str, stage: str, number: int, attempt: int) -> tuple[Task, dict[str, str]]:
         inputs, attachments = {}, {}
         if stage == "analyse":
             writer = self.blobs.create()
             write_tree({}, writer)
             inputs = {"main": writer.commit()}
             attachments = {ref.sha256: attach(self.blobs.open(ref).view()) for ref in inputs.values()}
-        fields = {"id": f"{digest[:16]}-{stage}-{number}", "study": digest, "site": "north", "stage": stage, "round_number": number, "attempt": 1}
-        return Task.model_validate({**fields, "inputs": inputs}), attachments
+        fields = {"id": f"{digest[:16]}-{stage}-{number}", "study": digest, "site": "north", "stage": stage, "round_number": number}
+        return Task.model_validate({**fields, "attempt": attempt, "inputs": inputs}), attachments
 
     def one_more_patient(self, table: Any) -> None:
         made = save_table(table, self.site.folder.dataset("heart") / "snapshots" / "two", clock=SystemClock())
@@ -107,6 +125,41 @@ def test_the_question_again_after_a_refresh_that_brought_one_patient(desk: Desk,
     assert not said[BEFORE].passed and said[BEFORE].blocking
     assert "main: its patients, or those of a category, are those of another question but for fewer than 10" in said[BEFORE].finding
     assert refused.code == "not-allowed" and said[BEFORE].finding == refused.reason
+
+
+def test_asking_again_after_a_refusal_does_not_pass_the_comparison(desk: Desk, question: Make, larger_table: Any) -> None:
+    """The study was answered of the snapshot before, and its worker has already said once whose values the new one has."""
+    first, refused, again = desk.ask(question("first"), ("analyse", 1), lambda: desk.one_more_patient(larger_table), ("analyse", 1), ("analyse", 1))
+    assert isinstance(first, Answer)
+    assert isinstance(refused, Refusal) and refused.code == "not-allowed"
+    assert isinstance(again, Refusal) and again.reason == refused.reason
+
+
+def test_of_questions_that_come_at_once_no_more_are_answered_than_one_after_the_other(desk: Desk, question: Make, snapshot: Any) -> None:
+    everybody, many = threading.Barrier(8), range(8)
+
+    class Together(SystemClock):
+        def now(self) -> float:
+            everybody.wait()
+            return super().now()
+
+    questioning = Questioning(replace(desk.site, clock=Together()), Disclosure(questions=1))
+    packages = [pack(question(f"q{number}"), desk.path, {"north": SigningKey.generate().public.text}, desk.blobs) for number in many]
+    frame = frame_of(packages[0].study, load_table(snapshot.path, verify=False, sha256=snapshot.sha256))
+    cohorts = {name: base64url.encode(bits) for name, bits in cohorts_of(analyses_of(packages[0].study).methods, frame).items()}
+    handed = Handed(sums=(), memory=(), kept=(), checks=(), figures=(), cohorts=cohorts)
+
+    def answered(package: Package) -> bool:
+        task, _ = desk._task(digest_of(package), "analyse", 1, 1)
+        opening = Opening("north", desk.path, snapshot.path, snapshot.sha256, 60, desk.settings.worker)
+        try:
+            questioning.look(Work(task, package, "heart", None), opening, handed)
+        except NotAllowed:
+            return False
+        return True
+
+    with ThreadPoolExecutor(len(many)) as threads:
+        assert sum(threads.map(answered, packages)) == 1
 
 
 def test_a_site_that_answers_all_the_same_notes_it(desk: Desk, question: Make, larger_table: Any) -> None:

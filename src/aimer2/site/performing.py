@@ -197,6 +197,8 @@ class Performing:
             said = await to_the_end(look, work, opening, handed) if handed.cohorts else look(work, opening, handed)
         except BaseException:
             close(files)
+            # It says but once whose values its sums are made of: the next attempt is looked at as this one was.
+            await self._workers.end(task.study)
             raise
         protected = await self._protect(work, received, handed, files)
         telling = released(work.package.study, task.stage, handed.figures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import final
@@ -31,7 +32,10 @@ class Questioning:
 
     decisions: Decisions
     limits: Disclosure
-    _known: set[str] = field(default_factory=set)
+    _known: set[tuple[str, str]] = field(default_factory=set)
+    """Study, and SHA-256 of the snapshot of which it was answered: after a refresh the patients are others."""
+    _one: threading.Lock = field(default_factory=threading.Lock)
+    """Two questions that only together tell too much may come at once."""
 
     def look(self, work: Work, opening: Opening, handed: Handed) -> tuple[Check, ...]:
         """Of the data contract: what speaks against answering, as a check. Of a round: nothing, and what is answered is remembered.
@@ -43,11 +47,20 @@ class Questioning:
             # What has noise tells of nobody, however often it is asked; that is counted in the privacy ledger.
             return ()
         if not handed.cohorts:
-            if task.stage != "preflight" and not self._answers(task.study):
+            if task.stage != "preflight" and (task.study, opening.sha256) not in self._known:
                 raise BadUpdate("The worker does not say whose values its sums are made of.")
             return ()
         asking = self._asking(work, opening, handed)
-        questions, now = Questions(self.decisions.folder.questions), self.decisions.clock.now()
+        now = self.decisions.clock.now()
+        with self._one:
+            checks = self._compare(work, asking, now)
+        if task.stage != "preflight":
+            self._known.add((task.study, opening.sha256))
+        return checks
+
+    def _compare(self, work: Work, asking: Asking, now: float) -> tuple[Check, ...]:
+        """With all that was answered; in a round it is then remembered. Raises NotAllowed."""
+        study, task, questions = work.package.study, work.task, Questions(self.decisions.folder.questions)
         often = questions.too_many(asking, self.limits, now)
         reasons = questions.together(asking, self.limits)
         allowed = self.limits.allows_together(secure=study.privacy.secure_aggregation)
@@ -60,13 +73,7 @@ class Questioning:
             told: list[Json] = list(reasons)
             self.decisions.audit.append(Kind.QUESTIONS_TOGETHER, actor="agent", study=task.study, details={"reasons": told})
         questions.remember(asking, now)
-        self._known.add(task.study)
         return ()
-
-    def _answers(self, study: str) -> bool:
-        if study not in self._known and Questions(self.decisions.folder.questions).knows(study):
-            self._known.add(study)
-        return study in self._known
 
     def _asking(self, work: Work, opening: Opening, handed: Handed) -> Asking:
         study = work.package.study

@@ -77,11 +77,6 @@ class Questions:
                 told = [(asking.dataset, column, term, _digest(one.cohort_of(column))) for column, terms in one.equations.items() for term in terms]
                 database.executemany("INSERT OR IGNORE INTO told VALUES (?, ?, ?, ?)", told)
 
-    def knows(self, study: str) -> bool:
-        """Whether questions of this study were remembered."""
-        with self._database() as database:
-            return database.execute("SELECT 1 FROM answered WHERE study = ? LIMIT 1", (study,)).fetchone() is not None
-
     def _close(self, database: sqlite3.Connection, asking: Asking, limits: Disclosure) -> Iterator[str]:
         rows = database.execute("SELECT digest, patients, columns FROM cohorts")
         known = {digest: (np.frombuffer(patients, np.uint64), frozenset(json.loads(columns))) for digest, patients, columns in rows}

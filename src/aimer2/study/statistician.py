@@ -46,14 +46,18 @@ class Statistician:
         if task.stage != "analyse":
             raise NotAllowed("The study asks statistical questions and trains nothing.")
         cohorts: Mapping[str, bytes] = {}
-        if self._frame is None:
+        frame = self._frame
+        if frame is None:
             unmet = [check for check in self._checks() if check.blocking and not check.passed]
             if unmet:
                 raise BadData(" ".join(check.finding for check in unmet))
-            self._frame = frame_of(self._study, self._table)
-            cohorts = cohorts_of(self._analyses.methods, self._frame)
-        local = local_of(self._frame, self._study.seed, self._site, task.round_number)
-        return Performed(self._protected(self._analyses.local(received, local).sums, task.round_number), cohorts=cohorts)
+            frame = frame_of(self._study, self._table)
+            cohorts = cohorts_of(self._analyses.methods, frame)
+        local = local_of(frame, self._study.seed, self._site, task.round_number)
+        sums = self._protected(self._analyses.local(received, local).sums, task.round_number)
+        # A task that failed before here has told nobody whose values these are; the next one does.
+        self._frame = frame
+        return Performed(sums, cohorts=cohorts)
 
     def _protected(self, sums: Mapping[str, Tree], round_number: int) -> Mapping[str, Tree]:
         """Where the study promises differential privacy, with noise. Raises NotAllowed for a sum that no answer needs."""
