@@ -17,7 +17,7 @@ from aimer2.client.tables import Tables
 from aimer2.connectors.frame import from_frame
 from aimer2.core.dataset import Frame
 from aimer2.core.disclosure import Disclosure
-from aimer2.core.errors import BadStudy, NotAllowed
+from aimer2.core.errors import BadStudy, BadUpdate, NotAllowed
 from aimer2.core.random import SecureBytes
 from aimer2.core.study import Feature, Study
 from aimer2.core.task import Task
@@ -28,6 +28,7 @@ from aimer2.statistics.private import NOISY, AbstractPrivate
 from aimer2.statistics.private_describe import PrivateDescribe
 from aimer2.statistics.private_glm import PrivateGlm
 from aimer2.statistics.statistic import AbstractStatistic, loaded
+from aimer2.study import preflight
 from aimer2.study.analysing import analyses_of, local_of
 from aimer2.study.check import promises
 from aimer2.study.spending import spending
@@ -75,7 +76,7 @@ ANY = st.floats(allow_nan=True, allow_infinity=False, width=64)
 @settings(max_examples=60)
 @given(
     rows=st.lists(st.tuples(ANY, ANY, st.sampled_from([0.0, 1.0, float("nan")]), ANY, st.integers(0, 3)), min_size=1, max_size=8),
-    beta=st.lists(st.floats(-30, 30), min_size=3, max_size=3),
+    beta=st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=3),
 )
 def test_a_patient_with_any_values_moves_a_sum_by_at_most_one(rows: Any, beta: Any) -> None:
     """Values out of range, missing ones, several rows: whatever the data hold, and wherever Newton's steps have got to."""
@@ -89,6 +90,25 @@ def test_a_patient_with_any_values_moves_a_sum_by_at_most_one(rows: Any, beta: A
                 less = whole.at(patients != patient)
                 moved = np.asarray(method.sums(values, whole, 1)[NOISY]) - np.asarray(method.sums(values, less, 1)[NOISY])
                 assert np.linalg.norm(moved) <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("beta", [[np.inf, 0, 0], [0, -np.inf, 0], [0, np.nan, 0], [0, 1001, 0], [0, 0], [[0, 0, 0]], 0])
+@pytest.mark.parametrize("rows", [0, 20])
+def test_a_site_takes_no_coefficients_that_make_one_patient_s_value_tell(beta: Any, rows: int) -> None:
+    """With an infinite slope a site fails where a patient's scaled age is 0, and answers where none is: so it refuses, whoever its patients are."""
+    with pytest.raises(BadUpdate, match="none that this question comes to"):
+        methods()[2].sums({"beta": np.array(beta, float)}, frame(rows), 2)
+
+
+def test_a_patient_s_part_is_finite_at_the_steepest_coefficients() -> None:
+    steep = methods()[2].sums({"beta": np.array([1e3, -1e3, 1e3])}, frame(), 2)
+    assert np.isfinite(steep[NOISY]).all()
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 5e-324), (-1.7e308, 1.7e308)])
+def test_a_range_that_no_number_can_be_scaled_by_is_refused(low: float, high: float) -> None:
+    narrow = Feature(name="age", minimum=low, maximum=high)
+    assert any("age needs a `minimum`" in fault for fault in PrivateDescribe(formula="~ age", features=(narrow,)).faults())
 
 
 def test_with_next_to_no_noise_the_answers_are_those_without() -> None:
@@ -200,3 +220,15 @@ def test_a_sum_that_nobody_pays_for_is_refused() -> None:
     task = Task(id="t", study="f" * 64, site="a", stage="analyse", round_number=2)
     with pytest.raises(NotAllowed, match="who needs no such sum"):
         site.perform(task, {"who": {}}, {})
+
+
+def test_whether_a_patient_is_out_of_range_is_not_told() -> None:
+    """It would be told exactly, of a range that the researcher chooses; the questions clip values to their ranges instead."""
+    data = hospitals()["site-0"]
+    data.loc[data.index[0], "age"] = 120.0
+    table = from_frame(data, split_key=bytes(16))
+    environment = preflight.Environment({}, 1 << 40, None)
+    told = {check.name: check for check in preflight.statistical_checks(study(), table, environment)}
+    assert "ranges" not in told and told["columns"].passed and told["patients"].passed
+    clear = study().model_copy(update={"privacy": study().privacy.model_copy(update={"differential_privacy": None})})
+    assert not {check.name: check for check in preflight.statistical_checks(clear, table, environment)}["ranges"].passed

@@ -52,6 +52,10 @@ class AbstractPrivate(AbstractStatistic):
     def parts(self, values: Values, rows: Frame) -> Floats:
         """Each patient's part ``(patients, m)``; longer ones are shortened."""
 
+    def look(self, values: Values) -> None:
+        """At what the coordinator sent, before the data are touched. Raises BadUpdate unless every patient's part is finite whatever the data hold:
+        a site that fails because of one patient's value tells of that patient without noise."""
+
     def read(self, frame: Frame) -> Frame:
         """One row of each patient."""
         _, first = np.unique(frame.patients, return_index=True)
@@ -61,6 +65,7 @@ class AbstractPrivate(AbstractStatistic):
         return {}
 
     def sums(self, values: Values, frame: Frame, round_number: int) -> Values:
+        self.look(values)
         rows = self.read(frame)
         made = self.parts(values, rows)
         lengths = np.maximum(np.linalg.norm(made, axis=1, keepdims=True), self.reach)
@@ -83,7 +88,9 @@ class AbstractPrivate(AbstractStatistic):
             yield f"{self.name} takes columns as they are, without functions and interactions"
         used = set(formula.columns)
         for feature in features:
-            if feature.name in used and not feature.categories and (feature.minimum is None or not (feature.maximum or 0) > feature.minimum):
+            if feature.name not in used or feature.categories:
+                continue
+            if feature.minimum is None or feature.maximum is None or not 0 < Range.of(feature).half < np.inf:
                 needs = "needs a `minimum` and a `maximum` in `cohort.features`"
                 yield f"{feature.name} {needs}: without a range one patient may change a sum by any amount"
 

@@ -25,6 +25,7 @@ from pydantic import Field
 
 from aimer2.core.dataset import Frame
 from aimer2.core.disclosure import Disclosure
+from aimer2.core.errors import BadUpdate
 from aimer2.core.study import Feature
 from aimer2.core.table import Cell, Table
 from aimer2.statistics.design import Design, design
@@ -37,6 +38,9 @@ CLEAR = 3.0
 
 _LONGEST = 2.0
 """Of a Newton step, in scaled columns: a noisy information must not throw it far away."""
+
+_LARGEST = 1e3
+"""A coefficient that a site takes from the coordinator, in scaled columns; all steps together go no further than 40."""
 
 
 @final
@@ -74,12 +78,22 @@ class PrivateGlm(AbstractPrivate):
         most = 1 + len(self.parsed.terms)
         return float(most + 1) if self.family == "gaussian" else float(np.sqrt(most + most**2 / 16))
 
+    def look(self, values: Values) -> None:
+        beta = values.get("beta", np.zeros(self._width))
+        if beta.shape != (self._width,) or not (np.abs(beta) <= _LARGEST).all():
+            raise BadUpdate("The coefficients that the coordinator sent are none that this question comes to.")
+
+    def told(self, values: Values) -> Values:
+        """Nothing but the coefficients."""
+        return {name: values[name] for name in ("beta",) if name in values}
+
     def parts(self, values: Values, rows: Frame) -> Floats:
         there = rows.complete(self.parsed.columns)
         x, y = self._matrix(there), there.columns[self._outcome]
         if self.family == "gaussian":
             return _triangle(np.column_stack([x, self._outcome_range.scaled(y)]))
-        mean = 1 / (1 + np.exp(-x @ (values["beta"] if "beta" in values else np.zeros(self._width))))
+        # the logistic function without an exponential that overflows
+        mean = (1 + np.tanh(x @ (values["beta"] if "beta" in values else np.zeros(self._width)) / 2)) / 2
         outcome = np.clip(y, 0.0, 1.0)
         return np.concatenate([x * (outcome - mean)[:, None], _triangle(x * np.sqrt(mean * (1 - mean))[:, None])], axis=1)
 
