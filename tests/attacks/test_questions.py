@@ -151,6 +151,37 @@ def test_the_same_question_of_a_snapshot_with_one_patient_more(tmp_path: Path) -
     first.ask(study(regression("ill ~ age"), investigator="Dr Bob Example"))
 
 
+def broken(hospital: Hospital, *rules: str) -> Any:
+    asked = study({"method": "data_quality", "formula": "~ age", "options": {"rules": list(rules), "gate": False}})
+    return hospital.ask(asked).frame("Rules")["broken"].to_numpy()
+
+
+@pytest.mark.parametrize("second", ["age <= 61", "62 <= age"])
+def test_two_rules_that_part_few_patients_differently(tmp_path: Path, second: str) -> None:
+    """How many patients are 61, as the difference of two counts; in one question or in two, and the other way round."""
+    data = patients(200).assign(age=lambda one: one["age"].where(one["age"] != 61, 62))
+    data.loc[:2, "age"] = 61.0
+    above, other = broken(Hospital(data, OFF, tmp_path), "age <= 60", second)
+    assert above - (other if second == "age <= 61" else 200 - other) == 3
+    (tmp_path / "guarded").mkdir()
+    guarded = Hospital(data, GUARDED, tmp_path / "guarded")
+    with pytest.raises(PermissionError, match="those of another question but for fewer than 10"):
+        broken(guarded, "age <= 60", second)
+    broken(guarded, "age <= 60", "60 < age")
+    with pytest.raises(PermissionError, match="those of another question but for fewer than 10"):
+        broken(guarded, second)
+
+
+def test_rules_add_up_as_coefficients(tmp_path: Path) -> None:
+    """Each cuts twelve patients or more off the others: 60 patients are too few for more than 20 terms of a column."""
+    data = patients(60).assign(age=np.repeat([30.0, 40, 50, 60, 70], 12))
+    wanted = [f"age <= {cut + place / 10}" for cut in (30, 40, 50) for place in range(7)]
+    hospital = Hospital(data, GUARDED, tmp_path)
+    broken(hospital, *wanted[:19])
+    with pytest.raises(PermissionError, match="21 coefficients would be told of age"):
+        broken(hospital, wanted[19])
+
+
 def test_two_questions_of_one_plan_are_compared_too(tmp_path: Path) -> None:
     with pytest.raises(PermissionError, match="q1: its patients, or those of a category"):
         Hospital(three_without_crp(), GUARDED, tmp_path).ask(study(regression("ill ~ age"), regression("ill ~ age + crp")))

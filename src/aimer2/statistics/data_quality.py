@@ -18,7 +18,7 @@ squared distances of its values; ``distances`` = per column a 1 in the class of 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -36,7 +36,7 @@ from aimer2.core.study.formula import ROLES, Variable
 from aimer2.core.table import Cell, Table, number
 from aimer2.statistics.comparison import facts
 from aimer2.statistics.design import Floats, numbers
-from aimer2.statistics.statistic import AbstractStatistic, Values
+from aimer2.statistics.statistic import AbstractStatistic, Cohort, Values
 
 CLASSES = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 """Upper ends of the classes of distances."""
@@ -90,12 +90,26 @@ class DataQuality(AbstractStatistic):
         """All rows: missing values are what is asked about."""
         return frame
 
+    def cohorts(self, frame: Frame) -> Iterator[Cohort]:
+        """Besides, of each rule: in whose rows it can be judged, is broken, and holds. Two rules that part few patients differently tell of them."""
+        yield from super().cohorts(frame)
+        for rule in dict.fromkeys(self.rules):
+            judged, broken = _judge(rule, frame)
+            columns = frozenset(one for one in _parsed(rule)[0] if isinstance(one, str))
+            for name, rows in (("judged", judged), ("broken", broken), ("holds", judged & ~broken)):
+                yield Cohort(f"'{rule}' {name}", frame.at(rows), columns)
+
+    def equations(self) -> Mapping[str, Sequence[str]]:
+        """A rule is one more equation of each of its columns."""
+        known = super().equations()
+        return {column: (*terms, *(rule for rule in dict.fromkeys(self.rules) if column in _parsed(rule)[0])) for column, terms in known.items()}
+
     def _has_few(self, frame: Frame, disclosure: Disclosure) -> bool:
-        judged, broken = zip(*(_judge(rule, frame) for rule in self.rules), strict=True) if self.rules else ((), ())
+        ruled = [rows for rule in self.rules for judged, broken in [_judge(rule, frame)] for rows in (judged, broken, judged & ~broken)]
         missing = [np.isnan(numbers(variable, frame)) for variable in self._columns]
         cells = [numbers(variable, frame) == code for variable in self._categories for code in range(len(self._levels(variable)))]
         binned = [self._place(variable, frame) == one for variable in self._ranged for one in range(self.bins)]
-        return any(disclosure.is_small(frame.counted(rows)) for rows in (*judged, *broken, *missing, *cells, *binned))
+        return any(disclosure.is_small(frame.counted(rows)) for rows in (*ruled, *missing, *cells, *binned))
 
     def _beyond(self, first: Values) -> Iterator[str]:
         """Which limits these counts are beyond; of one site or of all."""
