@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
 from starlette.responses import RedirectResponse, Response
@@ -17,27 +21,28 @@ from aimer2.web.answers import read_form
 
 SHOWN = 200
 
+# A long log takes seconds, in which the loop must answer others; of several who look, one after the other.
+_READER = ThreadPoolExecutor(1, "audit")
+
 
 async def audit(visit: Visit) -> Response:
     """``kind``, ``study`` and ``words`` of the query choose; the whole log is verified before anything of it is shown."""
     kind, study, words = visit.asked("kind"), visit.asked("study").strip(), visit.asked("words").strip().lower()
-    lines = (await _log(visit)).splitlines()
-    key = PublicKey.from_text((await visit.get("/v1/coordinator"))["key"])
-    entries = list(filter(None, map(_entry, lines)))
-    chosen = [
-        entry
-        for entry in reversed(entries)
-        if kind in ("", entry.kind) and (not study or (entry.study or "").startswith(study)) and _holds(entry, words)
-    ]
+    key, log = PublicKey.from_text((await visit.get("/v1/coordinator"))["key"]), await _log(visit)
+
+    def fits(entry: Entry) -> bool:
+        return kind in ("", entry.kind) and (not study or (entry.study or "").startswith(study)) and _holds(entry, words)
+
+    chosen, kinds, verified = await asyncio.get_running_loop().run_in_executor(_READER, _read, log, key, fits)
     return visit.page(
         "audit.html",
         current="/audit",
-        entries=[asdict(entry) for entry in chosen[:SHOWN]],
-        kinds=sorted({entry.kind for entry in entries}),
+        entries=[asdict(entry) for entry in chosen],
+        kinds=kinds,
         kind=kind,
         study=study,
         words=words,
-        verified=_verify(b"\n".join([*lines, b""]), key),
+        verified=verified,
         key=key.text,
     )
 
@@ -63,6 +68,14 @@ async def _incident(visit: Visit, path: str) -> Response:
 
 async def _log(visit: Visit) -> bytes:
     return (await visit.api.ask(visit.request, "GET", "/v1/audit")).body
+
+
+def _read(log: bytes, key: PublicKey, fits: Callable[[Entry], bool]) -> tuple[list[Entry], list[str], Verification]:
+    """The newest entries that fit, every kind there is, and whether the log holds."""
+    lines = log.splitlines()
+    entries = list(filter(None, map(_entry, lines)))
+    chosen = list(islice(filter(fits, reversed(entries)), SHOWN))
+    return chosen, sorted({entry.kind for entry in entries}), _verify(b"\n".join([*lines, b""]), key)
 
 
 def _entry(line: bytes) -> Entry | None:

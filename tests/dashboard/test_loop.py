@@ -1,0 +1,68 @@
+"""What takes long does not keep the loop from answering others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+import httpx
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from aimer2.audit.entries import Event, Head, digest, sign_line
+from aimer2.audit.log import EMPTY
+from aimer2.dashboard.app import Dashboard
+from aimer2.identity.keys import SigningKey
+
+KEY = SigningKey.generate()
+ME = {"user": "otto", "role": "auditor", "actions": ["read-audit"], "csrf": "c"}
+
+
+async def longest_silence(work: Awaitable[object]) -> float:
+    """For how much of the work's time the loop answered nobody, at a stretch."""
+    loop, silence = asyncio.get_running_loop(), 0.0
+    began, task = loop.time(), asyncio.ensure_future(work)
+    last = began
+    while not task.done():
+        await asyncio.sleep(0.001)
+        silence, last = max(silence, loop.time() - last), loop.time()
+    await task
+    return silence / (last - began)
+
+
+def log_of(entries: int) -> bytes:
+    head, lines = EMPTY, []
+    for number in range(1, entries + 1):
+        line = sign_line(Event("login-succeeded", "otto", None, {}), after=head, time="2026-01-01T00:00:00Z", key=KEY)
+        head = Head(number, digest(line))
+        lines.append(line)
+    return b"\n".join([*lines, b""])
+
+
+def test_others_are_answered_while_a_long_audit_log_is_verified() -> None:
+    log = log_of(4000)
+
+    async def audit(request: Request) -> Response:
+        return Response(log)
+
+    async def me(request: Request) -> Response:
+        return JSONResponse(ME)
+
+    async def coordinator(request: Request) -> Response:
+        return JSONResponse({"key": KEY.public.text})
+
+    api = Starlette(routes=[Route("/v1/audit", audit), Route("/v1/session", me), Route("/v1/coordinator", coordinator)])
+
+    async def story() -> None:
+        transport = httpx.ASGITransport(Dashboard(api, lambda *_: ()))
+        async with httpx.AsyncClient(transport=transport, base_url="https://coordinator.test") as reader:
+            # The templates are read at the first time.
+            assert (await reader.get("/audit?words=nobody")).status_code == 200
+            asked = asyncio.ensure_future(reader.get("/audit?words=nobody"))
+            assert await longest_silence(asked) < 0.4
+            page = asked.result().text
+            assert "The log holds" in page and "Entries: 4000" in page
+
+    asyncio.run(story())
