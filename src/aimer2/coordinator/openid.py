@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 from urllib.parse import quote, urlencode
 
 import urllib3
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 
 from aimer2.audit.kinds import Kind
 from aimer2.client.https import Trust, make_pool, transport_errors
@@ -22,7 +23,7 @@ from aimer2.coordinator.store.accounts import Account, attempt_key
 from aimer2.coordinator.store.database import Database
 from aimer2.coordinator.store.schema import openid_logins
 from aimer2.core.clock import Clock
-from aimer2.core.errors import BadInput, Conflict, NotAllowed, NotAuthenticated, NotAvailable, Unreachable
+from aimer2.core.errors import AimerError, BadInput, Conflict, NotAllowed, NotAuthenticated, NotAvailable, Unreachable
 from aimer2.identity.openid import Provider, Started, UnknownKey, authorization_url, check_id_token, read_object
 from aimer2.identity.secret_files import read_secret
 
@@ -31,11 +32,16 @@ LOGIN_SECONDS = 600
 
 CALLBACK = "/v1/openid/callback"
 
+MOST_PENDING = 10_000
+"""Log-ins under way at once: anybody can begin one, and each is a row."""
+
 _LONGEST_ANSWER = 1 << 20
 _SECONDS = 10.0
 _KEPT_SECONDS = 3600.0
 _REREAD_SECONDS = 60.0
 """A token under an unknown key lets the keys be read again, but not more often."""
+_FAILED_SECONDS = 10.0
+"""A provider that does not answer is not asked again sooner: each asking holds a thread for up to `_SECONDS`."""
 _REMEDY = "Give the authority of its certificate as `ca_file` of `[openid]`."
 
 
@@ -50,6 +56,10 @@ class OpenId:
         self._provider: tuple[float, Provider] | None = None
         self._keys: tuple[float, list[dict[str, Any]]] | None = None
         self._pool: urllib3.PoolManager | None = None
+        self._failed: tuple[float, AimerError] | None = None
+        self._discovering = asyncio.Lock()
+        # Whoever waits for the provider must not keep the rest of the coordinator from its threads.
+        self._threads = ThreadPoolExecutor(2, "openid")
 
     @property
     def settings(self) -> OpenIdSettings:
@@ -70,7 +80,7 @@ class OpenId:
         if not is_own_page(target):
             raise BadInput("The page to come back to is a path of this coordinator, like /studies.")
         provider, started = await self._discover(), Started.new()
-        await self._database.write(_remember, started, target, self._clock.now())
+        await self._database.write(remember, started, target, self._clock.now())
         address = authorization_url(
             provider, started, client_id=settings.client_id, redirect_uri=self._settings.url + CALLBACK, scopes=settings.scopes
         )
@@ -98,11 +108,19 @@ class OpenId:
     # -- the provider
 
     async def _discover(self) -> Provider:
-        now, issuer = self._clock.monotonic(), self.settings.issuer
-        if self._provider is None or now - self._provider[0] > _KEPT_SECONDS:
-            document = await self._ask("GET", issuer.rstrip("/") + "/.well-known/openid-configuration")
-            self._provider = now, Provider.read(issuer, document)
-        return self._provider[1]
+        """Raises what the last asking raised, for a moment after it failed."""
+        async with self._discovering:
+            now, issuer = self._clock.monotonic(), self.settings.issuer
+            if self._provider is None or now - self._provider[0] > _KEPT_SECONDS:
+                if self._failed is not None and now - self._failed[0] < _FAILED_SECONDS:
+                    raise type(self._failed[1])(self._failed[1].sentence, remedy=self._failed[1].advice)
+                try:
+                    document = await self._ask("GET", issuer.rstrip("/") + "/.well-known/openid-configuration")
+                    self._provider = now, Provider.read(issuer, document)
+                except AimerError as error:
+                    self._failed = self._clock.monotonic(), error
+                    raise
+            return self._provider[1]
 
     async def _exchange(self, provider: Provider, code: str, started: Started) -> dict[str, Any]:
         settings = self.settings
@@ -148,7 +166,7 @@ class OpenId:
         return {**more, **claims}
 
     async def _ask(self, method: str, address: str, headers: Mapping[str, str] | None = None, body: bytes | None = None) -> bytes:
-        return await asyncio.to_thread(self._ask_now, method, address, dict(headers or {}), body)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask_now, method, address, dict(headers or {}), body)
 
     def _ask_now(self, method: str, address: str, headers: dict[str, str], body: bytes | None) -> bytes:
         settings = self.settings
@@ -227,8 +245,11 @@ def is_own_page(target: str) -> bool:
     )
 
 
-def _remember(connection: Connection, started: Started, target: str, now: float) -> None:
+def remember(connection: Connection, started: Started, target: str, now: float) -> None:
+    """Forgets what has expired besides. Raises Unreachable while there are `MOST_PENDING`."""
     connection.execute(delete(openid_logins).where(openid_logins.c.expires < now))
+    if connection.execute(select(func.count()).select_from(openid_logins)).scalar_one() >= MOST_PENDING:
+        raise Unreachable("Too many people are logging in at the moment.", remedy="Try again in some minutes.")
     values = {"nonce": started.nonce, "verifier": started.verifier, "target": target, "expires": now + LOGIN_SECONDS}
     connection.execute(insert(openid_logins).values(state_hash=attempt_key(started.state), **values))
 

@@ -88,7 +88,7 @@ openid_logins = Table(
     Column("nonce", String(64), nullable=False),
     Column("verifier", String(128), nullable=False),
     Column("target", Text, nullable=False),
-    Column("expires", Double, nullable=False),
+    Column("expires", Double, nullable=False, index=True),
 )
 
 # Identifiers of assertions that were used, so that none is accepted twice, after a restart neither.

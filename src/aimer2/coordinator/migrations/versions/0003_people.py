@@ -56,6 +56,8 @@ def upgrade() -> None:
         sa.Column("expires", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("state_hash", name=op.f("pk_openid_logins")),
     )
+    with op.batch_alter_table("openid_logins", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_openid_logins_expires"), ["expires"], unique=False)
     op.create_table(
         "study_parts",
         sa.Column("study", sa.String(length=64), nullable=False),
