@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, BrowserContext, Download, Page, expect
 from aimer2.cli.federation import RESEARCHER, Federation, Hospital
 from aimer2.client.run import Run
 from aimer2.core.study import Study
+from aimer2.identity.secret_files import write_secret
 
 pytestmark = pytest.mark.timeout(300)  # the first test waits for a whole federation to start
 
@@ -64,6 +65,15 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
 
 
 @pytest.fixture(scope="module")
+def auditor(federation: Federation) -> str:
+    """The name of one, whose password is the researcher's."""
+    password = federation.folder / "auditor.password"
+    write_secret(password, federation.password.encode())
+    federation.command("coordinator", "user", "add", "demo-auditor", "--role", "auditor", "--password-file", str(password))
+    return "demo-auditor"
+
+
+@pytest.fixture(scope="module")
 def finished(federation: Federation) -> Run:
     run = federation.researcher().submit(study_of(), federation.folder)
     for _ in run.events():
@@ -71,12 +81,12 @@ def finished(federation: Federation) -> Run:
     return run
 
 
-def visitor(chromium: Browser, federation: Federation, **options: Any) -> BrowserContext:
+def visitor(chromium: Browser, federation: Federation, user: str = RESEARCHER, **options: Any) -> BrowserContext:
     """A browser of its own, logged in."""
     context = chromium.new_context(ignore_https_errors=True, base_url=federation.url, accept_downloads=True, **options)
     page = context.new_page()
     page.goto("/login")
-    page.get_by_label("Name").fill(RESEARCHER)
+    page.get_by_label("Name").fill(user)
     page.get_by_label("Password").fill(federation.password)
     page.get_by_role("button", name="Log in").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("University Hospital North")
@@ -161,24 +171,26 @@ def pages_of(digest: str) -> list[str]:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious_on_any_page(chromium: Browser, federation: Federation, finished: Run, axe: str, scheme: str) -> None:
+def test_axe_finds_nothing_serious_on_any_page(chromium: Browser, federation: Federation, finished: Run, auditor: str, axe: str, scheme: str) -> None:
     # The pages' own policy would not run a script of ours. What is not colour is the same in the dark.
     level = "['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']"
     rules = level if scheme == "light" else "{type: 'rule', values: ['color-contrast']}"
-    context = visitor(chromium, federation, color_scheme=scheme, bypass_csp=True)
-    page = context.new_page()
     found = []
-    for path in ("/login", *pages_of(finished.digest)):
-        page.goto(path, wait_until="domcontentloaded")
-        page.evaluate(axe)
-        ran = page.evaluate(f"() => axe.run(document, {{runOnly: {rules}}})")
-        assert ran["passes"], "axe has looked"
-        found += [
-            f"{path}: {one['id']} ({one['impact']}) {one['nodes'][0]['html'][:150]}"
-            for one in ran["violations"]
-            if one["impact"] in ("serious", "critical")
-        ]
-    context.close()
+    for user, paths in ((RESEARCHER, ["/login", *pages_of(finished.digest)]), (auditor, ["/audit"])):
+        context = visitor(chromium, federation, user, color_scheme=scheme, bypass_csp=True)
+        page = context.new_page()
+        for path in paths:
+            answer = page.goto(path, wait_until="domcontentloaded")
+            assert answer is not None and (answer.ok or path == "/nowhere"), path
+            page.evaluate(axe)
+            ran = page.evaluate(f"() => axe.run(document, {{runOnly: {rules}}})")
+            assert ran["passes"], "axe has looked"
+            found += [
+                f"{path}: {one['id']} ({one['impact']}) {one['nodes'][0]['html'][:150]}"
+                for one in ran["violations"]
+                if one["impact"] in ("serious", "critical")
+            ]
+        context.close()
     assert not found, json.dumps(found, indent=1)
 
 
