@@ -120,21 +120,25 @@ class Exchanging:
         except _NOT_TAKEN:
             if not going:
                 raise
-            for ready in going.values():
-                self._spawn(self._mend(ready))
+            for key, ready in self._still(going).items():
+                self._running[key] = (ready.study, self._spawn(self._mend(ready)))
             return Exchanged(revision=self._revision, time=0)
         except AimerError:
-            self._outbox = going | self._outbox
+            self._outbox = self._still(going) | self._outbox
             raise
         finally:
-            for key in going:
-                self._flying.pop(key, None)
+            for key in self._still(going):
+                del self._flying[key]
         if not self.connected:
             _LOG.info("connected to the coordinator")
         self._told, self.connected, self.problem = True, True, ""
         if going:
             self._duties.delivered(list(going.values()))
         return exchanged
+
+    def _still(self, going: Mapping[str, Ready]) -> dict[str, Ready]:
+        """Without what was called off while it was on its way."""
+        return {key: ready for key, ready in going.items() if self._flying.get(key) is ready}
 
     def _form(self, going: Mapping[str, Ready], status: Mapping[str, Any], wait_seconds: float) -> Exchange:
         return Exchange(
@@ -148,7 +152,6 @@ class Exchanging:
 
     async def _mend(self, ready: Ready) -> None:
         """The coordinator did not take it, most often because an upload is gone there: uploads again, a little later each time."""
-        self._running[ready.key] = (ready.study, _current())
         try:
             await asyncio.sleep(self._means.backoff().failed())
             self._offer(await self._duties.again(ready))
@@ -211,14 +214,15 @@ class Exchanging:
             if owner == study:
                 running.cancel()
                 self._running.pop(key, None)
-        for key in [key for key, ready in self._outbox.items() if ready.study == study and isinstance(ready.reply, Answer)]:
-            del self._outbox[key]
+        for replies in (self._outbox, self._flying):
+            for key in [key for key, ready in replies.items() if ready.study == study and isinstance(ready.reply, Answer)]:
+                del replies[key]
 
     def cancel_all(self) -> dict[str, str]:
         """Nothing leaves any more, nor goes on: the keys of what was under way, with the study of each."""
         called_off = {key: study for key, (study, _) in self._running.items()}
         called_off |= {key: ready.study for key, ready in self._outbox.items() if isinstance(ready.reply, Answer)}
-        for study in set(called_off.values()):
+        for study in {*called_off.values(), *(ready.study for ready in self._flying.values())}:
             self.cancel(study)
         return called_off
 
@@ -259,9 +263,3 @@ class Exchanging:
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
-
-
-def _current() -> asyncio.Task[None]:
-    task = asyncio.current_task()
-    assert task is not None
-    return task
