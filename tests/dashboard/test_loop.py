@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable
+from pathlib import Path
 
 import httpx
 from starlette.applications import Starlette
@@ -16,8 +18,16 @@ from aimer2.audit.log import EMPTY
 from aimer2.dashboard.app import Dashboard
 from aimer2.identity.keys import SigningKey
 
+DIGEST = "d" * 64
 KEY = SigningKey.generate()
 ME = {"user": "otto", "role": "auditor", "actions": ["read-audit"], "csrf": "c"}
+
+
+def answering(path: str, content: object) -> Route:
+    async def endpoint(request: Request) -> Response:
+        return Response(content) if isinstance(content, bytes | str) else JSONResponse(content)
+
+    return Route(path, endpoint)
 
 
 async def longest_silence(work: Awaitable[object]) -> float:
@@ -44,16 +54,8 @@ def log_of(entries: int) -> bytes:
 def test_others_are_answered_while_a_long_audit_log_is_verified() -> None:
     log = log_of(4000)
 
-    async def audit(request: Request) -> Response:
-        return Response(log)
-
-    async def me(request: Request) -> Response:
-        return JSONResponse(ME)
-
-    async def coordinator(request: Request) -> Response:
-        return JSONResponse({"key": KEY.public.text})
-
-    api = Starlette(routes=[Route("/v1/audit", audit), Route("/v1/session", me), Route("/v1/coordinator", coordinator)])
+    routes = [answering("/v1/audit", log), answering("/v1/session", ME), answering("/v1/coordinator", {"key": KEY.public.text})]
+    api = Starlette(routes=routes)
 
     async def story() -> None:
         transport = httpx.ASGITransport(Dashboard(api, lambda *_: ()))
@@ -64,5 +66,30 @@ def test_others_are_answered_while_a_long_audit_log_is_verified() -> None:
             assert await longest_silence(asked) < 0.4
             page = asked.result().text
             assert "The log holds" in page and "Entries: 4000" in page
+
+    asyncio.run(story())
+
+
+def test_others_are_answered_while_the_code_of_a_study_is_coloured() -> None:
+    code = "x = f(1) + 'a'\n" * 6000
+    package = json.loads((Path(__file__).parents[1] / "golden" / "package-1.json").read_text())
+    study = {"digest": DIGEST, "name": "n", "question": "q", "state": "offered", "reason": "", "result": None}
+    api = Starlette(
+        routes=[
+            answering("/v1/session", ME | {"actions": ["see-study", "use-blobs"]}),
+            answering(f"/v1/studies/{DIGEST}", study),
+            answering(f"/v1/studies/{DIGEST}/package", package),
+            answering(f"/v1/blobs/{'a' * 64}", code),
+        ]
+    )
+
+    async def story() -> None:
+        transport = httpx.ASGITransport(Dashboard(api, lambda *_: ()))
+        async with httpx.AsyncClient(transport=transport, base_url="https://coordinator.test") as reader:
+            # Templates and the syntax are read at the first time.
+            assert (await reader.get(f"/studies/{DIGEST}/code")).status_code == 200
+            asked = asyncio.ensure_future(reader.get(f"/studies/{DIGEST}/code"))
+            assert await longest_silence(asked) < 0.4
+            assert '<span class="n">f</span>' in asked.result().text
 
     asyncio.run(story())

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from aimer2.core.errors import BadInput, Conflict, NotAllowed
 from aimer2.web import answers as module
 from aimer2.web.answers import Answers, Protected, read_form
-from aimer2.web.code import coloured
+from aimer2.web.code import MOST_OF_A_FILE, MOST_OF_A_PAGE, coloured, coloured_page
 from aimer2.web.pages import Link, Pages, duration, moment, number, size
 from aimer2.web.security import FormKey, local_path
 
@@ -163,6 +163,19 @@ def test_code_is_coloured_and_its_markup_is_text() -> None:
     assert "<img" not in shown
     assert "style=" not in shown
     assert "<img" not in str(coloured(EVIL, "a.unknown"))
+
+
+def test_of_long_code_the_first_lines_are_coloured_and_all_is_shown() -> None:
+    line = f"def f(): '{EVIL}'\n"
+    files = [(f"{number}.py", line * (MOST_OF_A_FILE // len(line) + 100)) for number in range(6)]
+    shown = [str(one) for one in asyncio.run(coloured_page(files))]
+    for text, html in zip([text for _, text in files], shown, strict=True):
+        numbers = [int(one) for one in re.findall(r'<span class="linenos">\s*(\d+)</span>', html)]
+        assert numbers == list(range(1, text.count("\n") + 1)) and "<img" not in html
+    kept = [html.count('<span class="k">def</span>') for html in shown]
+    assert all(0 < one <= MOST_OF_A_FILE // len(line) for one in kept[:4]), "of a file"
+    assert sum(kept) * len(line) <= MOST_OF_A_PAGE and kept[5] == 0, "of a page"
+    assert 'class="code"' in coloured("", "empty.py")
 
 
 def test_numbers_read_as_people_write_them() -> None:

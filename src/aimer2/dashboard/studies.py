@@ -24,6 +24,7 @@ from aimer2.messages.record import StudyRecord
 from aimer2.repository.page import as_page
 from aimer2.study.events import RoundFinished
 from aimer2.web.answers import read_form
+from aimer2.web.code import coloured_page
 from aimer2.web.pages import moment
 from aimer2.web.translation import mark
 
@@ -60,7 +61,7 @@ class StudyPages:
             "study.html",
             document=package["study"],
             line=line,
-            text=json.dumps(package, indent=2, ensure_ascii=False),
+            text=(await coloured_page([("study.json", json.dumps(package, indent=2, ensure_ascii=False))]))[0],
             digest_code=study["digest"],
             submitted=moment(study["submitted"]) + f" · {study['submitted_by']}",
             related=[one for one in found[::-1] if one["name"] == study["name"] and one is not line],
@@ -73,8 +74,9 @@ class StudyPages:
         return _page(visit, study, "leaves", "leaves.html", lines=self._describe(package, study["digest"], texts))
 
     async def code(self, visit: Visit) -> Response:
-        study = await _study(visit)
-        return _page(visit, study, "code", "code.html", files=await _files(visit, Package.model_validate(await _package(visit))))
+        study, files = await _study(visit), await _files(visit, Package.model_validate(await _package(visit)))
+        shown = await coloured_page([(name, text) for name, text, _ in files])
+        return _page(visit, study, "code", "code.html", files=[(name, html, sha256) for (name, _, sha256), html in zip(files, shown, strict=True)])
 
     async def live(self, visit: Visit) -> Response:
         study, package = await _study(visit), await _package(visit)
