@@ -94,7 +94,7 @@ def test_a_freeze_stops_everything_at_once_outlives_kill_9_and_is_lifted(own: Se
     assert state_of(anna, running) == "paused"
     assert anna.post(f"/v1/studies/{running}/resume")["state"] == "running"
     assert pair[0].wait_for_tasks()
-    assert audited(own, Kind.FROZEN)[-1]["details"] == {"reason": "a stolen laptop", "paused": [running]}
+    assert audited(own, Kind.FROZEN)[-1]["details"] == {"reason": "a stolen laptop", "studies": 1, "paused": [running]}
     assert audited(own, Kind.THAWED)[-1]["details"] == {"reason": "the laptop is wiped"}
     for study in (running, waiting):
         anna.post(f"/v1/studies/{study}/stop", {"final": True})

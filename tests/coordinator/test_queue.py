@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from serving import package_of, ref_of, tensor
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.requests import Request
 
 from aimer2.coordinator.coordinator import Coordinator
+from aimer2.coordinator.http.access import is_still_let_in
+from aimer2.coordinator.http.events_api import events_of
 from aimer2.coordinator.preflight import rehearse
 from aimer2.coordinator.queue import StudyQueue
 from aimer2.coordinator.settings import Folder, Settings
 from aimer2.coordinator.setup import initialise
 from aimer2.coordinator.signal import Signal
-from aimer2.coordinator.store import members, studies, tasks
+from aimer2.coordinator.store import accounts, members, studies, tasks
+from aimer2.coordinator.store.accounts import Account
 from aimer2.core.clock import SystemClock
 from aimer2.core.protocols import BlobStore
 from aimer2.core.task import Answer, BlobRef, Reply, Task
@@ -26,7 +35,7 @@ from aimer2.identity.keys import SigningKey
 from aimer2.messages.package import Package
 from aimer2.messages.wire import Decision, Exchange, Exchanged
 from aimer2.study.checkpoint import Checkpoints
-from aimer2.study.events import Event
+from aimer2.study.events import Event, StudyPaused
 
 STUDY = "d" * 64
 
@@ -252,5 +261,108 @@ def test_attachments_must_have_their_name(run: Callable[..., None]) -> None:
         with pytest.raises(Exception, match="does not match its digest"):
             await exchange(coordinator, "a", replies=(reply,), attachments={ref_of(blob).sha256: "AAAA"})
         assert coordinator.queue.open_count == 1
+
+    run(test, "a")
+
+
+def test_what_another_process_revoked_is_acted_on_though_a_request_saw_it_first(run: Callable[..., None]) -> None:
+    async def test(coordinator: Coordinator) -> None:
+        await coordinator.queue.of(STUDY).put([task("a"), task("b")])
+        coordinator.database.write_now(members.revoke_site, "a", 3.0)
+        await coordinator.registry.load()
+        keeping = asyncio.create_task(coordinator.keep())
+        async with asyncio.timeout(10):
+            while len(coordinator.database.read_now(tasks.open_tasks)) > 1:  # noqa: ASYNC110 - a row: nothing tells when it changes
+                await asyncio.sleep(0.05)
+        keeping.cancel()
+        assert [row.id for row in coordinator.database.read_now(tasks.open_tasks)] == ["t-1-b"]
+
+    run(test, "a", "b")
+
+
+def test_the_tasks_of_a_study_that_another_process_ended_are_handed_out_no_more(run: Callable[..., None]) -> None:
+    async def test(coordinator: Coordinator) -> None:
+        await coordinator.queue.of(STUDY).put([task("a")])
+        coordinator.database.write_now(studies.change_state, studies.Transition(STUDY, ("running",), "paused", ["a"]))
+        await coordinator.registry.load()
+        assert not (await exchange(coordinator, "a", wait_seconds=0)).tasks
+        await coordinator.studies.keep()
+        assert not coordinator.database.read_now(tasks.open_tasks)
+
+    run(test, "a")
+
+
+def test_a_study_whose_stop_is_not_stored_goes_on(run: Callable[..., None]) -> None:
+    async def test(coordinator: Coordinator) -> None:
+        await coordinator.queue.of(STUDY).put([task("a")])
+        full = "CREATE TRIGGER full BEFORE UPDATE OF state ON studies BEGIN SELECT RAISE(ABORT, 'full'); END"
+        coordinator.database.write_now(lambda connection: connection.execute(text(full)))
+        with pytest.raises(SQLAlchemyError):
+            await coordinator.studies.stop(STUDY, "anna", final=True, reason="enough")
+        assert len((await exchange(coordinator, "a", wait_seconds=0)).tasks) == 1
+        coordinator.database.write_now(lambda connection: connection.execute(text("DROP TRIGGER full")))
+
+    run(test, "a")
+
+
+def test_a_freeze_of_many_studies_has_room_in_the_log(run: Callable[..., None], tmp_path: Path) -> None:
+    async def test(coordinator: Coordinator) -> None:
+        package = coordinator.registry.study(STUDY).package.model_dump_json()
+
+        def add(connection: Connection) -> None:
+            for number in range(299):
+                digest = f"{number:064x}"
+                studies.add_study(connection, studies.NewStudy(digest, package, ["a"], "anna", 2.0))
+                studies.change_state(connection, studies.Transition(digest, ("offered",), "running", ["a"]))
+
+        coordinator.database.write_now(add)
+        await coordinator.freezing.freeze("olga", "an alarm")
+        entry = json.loads((tmp_path / "coordinator" / "audit.jsonl").read_text().splitlines()[-1])
+        assert (entry["kind"], entry["details"]["studies"], len(entry["details"]["paused"])) == ("frozen", 300, 50)
+
+    run(test, "a")
+
+
+@pytest.mark.parametrize("busy", [False, True])
+@pytest.mark.parametrize("how", ["log-out", "role", "part"])
+def test_a_stream_of_events_ends_with_what_let_its_reader_in(run: Callable[..., None], how: str, busy: bool) -> None:
+    async def test(coordinator: Coordinator) -> None:
+        database = coordinator.database
+        database.write_now(accounts.add_account, Account("ada", "researcher"), 3.0)
+        database.write_now(accounts.give_part, STUDY, "ada", "auditor", {"given_by": "anna", "given": 3.0})
+        await coordinator.registry.load()
+        secret, session = await coordinator.sessions.open("ada", "login")
+        scope = {"type": "http", "method": "GET", "headers": [(b"authorization", f"Bearer {secret}".encode())]}
+        scope["route"] = SimpleNamespace(path="/v1/studies/{digest}/events")
+        let_in = partial(is_still_let_in, coordinator, Request(scope), STUDY)
+        assert await let_in()
+        stream = events_of(coordinator, STUDY, 0, 0.05, let_in)
+        assert await anext(stream)
+        assert b"still here" in await anext(stream)
+        if how == "log-out":
+            await coordinator.sessions.end(session.id)
+        elif how == "role":
+            database.write_now(accounts.change_role, "ada", "site-administrator", "elsewhere")
+        else:
+            database.write_now(accounts.take_part, STUDY, "ada")
+        await coordinator.registry.load()
+
+        def tell() -> None:
+            event = StudyPaused(time=4.0, reason="so that there is news")
+            change = studies.Transition(STUDY, ("running",), "running", ["a"])
+            database.write_now(studies.change_state, change, [studies.EventRow(event.model_dump_json())])
+            coordinator.studies.news(STUDY).set()
+
+        async def rest() -> None:
+            number = 0
+            if busy:
+                tell()
+            async for _ in stream:
+                number += 1
+                assert number < 20
+                if busy:
+                    tell()
+
+        await asyncio.wait_for(rest(), 10)
 
     run(test, "a")

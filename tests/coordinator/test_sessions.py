@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 from serving import PASSWORD, Client, Server, person
+from starlette.requests import Request
+from starlette.types import Message
 
 from aimer2.audit.log import AuditLog
+from aimer2.coordinator.http.bodies import read_open_body
 from aimer2.coordinator.people import (
     ACCOUNT_FAILURES,
     ADDRESS_FAILURES,
@@ -31,7 +34,7 @@ from aimer2.coordinator.store import accounts
 from aimer2.coordinator.store.accounts import Account
 from aimer2.coordinator.store.database import Database
 from aimer2.coordinator.store.migrate import migrate
-from aimer2.core.errors import NotAuthenticated, TooManyAttempts
+from aimer2.core.errors import BadInput, NotAuthenticated, TooManyAttempts
 from aimer2.identity.keys import SigningKey
 from aimer2.identity.passwords import hash_password
 
@@ -178,7 +181,17 @@ def test_a_secret_in_an_address_lets_nobody_in(browser: Browser, server: Server)
 
 
 def test_a_log_in_with_a_large_body_is_refused(server: Server) -> None:
-    assert Client(server).call("POST", "/v1/session", b" " * 70_000).status == 413
+    for route in ("session", "sessions", "enrolments", "tokens"):
+        assert Client(server).call("POST", f"/v1/{route}", b" " * 70_000).status == 413
+
+
+def test_who_sends_slowly_without_a_log_in_is_not_waited_for() -> None:
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    with pytest.raises(BadInput, match="within"):
+        asyncio.run(read_open_body(Request({"type": "http"}, receive), seconds=0.01))
 
 
 # -- time and guessing, without a process

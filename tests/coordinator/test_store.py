@@ -247,3 +247,12 @@ def test_a_blob_is_kept_while_somebody_needs_his_upload(database: Database) -> N
     assert not database.write_now(members.drop_upload, "f" * 64, "user:a")
     assert not database.read_now(members.has_uploaded, "f" * 64, "user:a")
     assert database.write_now(members.drop_upload, "f" * 64, "user:b")
+
+
+def test_a_new_version_is_not_offered_beside_an_old_one_that_runs(running: Database) -> None:
+    new = NewStudy("e" * 64, "{}", ["a", "b"], "anna", 3.0, STUDY)
+    with pytest.raises(Conflict, match="running"):
+        running.write_now(studies.add_study, new)
+    assert running.write_now(studies.change_state, Transition(STUDY, ("running",), "paused", ["a", "b"]))
+    running.write_now(studies.add_study, new)
+    assert not running.write_now(studies.change_state, Transition(STUDY, ("paused",), "running", ["a", "b"])), "it has a successor"

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from aimer2.core import errors
 from aimer2.core.errors import AimerError, BadStudy, Fault, NotFound, Tampered, catalogue
-from aimer2.messages.wire import Exchange, Problem, attach, detach, error_of, problem_of
+from aimer2.messages.wire import Decision, Exchange, Problem, attach, detach, error_of, problem_of
 
 
 @pytest.mark.parametrize("code", [code for code, kind in catalogue().items() if kind.__module__ == "aimer2.core.errors"])
@@ -81,3 +81,11 @@ def test_attachments_that_are_not_what_their_name_says(text: str) -> None:
 def test_exchanges_that_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Exchange.model_validate(change)
+
+
+@pytest.mark.parametrize("change", [{"by": "x" * 201}, {"reason": "x" * 2001}])
+def test_a_decision_has_room_in_the_audit_log(change: dict[str, str]) -> None:
+    document = {"study": "0" * 64, "site": "a", "decision": "refuse", "by": "x" * 200, "dataset": "d", "reason": "x" * 2000, "time": 1.0}
+    Decision.model_validate(document)
+    with pytest.raises(ValidationError):
+        Decision.model_validate(document | change)

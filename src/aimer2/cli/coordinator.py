@@ -16,7 +16,7 @@ from aimer2.cli.coordinator_folder import CLOCK, note, open_database, operator
 from aimer2.cli.coordinator_user import user
 from aimer2.coordinator.backup import back_up, restore
 from aimer2.coordinator.coordinator import Coordinator
-from aimer2.coordinator.freezing import freeze_now
+from aimer2.coordinator.freezing import freeze_now, frozen_details
 from aimer2.coordinator.server import log_to_stderr
 from aimer2.coordinator.server import run as run_server
 from aimer2.coordinator.settings import Folder, Settings
@@ -147,7 +147,7 @@ def freeze(folder: Folder, reason: str) -> None:
     _, database = open_database(folder)
     migrate(database)
     paused = freeze_now(database, operator(), _said(reason), CLOCK.now())
-    note(folder, Kind.FROZEN, reason=reason, paused=list(paused))
+    note(folder, Kind.FROZEN, **frozen_details(reason, paused))
     click.echo(f"Frozen: {len(paused)} running studies are paused, no site gets a task, nothing starts. `aimer2 coordinator thaw REASON` lifts it.")
 
 

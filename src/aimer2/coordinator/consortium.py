@@ -30,6 +30,8 @@ class Consortium:
         self._studies = studies
         self._inviter = inviter
         self._clock: Clock = inviter.clock
+        self._told: set[str] = set()
+        """The sites whose leaving was told to their studies."""
 
     async def members(self) -> list[Member]:
         return await self._database.read(rows.read_members)
@@ -64,6 +66,7 @@ class Consortium:
     async def tell_studies(self, site: str) -> list[str]:
         """A site has left: no round waits for it, and no study for its decision. The open studies that had it in their rosters."""
         LOG.info("site=%s was revoked", site)
+        self._told.add(site)
         await self._queue.refuse(site)
         concerned = [o.digest for o in self._registry.studies.values() if site in o.package.roster and o.state in ("offered", "running", "paused")]
         for digest in concerned:
@@ -72,6 +75,21 @@ class Consortium:
         self._queue.wake()
         await self._studies.start_ready()
         return concerned
+
+    def begin(self) -> None:
+        """Those who have left before this process began are nobody's news."""
+        self._told = self._left()
+
+    async def tell_of_others(self) -> None:
+        """Of the sites that another process (the command line, a second coordinator) has revoked."""
+        left = self._left()
+        # Who has come back can leave again.
+        self._told &= left
+        for site in sorted(left - self._told):
+            await self.tell_studies(site)
+
+    def _left(self) -> set[str]:
+        return {name for name, site in self._registry.sites.items() if site.revoked}
 
     async def agreements(self) -> list[Agreement]:
         return await self._database.read(rows.read_agreements)

@@ -7,7 +7,7 @@ import os
 import secrets
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -56,6 +56,15 @@ def conduct_natively(package: Package, digest: str, queue: StudyQueue, blobs: Bl
 
 
 @final
+@dataclass(slots=True)
+class _Seen:
+    """The change of the registry that was last acted on: any request may read the registry anew, and acts on nothing."""
+
+    number: int = -1
+    frozen: bool = False
+
+
+@final
 @dataclass(frozen=True, slots=True)
 class Coordinator:
     """All parts of a running coordinator. Make it inside the event loop; `start`, then `keep` until `close`."""
@@ -82,6 +91,7 @@ class Coordinator:
     clock: Clock
     closing: Signal
     lock: int
+    seen: _Seen = field(default_factory=_Seen)
 
     @classmethod
     def open(cls, folder: Folder, clock: Clock | None = None, conduct: Conduct = conduct_natively) -> Coordinator:
@@ -130,6 +140,8 @@ class Coordinator:
     async def start(self) -> None:
         """Reads what is stored, and goes on with every study that was running."""
         await self.registry.load()
+        self.consortium.begin()
+        self.seen.number, self.seen.frozen = self.registry.number, self.registry.frozen.frozen
         await self.queue.load()
         await self.studies.take_over()
 
@@ -164,17 +176,15 @@ class Coordinator:
         for turned, frozen in self.presence.take_turned():
             await self.records.add(Kind.SITE_FROZEN if frozen else Kind.SITE_THAWED, actor=turned)
         changes = await self.database.read(read_changes)
-        if changes["registry"] != self.registry.number:
-            frozen_before = self.registry.frozen.frozen
-            revoked = {name for name, site in self.registry.sites.items() if site.revoked}
+        if changes["registry"] != self.seen.number:
             await self.registry.load()
-            for name, site in self.registry.sites.items():
-                if site.revoked and name not in revoked:
-                    await self.consortium.tell_studies(name)
+            number, frozen = self.registry.number, self.registry.frozen.frozen
+            await self.consortium.tell_of_others()
             await self.studies.check_running()
             self.queue.wake()
-            if frozen_before and not self.registry.frozen.frozen:
+            if self.seen.frozen and not frozen:
                 await self.studies.start_ready()
+            self.seen.number, self.seen.frozen = number, frozen
         if changes["tasks"] != self.queue.number:
             await self.queue.load()
 

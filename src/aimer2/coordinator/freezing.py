@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import final
 
+from aimer2.audit.entries import Json
 from aimer2.audit.kinds import Kind
 from aimer2.coordinator.queue import Queue
 from aimer2.coordinator.recorder import event_row
@@ -15,6 +17,8 @@ from aimer2.coordinator.studies import Studies
 from aimer2.core.clock import Clock
 from aimer2.messages.wire import FreezeState
 from aimer2.study.events import StudyPaused
+
+_NAMED = 50
 
 
 @final
@@ -35,10 +39,10 @@ class Freezing:
         """No task is handed out, running studies are paused, sites end their workers, nothing starts. Raises Conflict where it is frozen."""
         now = self._clock.now()
         paused = await self._database.write(rows.add_freeze, by, reason, now, event_row(_paused(by, reason, now)))
+        await self._records.add(Kind.FROZEN, actor=by, study=None, **frozen_details(reason, paused))
         await self._registry.load()
         await self._studies.check_running()
         self._queue.wake()
-        await self._records.add(Kind.FROZEN, actor=by, reason=reason, paused=list(paused))
         return self.state
 
     async def thaw(self, by: str, reason: str) -> FreezeState:
@@ -57,6 +61,11 @@ def freeze_now(database: Database, by: str, reason: str, now: float) -> list[str
     Raises Conflict where it is frozen.
     """
     return database.write_now(rows.add_freeze, by, reason, now, event_row(_paused(by, reason, now)))
+
+
+def frozen_details(reason: str, paused: Sequence[str]) -> dict[str, Json]:
+    """For the audit log: an entry has room for so many digests; each study's own record says that it was paused."""
+    return {"reason": reason, "studies": len(paused), "paused": list(paused[:_NAMED])}
 
 
 def _paused(by: str, reason: str, now: float) -> StudyPaused:

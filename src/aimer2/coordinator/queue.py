@@ -177,9 +177,9 @@ class Queue:
         answer: dict[str, Any] = {"revision": revision, "time": self._parts.clock.now()}
         entries = self._open.get(site, {})
         frozen = registry.frozen
-        fresh = [entry for key, entry in entries.items() if key not in exchange.holding and not frozen.frozen]
+        fresh = [entry for key, entry in entries.items() if key not in exchange.holding and self._goes_on(entry.task)]
         for key, entry in entries.items():
-            entry.is_fetched = entry.is_fetched or key in exchange.holding or not frozen.frozen
+            entry.is_fetched = entry.is_fetched or key in exchange.holding or self._goes_on(entry.task)
         if fresh:
             answer["tasks"] = [entry.signed for entry in fresh]
             answer["attachments"] = {sha256: text for entry in fresh for sha256, text in entry.attachments.items()}
@@ -191,6 +191,12 @@ class Queue:
             if frozen.frozen:
                 answer["frozen"] = f"{frozen.by}: {frozen.reason}"
         return answer
+
+    def _goes_on(self, task: Task) -> bool:
+        """Whether sites may begin with it: nothing is frozen, and its study runs. A rehearsal computes nothing: it may come before."""
+        registry = self._parts.registry
+        study = registry.studies.get(task.study)
+        return not registry.frozen.frozen and (task.stage == "preflight" or (study is not None and study.state == "running"))
 
     async def _take(self, site: str, exchange: Exchange) -> None:
         """Replies to tasks that are not open any more change nothing: they were sent twice, or came too late."""

@@ -42,8 +42,11 @@ class Sessions:
         await self._database.write(accounts.add_session, _hash(secret), session)
         return secret, session
 
-    async def find(self, secret: str, *kinds: SessionKind) -> tuple[Session, Account]:
-        """Whose it is; the account has the role that holds now. Raises NotAuthenticated, always with the same sentence."""
+    async def find(self, secret: str, *kinds: SessionKind, touch: bool = True) -> tuple[Session, Account]:
+        """Whose it is; the account has the role that holds now. ``touch``: it counts as used.
+
+        Raises NotAuthenticated, always with the same sentence.
+        """
         now = self._clock.now()
         found = await self._database.read(accounts.find_session, _hash(secret)) if len(secret) <= _LONGEST_SECRET else None
         if found is None or found[0].kind not in kinds or now >= self.ends(found[0]):
@@ -53,7 +56,7 @@ class Sessions:
             if not covers(account.role, session.role):
                 raise NotAuthenticated(_REFUSED)
             account = replace(account, role=session.role)
-        if now - session.used > _TOUCHED_SECONDS:
+        if touch and now - session.used > _TOUCHED_SECONDS:
             await self._database.write(accounts.touch_session, session.id, now)
         return session, account
 

@@ -71,6 +71,8 @@ class Studies:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._news: dict[str, Signal] = {}
         self._erased: set[str] = set()
+        self._turning = asyncio.Lock()
+        """A study is resumed only once all has ended that its pause ends."""
 
     def news(self, digest: str) -> Signal:
         """Set whenever an event of this study was stored or its state has changed."""
@@ -88,20 +90,22 @@ class Studies:
             faults_of_blobs = await parts.database.read(rows.missing_uploads, [package.initial, *package.files.values()], f"user:{by}")
             await asyncio.to_thread(check_package, package, by, parts.registry, faults_of_blobs, parts.clock.now())
             new = NewStudy(key, package.model_dump_json(), sorted(package.roster), by, parts.clock.now(), package.supersedes)
-            await parts.database.write(self._add, new, package)
+            replaced = await parts.database.write(self._add, new, package, self._supersession(new))
             await self._changed(key)
             await parts.records.add(Kind.STUDY_SUBMITTED, actor=by, study=key, name=package.study.name, sites=len(package.roster))
-            if package.supersedes is not None:
-                await self._supersede(package.supersedes, key, by)
+            if replaced is not None:
+                await self._changed(replaced)
+                await parts.records.add(Kind.STUDY_SUPERSEDED, actor=by, study=replaced, state="stopped")
         elif known.submitted_by != by:
             raise Conflict("Somebody else has submitted exactly this study.")
         return parts.registry.study(key)
 
-    async def _supersede(self, old: str, new: str, by: str) -> None:
-        """A version that has not ended ends here: what was approved of it is no approval of the new one."""
-        reason = f"Version {len(self._parts.registry.versions(new))} takes its place: {new[:16]}"
-        event = StudyStopped(time=self._parts.clock.now(), reason=reason)
-        await self._try(Transition(old, ("offered", "paused"), "stopped", self._roster(old), reason), Kind.STUDY_SUPERSEDED, by, event)
+    def _supersession(self, new: NewStudy) -> Transition | None:
+        """A version that has not ended ends with the next one: what was approved of it is no approval of that one."""
+        if new.supersedes is None:
+            return None
+        reason = f"Version {len(self._parts.registry.versions(new.supersedes)) + 1} takes its place: {new.digest[:16]}"
+        return Transition(new.supersedes, ("offered", "paused"), "stopped", self._roster(new.supersedes), reason)
 
     async def archive(self, digest: str, by: str, *, archived: bool) -> None:
         """Out of the lists, or back; its records stay. Raises Conflict where the study has not ended."""
@@ -110,13 +114,18 @@ class Studies:
         await self._parts.registry.load()
         await self._parts.records.add(Kind.STUDY_ARCHIVED if archived else Kind.STUDY_UNARCHIVED, actor=by, study=digest)
 
-    def _add(self, connection: Connection, new: NewStudy, package: Package) -> None:
+    def _add(self, connection: Connection, new: NewStudy, package: Package, ended: Transition | None) -> str | None:
+        """The version that has ended with it. Raises Conflict."""
         refs = [package.initial, *package.files.values()]
         self._parts.storage.claim(new.digest, refs)
         rows.add_study(connection, new)
         for ref in refs:
             if drop_upload(connection, ref.sha256, f"user:{new.submitted_by}"):
                 self._parts.storage.staging.delete(ref)
+        if ended is None:
+            return None
+        event = event_row(StudyStopped(time=new.submitted, reason=ended.reason))
+        return ended.digest if rows.change_state(connection, ended, [event]) else None
 
     async def decide(self, site: str, statement: str) -> Decision:
         """Records what a site has signed. Raises Tampered, NotAuthenticated, NotAllowed, NotFound or Conflict."""
@@ -154,7 +163,8 @@ class Studies:
     async def resume(self, digest: str, by: str) -> None:
         """A paused study goes on from its checkpoint. Raises Conflict, Frozen."""
         self.refuse_frozen()
-        await self._move(Transition(digest, ("paused",), "running", self._roster(digest)), Kind.STUDY_RESUMED, by)
+        async with self._turning:
+            await self._move(Transition(digest, ("paused",), "running", self._roster(digest)), Kind.STUDY_RESUMED, by)
         await self.take_over()
 
     def refuse_frozen(self) -> None:
@@ -174,8 +184,10 @@ class Studies:
         event: Event = StudyStopped(time=now, reason=reason) if final else StudyPaused(time=now, reason=reason)
         before = ("offered", "running", "paused") if final else ("running",)
         change = Transition(digest, before, "stopped" if final else "paused", self._roster(digest), reason)  # type: ignore[arg-type]  # literals
-        await self._halt(digest)
-        await self._move(change, Kind.STUDY_STOPPED, by, event)
+        async with self._turning:
+            await self._move(change, Kind.STUDY_STOPPED, by, event)
+            # Only now: had the write failed, the study would be left running with nobody who conducts it.
+            await self._halt(digest)
 
     # -- leases
 
@@ -192,8 +204,11 @@ class Studies:
         parts = self._parts
         now = parts.clock.now()
         kept = await parts.database.write(rows.renew_leases, parts.holder, now + parts.lease_seconds)
-        for digest in self._running.keys() - kept:
-            await self._halt(digest, withdraw=False)
+        if lost := self._running.keys() - kept:
+            await parts.registry.load()
+        for digest in lost:
+            # Another process goes on with the tasks of a study that runs; those of one that was ended are nobody's.
+            await self._halt(digest, withdraw=parts.registry.study(digest).state != "running")
         for offer in list(parts.registry.studies.values()):
             if offer.state in ("offered", "running", "paused") and offer.package.study.expires_at < now:
                 await self.stop(offer.digest, "coordinator", final=True, reason="The study has expired.")

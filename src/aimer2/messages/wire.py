@@ -77,10 +77,10 @@ class Decision(Document):
     study: Digest
     site: SiteId
     decision: Literal["approve", "refuse", "withdraw"]
-    by: str = Field(min_length=2, description="the named person, or the policy rule that a named person has set")
+    by: str = Field(min_length=2, max_length=200, description="the named person, or the policy rule that a named person has set")
     dataset: str
     until: float | None = Field(default=None, description="seconds since 1970; none: until the study expires")
-    reason: str = ""
+    reason: str = Field(default="", max_length=2000)
     time: float
     roster: Digest | None = Field(default=None, description="the roster whose every key is verified at the site: with secure aggregation")
 

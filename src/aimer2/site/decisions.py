@@ -126,6 +126,8 @@ class Decisions:
     ) -> Decision:
         if len(by.strip()) < 2:
             raise BadInput("A decision names the person who takes it.", remedy="Give the name with --by.")
+        if len(by) > 200 or len(reason) > 2000:
+            raise BadInput("A decision's name has at most 200 characters, its reason at most 2000.")
         given: dict[str, Any] = {"dataset": dataset, "until": until, "reason": reason, "roster": roster}
         taken = Decision(study=digest, site=self.site, decision=decision, by=by, time=self.clock.now(), **given)
         self.audit.append(_KINDS[decision], actor=by, study=digest, details=given | {"reason": reason[:1000]})

@@ -72,6 +72,17 @@ def site_by(coordinator: Coordinator, authorization: str) -> str:
     return coordinator.enrolment.site(token)
 
 
+async def is_still_let_in(coordinator: Coordinator, request: Request, digest: str) -> bool:
+    """Whether the gate and `study_for` would let a request in that has lasted for a while; that its session is idle it does not change."""
+    try:
+        request.state.asker = asker = await _identify(coordinator, request, touch=False)
+        request.state.action = _action(asker, ROUTES.get(f"{request.method} {request.scope['route'].path}"))
+        study_for(coordinator, request, digest)
+    except AimerError:
+        return False
+    return True
+
+
 def study_for(coordinator: Coordinator, request: Request, digest: str) -> tuple[Offer, Asker]:
     """The study, if this person may do with it what this route does. Raises NotAllowed; NotFound where he may not even see it."""
     asker, offer = asker_of(request), coordinator.registry.study(digest)
@@ -113,7 +124,7 @@ def _action(asker: Asker, row: Action | Door | None) -> Action | None:
     return action
 
 
-async def _identify(coordinator: Coordinator, request: Request) -> Asker:
+async def _identify(coordinator: Coordinator, request: Request, *, touch: bool = True) -> Asker:
     authorization = request.headers.get("authorization")
     if authorization is not None:
         token = _bearer(authorization)
@@ -121,12 +132,12 @@ async def _identify(coordinator: Coordinator, request: Request) -> Asker:
             # A signed one: only sites have such.
             name = coordinator.enrolment.site(token)
             return Asker(name, SITE, name)
-        session, account = await coordinator.sessions.find(token, "login", "service")
+        session, account = await coordinator.sessions.find(token, "login", "service", touch=touch)
         return Asker(account.name, account.role, account.site, session)
     secret = request.cookies.get(COOKIE, "")
     if not secret:
         raise NotAuthenticated("This needs a log-in: `Authorization: Bearer …`, or the cookie of a session.")
-    session, account = await coordinator.sessions.find(secret, "browser")
+    session, account = await coordinator.sessions.find(secret, "browser", touch=touch)
     if request.method not in _SAFE:
         check_origin(request)
         if not is_csrf_token(secret, request.headers.get(CSRF_HEADER, "")):

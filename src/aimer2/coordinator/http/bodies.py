@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from typing import TypeVar
 
@@ -9,11 +10,15 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from aimer2.core.errors import TooLarge
+from aimer2.core.errors import BadInput, TooLarge
 from aimer2.core.task import Document
 
 _PATIENCE_BYTES = 64 << 20
 """So much of a refused body is still taken in."""
+
+SMALL_BODY = 1 << 16
+OPEN_SECONDS = 20.0
+"""So much, and so long, for the body of a request that anybody can send."""
 
 _D = TypeVar("_D", bound=Document)
 
@@ -41,6 +46,15 @@ async def read_whole(receive: Receive, limit: int) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
+async def read_open_body(request: Request, limit: int = SMALL_BODY, seconds: float = OPEN_SECONDS) -> bytes:
+    """The same on a route that is open to anyone: nobody holds a connection by sending slowly. Raises TooLarge, BadInput."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await read_body(request, limit)
+    except TimeoutError:
+        raise BadInput(f"The body of this request is sent within {seconds:.0f} seconds.", remedy="Try again over a better connection.") from None
+
+
 async def drain(request: Request) -> None:
     """Takes in the rest of a body that is refused: an answer on a line that is being sent on would be lost with the line."""
     left = _PATIENCE_BYTES
@@ -55,6 +69,11 @@ async def drain(request: Request) -> None:
 async def read_document(request: Request, kind: type[_D], limit: int) -> _D:
     """The body as a document; pydantic's error, which becomes a problem document, if it is none."""
     return kind.model_validate_json(await read_body(request, limit))
+
+
+async def read_open_document(request: Request, kind: type[_D]) -> _D:
+    """The same on a route that is open to anyone."""
+    return kind.model_validate_json(await read_open_body(request))
 
 
 def described(kind: type[Document]) -> dict[str, object]:

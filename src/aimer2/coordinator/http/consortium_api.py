@@ -7,8 +7,8 @@ from starlette.responses import Response
 
 from aimer2.coordinator.coordinator import Coordinator
 from aimer2.coordinator.http.access import asker_of
-from aimer2.coordinator.http.bodies import described, read_document
-from aimer2.coordinator.http.session_api import NO_STORE, SMALL_BODY, no_script
+from aimer2.coordinator.http.bodies import SMALL_BODY, described, read_document
+from aimer2.coordinator.http.session_api import NO_STORE, no_script
 from aimer2.coordinator.permissions import Action, Reach, reach_of
 from aimer2.messages.consortium import (
     Agreement,

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from aimer2.audit.kinds import Kind
 from aimer2.coordinator.coordinator import Coordinator
 from aimer2.coordinator.http.access import COOKIE, asker_of, check_origin
-from aimer2.coordinator.http.bodies import described, read_document
+from aimer2.coordinator.http.bodies import SMALL_BODY, described, read_document, read_open_document
 from aimer2.coordinator.permissions import ROLE_PERMISSIONS
 from aimer2.coordinator.sessions import LOGINS, csrf_token
 from aimer2.coordinator.store.accounts import Account, Session
@@ -16,7 +16,6 @@ from aimer2.core.errors import NotAllowed
 from aimer2.messages.people import Me, PasswordChange, SessionStatus
 from aimer2.messages.wire import Login, Token
 
-SMALL_BODY = 1 << 16
 NO_STORE = {"Cache-Control": "no-store"}
 
 
@@ -112,7 +111,7 @@ def address_of(request: Request) -> str:
 
 
 async def _by_password(coordinator: Coordinator, request: Request) -> Account:
-    given = await read_document(request, Login, SMALL_BODY)
+    given = await read_open_document(request, Login)
     return await coordinator.people.login(given.user, given.password, address_of(request))
 
 

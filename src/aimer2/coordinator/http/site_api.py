@@ -10,7 +10,7 @@ from starlette.types import Receive
 
 from aimer2.coordinator.coordinator import Coordinator
 from aimer2.coordinator.http.access import asker_of, site_by, study_for
-from aimer2.coordinator.http.bodies import described, read_body, read_document, read_whole
+from aimer2.coordinator.http.bodies import described, read_document, read_open_body, read_open_document, read_whole
 from aimer2.coordinator.permissions import SITE
 from aimer2.core.errors import NotFound
 from aimer2.messages.package import Package
@@ -56,12 +56,12 @@ def site_routes(coordinator: Coordinator) -> APIRouter:
     @routes.post("/v1/enrolments", openapi_extra=described(EnrolmentRequest))
     async def enrol(request: Request) -> Enrolled:
         """Uses an invitation up and records the site's public key. The same request again gets the same answer."""
-        return await coordinator.enrolment.enrol(await read_document(request, EnrolmentRequest, limit))
+        return await coordinator.enrolment.enrol(await read_open_document(request, EnrolmentRequest))
 
     @routes.post("/v1/tokens", openapi_extra=_FORM_BODY)
     async def token(request: Request) -> Token:
         """A bearer token for the site that signed the assertion (RFC 7523, RFC 6749 section 4.4)."""
-        form = dict(parse_qsl((await read_body(request, 1 << 16)).decode("utf-8", "replace")))
+        form = dict(parse_qsl((await read_open_body(request)).decode("utf-8", "replace")))
         return await coordinator.enrolment.token(form)
 
     @routes.get("/v1/studies/{digest}/package")

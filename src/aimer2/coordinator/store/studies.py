@@ -38,12 +38,19 @@ class EventRow:
 
 
 def add_study(connection: Connection, new: NewStudy) -> None:
-    """Raises Conflict where another version has taken the place of the same study meanwhile."""
-    if new.supersedes is not None and connection.execute(select(studies.c.digest).where(studies.c.supersedes == new.supersedes)).first():
-        raise Conflict("Another new version of this study was submitted meanwhile.", remedy="`aimer2 study versions` shows it.")
+    """Raises Conflict where another version has taken the place of the same study meanwhile, or that study runs by now."""
+    if new.supersedes is not None:
+        if _has_successor(connection, new.supersedes):
+            raise Conflict("Another new version of this study was submitted meanwhile.", remedy="`aimer2 study versions` shows it.")
+        if connection.execute(select(studies.c.state).where(studies.c.digest == new.supersedes)).scalar_one_or_none() == "running":
+            raise Conflict("The study that this one supersedes is running.", remedy="Stop it first, or let it finish.")
     values = {"package": new.package, "submitted_by": new.submitted_by, "submitted": new.submitted, "supersedes": new.supersedes}
     connection.execute(insert(studies).values(digest=new.digest, state="offered", **values))
     _tell_sites(connection, new.roster)
+
+
+def _has_successor(connection: Connection, digest: str) -> bool:
+    return connection.execute(select(studies.c.digest).where(studies.c.supersedes == digest)).first() is not None
 
 
 def read_study(connection: Connection, digest: str) -> Row[Any] | None:
@@ -107,10 +114,12 @@ class Transition:
 def change_state(connection: Connection, change: Transition, rows: Sequence[EventRow] = (), result: str | None = None) -> bool:
     """Moves a study on, with its last events and its result; False where it is in another state or held by another process.
 
-    Nothing starts while all is frozen: False as well.
+    Nothing starts while all is frozen, nor a study that has a newer version: False as well.
     """
-    if change.after == "running" and connection.execute(select(freezes.c.frozen).order_by(freezes.c.number.desc()).limit(1)).scalar_one_or_none():
-        return False
+    if change.after == "running":
+        frozen = connection.execute(select(freezes.c.frozen).order_by(freezes.c.number.desc()).limit(1)).scalar_one_or_none()
+        if frozen or _has_successor(connection, change.digest):
+            return False
     statement = update(studies).where(studies.c.digest == change.digest, studies.c.state.in_(change.before))
     if change.holder is not None:
         statement = statement.where(studies.c.holder == change.holder)
