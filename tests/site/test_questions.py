@@ -109,6 +109,11 @@ def question(a_study: Make) -> Make:
 
 
 ROUNDS = (("preflight", 1), ("analyse", 1))
+NOISY: dict[str, Any] = {
+    "cohort": {"dataset": "heart", "features": [{"name": "age", "minimum": -4, "maximum": 4}]},
+    "analyses": [{"method": "private_describe", "formula": "~ age"}],
+    "privacy": {"secure_aggregation": False, "why_not_secure": "a test", "differential_privacy": {"epsilon": 1.0, "delta": 1e-4}},
+}
 
 
 def test_the_question_again_after_a_refresh_that_brought_one_patient(desk: Desk, question: Make, larger_table: Any) -> None:
@@ -149,9 +154,13 @@ def test_of_questions_that_come_at_once_no_more_are_answered_than_one_after_the_
     cohorts = {name: base64url.encode(bits) for name, bits in cohorts_of(analyses_of(packages[0].study).methods, frame).items()}
     handed = Handed(sums=(), memory=(), kept=(), checks=(), figures=(), cohorts=cohorts)
 
+    opening = Opening("north", desk.path, snapshot.path, snapshot.sha256, 60, desk.settings.worker)
+    contract, _ = desk._task(digest_of(packages[0]), "preflight", 1, 1)
+    # Makes the file, which the others would wait for one after the other.
+    Questioning(desk.site, Disclosure()).look(Work(contract, packages[0], "heart", None), opening, handed)
+
     def answered(package: Package) -> bool:
         task, _ = desk._task(digest_of(package), "analyse", 1, 1)
-        opening = Opening("north", desk.path, snapshot.path, snapshot.sha256, 60, desk.settings.worker)
         try:
             questioning.look(Work(task, package, "heart", None), opening, handed)
         except NotAllowed:
@@ -183,25 +192,29 @@ def test_a_coordinator_that_leaves_out_the_first_round_is_compared_all_the_same(
 
 def test_a_question_with_noise_is_charged_before_it_is_computed_and_is_not_compared(desk: Desk, question: Make, larger_table: Any) -> None:
     """Without a budget nothing is computed; with one the sum that leaves is charged, and a patient more speaks against nothing."""
-    features = [{"name": "age", "minimum": -4, "maximum": 4}]
-    terms = {"secure_aggregation": False, "why_not_secure": "a test", "differential_privacy": {"epsilon": 1.0, "delta": 1e-4}}
-    asked = {
-        "cohort": {"dataset": "heart", "features": features},
-        "analyses": [{"method": "private_describe", "formula": "~ age"}],
-        "privacy": terms,
-    }
-    contract, refused = desk.ask(question("noisy", **asked), *ROUNDS)
+    contract, refused = desk.ask(question("noisy", **NOISY), *ROUNDS)
     assert isinstance(contract, Answer) and isinstance(refused, Refusal) and refused.code == "budget-exceeded"
     site = desk.site
     ledger = Ledgers(site.folder, site.key, site.audit, site.clock).of("heart")
     budget = Budget(1.5, 1e-4)
     if not ledger.propose(budget, by="Dr Ada"):
         ledger.confirm(budget, by="Dr Bea")
-    assert isinstance(desk.ask(question("once", **asked), *ROUNDS)[1], Answer)
+    assert isinstance(desk.ask(question("once", **NOISY), *ROUNDS)[1], Answer)
     [charge] = ledger.balance().charges.values()
     assert charge.committed and charge.spent["kind"] == "gaussian" and 0.99 <= ledger.balance().epsilon <= 1.0
     desk.one_more_patient(larger_table)
-    again = desk.ask(question("twice", **asked), *ROUNDS)[1]
+    again = desk.ask(question("twice", **NOISY), *ROUNDS)[1]
     assert isinstance(again, Answer) and 1.4 <= ledger.balance().epsilon <= 1.5
-    third = desk.ask(question("thrice", **asked), *ROUNDS)[1]
+    third = desk.ask(question("thrice", **NOISY), *ROUNDS)[1]
     assert isinstance(third, Refusal) and "of 1.50" in third.reason
+
+
+def test_a_question_with_noise_is_computed_no_more_than_twice_however_large_the_budget(desk: Desk, question: Make) -> None:
+    site, budget = desk.site, Budget(9.0, 1e-4)
+    ledger = Ledgers(site.folder, site.key, site.audit, site.clock).of("heart")
+    if not ledger.propose(budget, by="Dr Ada"):
+        ledger.confirm(budget, by="Dr Bea")
+    once, twice, thrice = desk.ask(question("noisy", **NOISY), *[("analyse", 1)] * 3)
+    assert isinstance(once, Answer) and isinstance(twice, Answer)
+    assert not isinstance(thrice, Answer) and thrice.code == "budget-exceeded" and "two runs" in thrice.reason
+    assert len(ledger.balance().charges) == 2

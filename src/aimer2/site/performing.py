@@ -25,6 +25,7 @@ from aimer2.core.errors import (
     VersionMismatch,
 )
 from aimer2.core.protocols import Blob
+from aimer2.core.study import Study
 from aimer2.core.task import Answer, BlobRef, Failure, Refusal, Reply, Task
 from aimer2.messages.package import Package
 from aimer2.messages.wire import ATTACHED_BYTES, Decision, attach, task_key
@@ -44,6 +45,7 @@ from aimer2.site.threads import to_the_end
 from aimer2.site.workers import Opening, Worker, WorkerDied, Workers, of_death
 from aimer2.study.compressing import MEMORY
 from aimer2.study.evaluation import released
+from aimer2.study.private_questions import question_terms
 from aimer2.study.secure_update import SecureUpdate
 from aimer2.study.spending import spending
 
@@ -179,7 +181,9 @@ class Performing:
         if self.halted or known is None or decision is None or stands(decision, known, self._decisions.clock.now()) is not None:
             return None
         await self._settle(known, decision, stored.answer)
-        return await self.ready(stored.study, stored.answer)
+        ready = await self.ready(stored.study, stored.answer)
+        # A person may have called it off meanwhile.
+        return None if self.halted or stored.study in self._stopped else ready
 
     async def _compute(self, work: Work, opening: Opening, memory: Mapping[str, BlobRef], attachments: Mapping[str, str]) -> Ready:
         task, secure = work.task, work.secure
@@ -355,9 +359,14 @@ def _reserve_in(ledger: Ledger, work: Work, spent: Spent) -> None:
     """A study that is asked for again and again takes no more than twice what was approved. Raises BudgetExceeded."""
     task, charges = work.task, ledger.balance().charges
     own = [key for key in charges if key[0] == task.study]
-    if (task.study, task.id, task.attempt) not in charges and len(own) >= 2 * (work.package.study.rounds + 1):
+    if (task.study, task.id, task.attempt) not in charges and len(own) >= 2 * _charged(work.package.study):
         raise BudgetExceeded("This study has taken as much of the privacy budget as two runs of it would.")
     ledger.reserve(task.study, task.id, task.attempt, spent)
+
+
+def _charged(study: Study) -> int:
+    """How many tasks of one run cost something."""
+    return max(question_terms(study).releases) if study.analyses else study.rounds + 1
 
 
 def _class_sentence(error: AimerError) -> str:
