@@ -21,7 +21,7 @@ from aimer2.core.study import Study
 from aimer2.site.questions import Asking, Questions
 from aimer2.statistics.statistic import loaded
 from aimer2.study.analysing import analyses_of, local_of
-from aimer2.study.asked import asked_of, cohorts_of
+from aimer2.study.asked import Asked, asked_of, cohorts_of
 from aimer2.study.statistician import frame_of
 
 PLAIN: dict[str, Any] = {"secure_aggregation": False, "why_not_secure": "a test"}
@@ -193,7 +193,7 @@ def test_columns_that_have_nothing_in_common_are_not_compared(tmp_path: Path) ->
     hospital.ask(study({"method": "describe", "formula": "~ crp", "options": {"quantiles": []}}), secure=False)
 
 
-TERMS = [f"k{a}:k{b}:k{c}" for a in range(1, 13) for b in range(1, a) for c in range(1, b)]
+TERMS = [f"k{place + 1}" for place in range(180)]
 OF_ONE_QUESTION = 60
 
 
@@ -208,7 +208,7 @@ def equations(hospital: Hospital, data: pd.DataFrame, questions: int) -> tuple[A
         except PermissionError as refused:
             assert "too many for the patients here" in str(refused)
             break
-        products = np.stack([np.prod([data[name] for name in term.split(":")], axis=0) for term in terms])
+        products = data[terms].to_numpy().T
         left.append(products)
         right.append(products @ products.T @ found)
     return np.concatenate(left), np.concatenate(right)
@@ -220,25 +220,65 @@ def guessed(known: Sequence[Any]) -> Any:
 
 
 def test_many_questions_give_a_secret_column_back_and_are_refused_in_time(tmp_path: Path) -> None:
-    """Linear reconstruction (Dinur and Nissim 2003): 180 patients, twelve things known of each, three regressions of sixty terms."""
-    data = patients(180, known=12)
+    """Linear reconstruction (Dinur and Nissim 2003): 180 patients, as many things known of each, three regressions of sixty terms."""
+    data = patients(180, known=180)
     everything = guessed(equations(Hospital(data, OFF, tmp_path), data, 3))
     np.testing.assert_array_equal(everything > 0.5, data["ill"] > 0.5)
     (tmp_path / "guarded").mkdir()
     some = equations(Hospital(data, GUARDED, tmp_path / "guarded"), data, 3)
     assert len(some[1]) == OF_ONE_QUESTION
     right = float(((guessed(some) > 0.5) == (data["ill"] > 0.5)).mean())
-    assert right <= 0.8, "what is guessed is about as often right as that nobody is ill, 0.7"
+    nobody = float((data["ill"] < 0.5).mean())
+    assert right <= nobody + 0.1, "a third of the equations guesses little better than that nobody is ill: by 0.06 on average over draws"
 
 
 def test_small_questions_add_up_as_a_large_one(tmp_path: Path) -> None:
     """One term each; the 21st product of the secret column is the first that 60 patients are too few for. A term that was told is no new one."""
-    hospital = Hospital(patients(60, known=12), GUARDED, tmp_path)
+    hospital = Hospital(patients(60, known=21), GUARDED, tmp_path)
     for term in TERMS[:20]:
         hospital.ask(study(regression(f"ill ~ 0 + {term}")))
     with pytest.raises(PermissionError, match="21 coefficients would be told of ill"):
         hospital.ask(study(regression(f"ill ~ 0 + {TERMS[20]}")))
     hospital.ask(study(regression(f"ill ~ 0 + {TERMS[4]} + {TERMS[5]}")))
+
+
+def test_a_secret_column_on_the_right_side_is_told_of_too(tmp_path: Path) -> None:
+    """The sums hold X'X: whoever asks for a known column gets the secret one's products with all others. A swap of sides tells nothing new."""
+    hospital = Hospital(patients(60, known=41), GUARDED, tmp_path)
+    hospital.ask(study(regression("k41 ~ 0 + ill + " + " + ".join(TERMS[:19]))))
+    with pytest.raises(PermissionError, match="21 coefficients would be told of ill"):
+        hospital.ask(study(regression(f"{TERMS[20]} ~ 0 + ill")))
+    hospital.ask(study(regression(f"ill ~ 0 + {TERMS[0]} + k41")))
+
+
+def test_products_of_a_secret_column_are_told_in_pairs(tmp_path: Path) -> None:
+    """60 patients allow seven coefficients, but not 7 · 8 / 2 sums of the secret column times two known ones and 7 with the outcome."""
+    hospital = Hospital(patients(60, known=8), GUARDED, tmp_path)
+    with pytest.raises(PermissionError, match="would be told of ill"):
+        hospital.ask(study(regression("k8 ~ 0 + " + " + ".join(f"ill:{term}" for term in TERMS[:7]))))
+
+
+def test_a_function_of_a_secret_column_is_an_equation_more(tmp_path: Path) -> None:
+    hospital = Hospital(patients(60, known=20).assign(crp=lambda one: one["age"]), GUARDED, tmp_path)
+    hospital.ask(study(regression("crp ~ 0 + " + " + ".join(TERMS[:20]))))
+    with pytest.raises(PermissionError, match="21 coefficients would be told of crp"):
+        hospital.ask(study(regression(f"log(crp) ~ 0 + {TERMS[0]}")))
+
+
+def test_the_same_patients_under_another_data_set_s_name_are_the_same(tmp_path: Path) -> None:
+    limits, everybody, cut = Disclosure(minimum_cell=1), np.arange(60, dtype=np.uint64), 30
+
+    def together(dataset: str, terms: Sequence[str], of: Any) -> list[str]:
+        asked = Asked("q", {"ill": terms}, {"": of}, {"": frozenset({"ill"})})
+        asking = Asking(f"{dataset}{len(of)}", dataset, "Dr Eve Example", [asked])
+        if not (found := memory.together(asking, limits)):
+            memory.remember(asking, 0.0)
+        return found
+
+    memory = Questions(tmp_path / "questions.sqlite")
+    assert not together("first", TERMS[:20], everybody)
+    assert "21 coefficients" in together("second", TERMS[20:21], everybody)[0]
+    assert not together("first", TERMS[:10], everybody[:cut] + np.uint64(1000)), "of other patients nothing was told"
 
 
 def test_only_so_many_questions_of_one_researcher_in_a_month(tmp_path: Path) -> None:

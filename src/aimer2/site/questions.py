@@ -94,18 +94,24 @@ class Questions:
                 known[digest] = (patients, columns | known.get(digest, (patients, frozenset()))[1])
 
     def _saturated(self, database: sqlite3.Connection, asking: Asking, limits: Disclosure) -> Iterator[str]:
+        """What was told of a column counts wherever it was told of the same patients, or of some of them, whatever their data set was called."""
         told: dict[str, set[tuple[str, str]]] = {}
-        for column, term, cohort in database.execute("SELECT column, term, cohort FROM told WHERE dataset = ?", (asking.dataset,)):
+        for column, term, cohort in database.execute("SELECT column, term, cohort FROM told"):
             told.setdefault(column, set()).add((term, cohort))
+        patients = {digest: np.frombuffer(of, np.uint64) for digest, of in database.execute("SELECT digest, patients FROM cohorts")}
         for one in asking.questions:
             for column, terms in one.equations.items():
                 whole = one.cohort_of(column)
-                before = told.setdefault(column, set())
-                after = before | {(term, _digest(whole)) for term in terms}
+                own = _digest(whole)
+                patients[own] = whole
+                all_of_them = told.setdefault(column, set())
+                shared = {digest for digest in {digest for _, digest in all_of_them} if digest == own or np.isin(whole, patients[digest]).any()}
+                before = {(term, digest) for term, digest in all_of_them if digest in shared}
+                after = before | {(term, own) for term in terms}
                 if len(after) > len(before) and len(after) * limits.patients_per_parameter > len(whole):
                     told_of = f"{len(after)} coefficients would be told of {column}"
                     yield f"{one.analysis}: with earlier questions, {told_of}, too many for the patients here"
-                told[column] = after
+                all_of_them |= after
 
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:

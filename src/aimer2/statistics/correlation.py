@@ -27,7 +27,7 @@ from aimer2.core.study import Feature
 from aimer2.core.study.formula import ROLES
 from aimer2.core.table import Cell, Table, number
 from aimer2.statistics.comparison import Level, facts
-from aimer2.statistics.design import INTERCEPT, Floats, numbers
+from aimer2.statistics.design import INTERCEPT, Floats, numbers, of_function
 from aimer2.statistics.significance import quantile, standardised
 from aimer2.statistics.statistic import AbstractStatistic, Values
 
@@ -62,8 +62,12 @@ class Correlation(AbstractStatistic):
 
     def equations(self) -> Mapping[str, Sequence[str]]:
         """Each column's products with all others."""
-        names = [term[0].name for term in self.parsed.terms]
-        return {name: (INTERCEPT, *(other for other in names if other != name)) for name in names}
+        columns = [term[0] for term in self.parsed.terms]
+        found: dict[str, list[str]] = {}
+        for one in columns:
+            others = [str(other) for other in columns if other != one]
+            found.setdefault(one.name, []).extend(f"{label}{of_function(one)}" for label in (INTERCEPT, *others))
+        return found
 
     def start(self) -> Values:
         return {}

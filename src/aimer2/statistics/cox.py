@@ -57,6 +57,7 @@ class Cox(AbstractStatistic):
     """``edges``: of ``sites = "pooled"``, above 0 and rising. ``ridge``: a penalty of half of it times the sum of squared coefficients."""
 
     of_sites: ClassVar[frozenset[str]] = frozenset({"likelihood", "score", "information", "late", "spreads", "meat", "pairs"})
+    crosses: ClassVar[bool] = True
 
     ties: Ties = "efron"
     sites: Literal["strata", "pooled"] = "strata"

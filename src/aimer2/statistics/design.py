@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -98,6 +98,40 @@ def _coded(term: Term, categories: Mapping[str, Sequence[str]], full: set[Variab
         Coded(" : ".join(name for name, _ in chosen), tuple((variable, code) for variable, (_, code) in zip(term, chosen, strict=True)))
         for chosen in product(*choices)
     ]
+
+
+Part = tuple[Variable, str | None]
+"""A factor of a column of a design: a number, or whether a category is this one."""
+
+
+def factors(formula: Formula, features: tuple[Feature, ...]) -> list[tuple[Part, ...]]:
+    """Of each column of the design what is multiplied in it; of the intercept nothing."""
+    levels = {feature.name: feature.categories for feature in features}
+    coded = design(formula, features).columns
+    return [tuple((variable, None if code is None else levels[variable.name][code]) for variable, code in column.parts) for column in coded]
+
+
+def named(parts: Iterable[Part]) -> str:
+    """A product by its factors, in one order whatever the formula's."""
+    return " : ".join(sorted(str(variable) if level is None else f"{variable} = {level}" for variable, level in parts)) or INTERCEPT
+
+
+def of_function(variable: Variable) -> str:
+    """What a term whose products with a function of a column are summed has after it: they are other equations than those of the column."""
+    return f" of {variable}" if variable.function else ""
+
+
+def crossed(columns: Sequence[tuple[Part, ...]], response: str) -> Iterator[tuple[str, str]]:
+    """Of each variable on the right side, by its column's name, what it is multiplied with where the products of all pairs of columns of a design are
+    summed, and those with the response. The square of a number by itself is left out."""
+    for first in columns:
+        for place, (variable, _) in enumerate(first):
+            rest = (*first[:place], *first[place + 1 :])
+            yield variable.name, f"{named([*rest, (Variable(response), None)])}{of_function(variable)}"
+            for second in columns:
+                is_other_category = any(one == another and level != other for one, level in first for another, other in second)
+                if not is_other_category and (rest or second != first):
+                    yield variable.name, f"{named([*rest, *second])}{of_function(variable)}"
 
 
 def numbers(variable: Variable, frame: Frame) -> Floats:

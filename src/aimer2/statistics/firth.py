@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, final
+from typing import Annotated, ClassVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,8 @@ COLUMNS = ("term", "estimate", "standard_error", "chi2", "p", "low", "high", "od
 @dataclass(frozen=True, kw_only=True)
 class Firth(AbstractStatistic):
     """``level``: of the intervals."""
+
+    crosses: ClassVar[bool] = True
 
     rounds: int = 60
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95

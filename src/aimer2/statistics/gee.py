@@ -43,6 +43,7 @@ class Gee(AbstractStatistic):
     """``clusters``: whose rows belong together. ``correlation``: how, within a cluster. Links are the usual ones."""
 
     of_sites: ClassVar[frozenset[str]] = frozenset({"score", "information", "meat", "residuals"})
+    crosses: ClassVar[bool] = True
 
     family: Literal["gaussian", "binomial", "poisson", "gamma"] = "gaussian"
     clusters: Literal["patients", "sites"] = "patients"

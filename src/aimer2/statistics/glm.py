@@ -49,6 +49,7 @@ class Glm(AbstractStatistic):
     negative binomial, V = μ + αμ²; 0: estimated. ``level`` of the intervals."""
 
     of_sites: ClassVar[frozenset[str]] = frozenset({"sites", "meat"})
+    crosses: ClassVar[bool] = True
 
     family: FamilyName = "gaussian"
     link: LinkName | Literal[""] = ""

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,8 @@ FITTING, WEIGHING, JUDGING = 0.0, 1.0, 2.0
 @dataclass(frozen=True, kw_only=True)
 class PropensityWeighting(AbstractStatistic):
     """``estimand``: the effect on all patients, or on the treated. ``level``: of the intervals."""
+
+    crosses: ClassVar[bool] = True
 
     estimand: Literal["ate", "att"] = "ate"
     level: Level = 0.95

@@ -57,6 +57,7 @@ class RandomIntercept(AbstractStatistic):
     restricted: bool = True
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
     of_sites: ClassVar[frozenset[str]] = frozenset({"sites", "products", "slopes", "logs"})
+    crosses: ClassVar[bool] = True
 
     def faults(self) -> Iterator[str]:
         formula = self.parsed

@@ -25,7 +25,7 @@ from aimer2.core.table import Table
 from aimer2.core.task import SiteId
 from aimer2.core.tree import NumpyArray, Tree
 from aimer2.core.update import Update
-from aimer2.statistics.design import INTERCEPT, design
+from aimer2.statistics.design import crossed, factors, named, of_function
 
 Values = Mapping[str, NumpyArray]
 """Named float64 arrays."""
@@ -58,6 +58,9 @@ class AbstractStatistic(ABC):
     version: ClassVar[int] = 1
     of_sites: ClassVar[frozenset[str]] = frozenset()
     """Sums over sites, not over patients: of what a site's own sum makes, as for errors that are robust against differences between sites."""
+
+    crosses: ClassVar[bool] = False
+    """Whether the sums hold the products of all pairs of columns of the design: they tell of those columns too."""
 
     formula: str
     features: tuple[Feature, ...]
@@ -105,12 +108,18 @@ class AbstractStatistic(ABC):
     def equations(self) -> Mapping[str, Sequence[str]]:
         """What the answer tells of each column, as the terms whose products with it are summed: so many equations of its patients' values."""
         formula = self.parsed
-        weighted = "".join(f" · {variable}" for variable in formula.weights)
-        told = [*design(formula, self.features).names, *(str(variable) for variable in formula.offset)] if formula.response else [INTERCEPT]
+        found: dict[str, dict[str, None]] = {}
+        columns = factors(formula, self.features) if formula.response else [()]
+        if formula.response and self.crosses:
+            for name, label in crossed(columns, ", ".join(str(variable) for variable in formula.response)):
+                found.setdefault(name, {})[label] = None
+        told = [*map(named, columns), *(str(variable) for variable in formula.offset)]
         for variable in formula.strata:
             told += [f"{variable} = {level}" for feature in self.features if feature.name == variable.name for level in feature.categories]
-        columns = formula.response or tuple(variable for term in formula.terms for variable in term)
-        return {column.name: tuple(dict.fromkeys(f"{term}{weighted}" for term in told)) for column in columns}
+        for variable in formula.response or tuple(variable for term in formula.terms for variable in term):
+            found.setdefault(variable.name, {}).update(dict.fromkeys(f"{term}{of_function(variable)}" for term in told))
+        weighted = "".join(f" · {variable}" for variable in formula.weights)
+        return {name: tuple(f"{label}{weighted}" for label in labels) for name, labels in found.items()}
 
     @abstractmethod
     def start(self) -> Values:
