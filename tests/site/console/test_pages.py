@@ -23,6 +23,7 @@ from aimer2.site.console.console import Console
 from aimer2.site.cost import foresee
 from aimer2.site.description import describe_request
 from aimer2.site.folder import SiteFolder
+from aimer2.study.private_questions import question_terms
 from aimer2.study.spending import spending
 
 TERMS = {"epsilon": "3", "delta": "1e-5"}
@@ -185,6 +186,30 @@ def test_what_a_study_will_cost_is_what_its_tasks_are_charged(console: Console) 
     assert cost.after == pytest.approx(ledger.balance().epsilon, rel=1e-6) and cost.after > cost.before + 0.5
     again = foresee(study, digest, console.ledgers, "registry")
     assert again is not None and again.begun and again.after == pytest.approx(cost.after, rel=1e-6)
+
+
+def test_what_questions_with_noise_will_cost_is_what_their_tasks_are_charged(console: Console) -> None:
+    """Of a plan in which one question takes more sums with noise than the other."""
+    privacy = {"secure_aggregation": False, "why_not_secure": "a test", "differential_privacy": {"epsilon": 1.0, "delta": 1e-4}}
+    columns = [{"name": "age", "minimum": 20, "maximum": 120}, {"name": "disease", "minimum": 0, "maximum": 1}]
+    asked = [
+        {"name": "how-old", "method": "private_describe", "formula": "~ age"},
+        {"name": "how", "method": "private_glm", "formula": "disease ~ age", "options": {"family": "binomial"}},
+    ]
+    fields = {name: value for name, value in STUDY.items() if name not in ("model", "method", "training")}
+    cohort = {"dataset": "registry", "features": columns, "minimum_patients": 40}
+    study = Study.model_validate(fields | {"cohort": cohort, "privacy": privacy, "analyses": asked})
+    ledger, digest = console.ledgers.own("registry"), "4f" * 32
+    ledger.propose(Budget(3.0, 1e-4), by="Dr Ines Vogt")
+    ledger.confirm(Budget(3.0, 1e-4), by="Jan Roth")
+    cost = foresee(study, digest, console.ledgers, "registry")
+    releases = question_terms(study).releases
+    assert cost is not None and len(set(releases)) == 2
+    for number in range(1, max(releases) + 1):
+        spent = spending(study, "analyse", number)
+        assert spent is not None
+        ledger.reserve(digest, f"analyse-{number}", 1, spent)
+    assert cost.after == pytest.approx(ledger.balance().epsilon, rel=1e-6) and 0.99 <= cost.after <= 1.0
 
 
 def test_the_rules_say_what_they_would_have_decided(officer: TestClient, folder: SiteFolder, tmp_path: Path) -> None:
