@@ -58,10 +58,18 @@ def test_a_draft_is_kept_with_its_faults_changed_and_discarded_by_its_author_alo
     assert researcher.call("PUT", path, missing).status == 200
     assert [fault["place"] for fault in researcher.get(f"{path}/faults")["faults"]] == ["text"]
 
+    # What the parser of TOML does not call an error of the text.
+    for revision, text in enumerate(("x = " + "[" * 5000, "x = " + "9" * 5000), 3):
+        assert researcher.call("PUT", path, changed | {"text": text, "revision": revision}).status == 200
+        assert [fault["place"] for fault in researcher.get(f"{path}/faults")["faults"]] == ["text"]
+    for files in ({"model.py": "x" * (1 << 20)}, {f"{number}.py": "" for number in range(51)}):
+        assert researcher.call("PUT", path, changed | {"files": files, "revision": 5}).status == 413
+        assert researcher.call("POST", "/v1/drafts", {"name": "x", "text": "", "files": files}).status == 413
+
     for method, place in (("GET", path), ("DELETE", path), ("GET", f"{path}/faults"), ("PUT", path)):
         assert other.call(method, place, changed | {"revision": 3} if method == "PUT" else None).status == 404
     assert made["id"] not in {draft["id"] for draft in other.get("/v1/drafts")}
-    assert made["id"] in {draft["id"] for draft in researcher.get("/v1/drafts")}
+    assert next(draft for draft in researcher.get("/v1/drafts") if draft["id"] == made["id"]).keys().isdisjoint({"text", "files"})
     assert researcher.call("DELETE", path).status == 204
     assert researcher.call("GET", path).status == 404
 

@@ -8,7 +8,7 @@ from typing import final
 from aimer2.client.transport import Transport, parse
 from aimer2.core.errors import Conflict, NotFound
 from aimer2.core.task import Digest
-from aimer2.messages.drafts import Draft, DraftChange, DraftFaults, DraftText
+from aimer2.messages.drafts import Draft, DraftChange, DraftEntry, DraftFaults, DraftText
 from aimer2.messages.wire import FaultDocument
 
 STUDY_FILE = "study.toml"
@@ -19,9 +19,9 @@ class Drafts:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def all(self) -> list[Draft]:
-        """The newest change first."""
-        return parse(list[Draft], self._transport.ask("GET", "/v1/drafts"))
+    def all(self) -> list[DraftEntry]:
+        """Without their texts, the newest change first."""
+        return parse(list[DraftEntry], self._transport.ask("GET", "/v1/drafts"))
 
     def find(self, which: str) -> Draft:
         """By its id, the beginning of it, or its name. Raises NotFound, Conflict where it could be several."""
@@ -31,7 +31,7 @@ class Drafts:
             raise NotFound(f"You have no draft {which!r}.", remedy="`aimer2 study draft list` shows yours.")
         if len(found) > 1:
             raise Conflict(f"{which!r} could be {len(found)} drafts.", remedy="Give one of the ids: " + ", ".join(draft.id for draft in found))
-        return found[0]
+        return parse(Draft, self._transport.ask("GET", f"/v1/drafts/{found[0].id}"))
 
     def save(self, text: DraftText) -> Draft:
         """A new one; it may have faults."""

@@ -16,10 +16,13 @@ from aimer2.coordinator.store import drafts as rows
 from aimer2.coordinator.store.database import Database
 from aimer2.coordinator.submission import faults_of_predecessor
 from aimer2.core.clock import Clock
-from aimer2.core.errors import BadStudy, Fault
+from aimer2.core.errors import BadStudy, Fault, TooLarge
 from aimer2.core.study import Study
-from aimer2.messages.drafts import Draft, DraftChange, DraftText
+from aimer2.messages.drafts import Draft, DraftChange, DraftEntry, DraftText
 from aimer2.study.check import faults_without_files
+
+MOST_FILES = 50
+MOST_BYTES = 1 << 20
 
 
 @final
@@ -31,21 +34,24 @@ class Drafts:
         self._clock = clock
 
     async def save(self, text: DraftText, owner: str) -> Draft:
-        """Raises Conflict where the owner has too many."""
+        """Raises Conflict where the owner has too many, TooLarge."""
+        _check_size(text)
         identifier = secrets.token_hex(8)
         await self._database.write(rows.add_draft, identifier, owner, text.model_dump_json(), self._clock.now())
         await self._records.add(Kind.DRAFT_SAVED, actor=owner, draft=identifier, revision=1)
         return await self.read(identifier, owner)
 
     async def change(self, identifier: str, change: DraftChange, owner: str) -> Draft:
-        """Raises NotFound; Conflict where it was changed since the revision that the change rests on."""
+        """Raises NotFound, TooLarge; Conflict where it was changed since the revision that the change rests on."""
+        _check_size(change)
         document = DraftText(**change.model_dump(exclude={"revision"})).model_dump_json()
         await self._database.write(rows.change_draft, identifier, owner, document, change.revision, self._clock.now())
         await self._records.add(Kind.DRAFT_SAVED, actor=owner, draft=identifier, revision=change.revision + 1)
         return await self.read(identifier, owner)
 
-    async def all(self, owner: str) -> list[Draft]:
-        return [_draft(row) for row in await self._database.read(rows.read_drafts, owner)]
+    async def all(self, owner: str) -> list[DraftEntry]:
+        shown = set(DraftEntry.model_fields)
+        return [DraftEntry(**_draft(row).model_dump(include=shown)) for row in await self._database.read(rows.read_drafts, owner)]
 
     async def read(self, identifier: str, owner: str) -> Draft:
         """Raises NotFound, for another's draft too."""
@@ -60,9 +66,12 @@ class Drafts:
         """All of them, but for what only the building of the model shows. Raises NotFound."""
         draft = await self.read(identifier, owner)
         try:
-            study = Study(**tomllib.loads(draft.text))
-        except tomllib.TOMLDecodeError as error:
-            return [Fault("text", f"not TOML: {error}", "correct the line; https://toml.io has the syntax")]
+            fields = tomllib.loads(draft.text)
+        except (ValueError, RecursionError) as error:
+            # Besides tomllib's own error: a number of too many digits, brackets within brackets without end.
+            return [Fault("text", f"not TOML: {error}"[:500], "correct the line; https://toml.io has the syntax")]
+        try:
+            study = Study(**fields)
         except BadStudy as error:
             return error.faults
         found = [*faults_without_files(study, self._clock), *faults_of_predecessor(draft.supersedes, owner, self._registry)]
@@ -73,6 +82,16 @@ class Drafts:
         if study.model is not None and study.model.code is not None and study.model.code not in draft.files:
             found.append(Fault("model.code", f"{study.model.code} is not among the draft's files", "save the draft with its code"))
         return found
+
+
+def _check_size(text: DraftText) -> None:
+    if (
+        len(text.files) > MOST_FILES
+        or sum(len(name) + len(words.encode("utf-8", "surrogatepass")) for name, words in text.files.items()) > MOST_BYTES
+    ):
+        raise TooLarge(
+            f"A draft has at most {MOST_FILES} files, of {MOST_BYTES >> 20} MiB together.", remedy="Leave out what the study does not need."
+        )
 
 
 def _draft(row: Row[Any]) -> Draft:

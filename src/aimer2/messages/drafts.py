@@ -15,7 +15,7 @@ class DraftText(Document):
 
     name: str = Field(min_length=1, max_length=63, description="to find it again")
     text: str = Field(max_length=1 << 20, description="the study as TOML, as `study.toml` holds it")
-    files: Mapping[str, str] = Field(default_factory=dict, description="code beside it: `model.py`")
+    files: Mapping[str, str] = Field(default_factory=dict, description="code beside it: `model.py`; at most 50 files, 1 MiB together")
     supersedes: Digest | None = Field(default=None, description="the study of which it is to be a new version")
 
 
@@ -27,6 +27,17 @@ class DraftChange(DraftText):
 
 class Draft(DraftText):
     id: str
+    revision: int
+    made: float
+    changed: float
+
+
+class DraftEntry(Document):
+    """A line of the list of drafts."""
+
+    id: str
+    name: str
+    supersedes: Digest | None = None
     revision: int
     made: float
     changed: float

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from aimer2.coordinator.coordinator import Coordinator
 from aimer2.coordinator.http.access import asker_of, study_for
 from aimer2.coordinator.http.bodies import described, read_document
-from aimer2.messages.drafts import Archive, Draft, DraftChange, DraftFaults, DraftText
+from aimer2.messages.drafts import Archive, Draft, DraftChange, DraftEntry, DraftFaults, DraftText
 from aimer2.messages.wire import FaultDocument
 
 
@@ -17,8 +17,8 @@ def draft_routes(coordinator: Coordinator) -> APIRouter:
     limit = coordinator.settings.max_request_bytes
 
     @routes.get("/v1/drafts")
-    async def drafts(request: Request) -> list[Draft]:
-        """One's own, the newest change first."""
+    async def drafts(request: Request) -> list[DraftEntry]:
+        """One's own without their texts, the newest change first."""
         return await coordinator.drafts.all(asker_of(request).subject)
 
     @routes.post("/v1/drafts", status_code=201, openapi_extra=described(DraftText))
