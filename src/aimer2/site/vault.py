@@ -1,8 +1,9 @@
 """Where the site keeps the secrets of sums in secret: one SQLite file that only it can read, and that no backup should hold.
 
-A vault put back from an older copy would let the site sign twice: it is lost instead, and the site sits out until the next set-up of keys. A
-power cut makes an older copy of it, as the disk is waited for only where a sum is opened. So secrets from before the machine's last start
-are erased, unless the agent had ended in order before.
+A vault put back from an older copy would let the site sign twice. A power cut makes an older copy of it, as the disk is waited for only where a
+sum is opened: secrets from before the machine's last start are erased, unless the agent had ended in order before, and the site sits out until the
+next set-up of keys. A copy that was made after the agent had ended in order is not recognised when it is put back, nor is one within the same
+start of the machine: nothing in the file tells it from the newest. Whoever restores a site must delete its vault.
 """
 
 from __future__ import annotations

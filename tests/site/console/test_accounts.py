@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from aimer2.audit.kinds import Kind
 from aimer2.audit.log import AuditLog
+from aimer2.core.clock import SystemClock
 from aimer2.core.errors import BadInput, Conflict, NotAllowed, NotAuthenticated, NotFound
 from aimer2.identity.keys import SigningKey
 from aimer2.site.console.accounts import FAILURES, LINK_SECONDS, PAUSE_SECONDS, Accounts
@@ -30,6 +32,15 @@ def test_a_link_is_good_once_and_a_new_one_voids_the_one_before(accounts: Accoun
     with pytest.raises(NotFound):
         accounts.accept(link, "another password of hers")
     assert accounts.log_in("vogt", PASSWORD)
+
+
+def test_the_audit_log_says_who_made_the_link_by_which_a_password_was_chosen(accounts: Accounts, folder: SiteFolder) -> None:
+    """Who makes links could use one, and be the officer from then on: not unseen."""
+    accounts.accept(accounts.add("vogt", "Dr Ines Vogt", ["data-protection-officer"], by="Test"), PASSWORD)
+    accounts.accept(accounts.link("vogt", by="Jan Roth"), "another password of hers")
+    log = AuditLog(folder.audit, SigningKey.load(folder.key), SystemClock())
+    chosen = [(entry.actor, dict(entry.details)) for entry in log.read() if entry.kind == Kind.PASSWORD_CHANGED]
+    assert chosen == [("Dr Ines Vogt", {"login": "vogt", "link_made_by": by}) for by in ("Test", "Jan Roth")]
 
 
 def test_a_link_ends_after_a_day(accounts: Accounts, clock: Any) -> None:

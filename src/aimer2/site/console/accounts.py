@@ -30,6 +30,7 @@ PAUSE_SECONDS: Final = 60.0
 """After so many failures in a row a log-in is refused for this long, whatever the password; also after a restart."""
 
 _BUSY_SECONDS = 30
+_OWNER = "owner of this folder"
 _STEPS: Final[tuple[tuple[str, ...], ...]] = (
     (
         """CREATE TABLE accounts (
@@ -43,6 +44,7 @@ _STEPS: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE TABLE sessions (secret TEXT PRIMARY KEY, login TEXT NOT NULL, began REAL NOT NULL, seen REAL NOT NULL)",
         "CREATE TABLE failures (login TEXT PRIMARY KEY, count INTEGER NOT NULL, last REAL NOT NULL)",
     ),
+    ("ALTER TABLE links ADD COLUMN made_by TEXT NOT NULL DEFAULT 'unknown'",),
 )
 _FIRST: Final[tuple[Role, ...]] = ("administrator", "data-protection-officer")
 
@@ -88,7 +90,7 @@ class Accounts:
             _insert(database, kept, by, self._clock.now())
             # Somebody is here now: what makes the first account is void.
             database.execute("DELETE FROM links WHERE login IS NULL")
-            secret = self._link(database, login)
+            secret = self._link(database, login, by)
         self._audit.append(Kind.USER_ADDED, actor=by, details={"login": login, "name": kept.name, "roles": list(kept.roles)})
         return secret
 
@@ -96,7 +98,7 @@ class Accounts:
         """A new link for somebody who has lost the password or the first link; until it is used the old password stays. Raises NotFound."""
         with self._writing() as database:
             self._named(database, login)
-            secret = self._link(database, login)
+            secret = self._link(database, login, by)
         self._audit.append(Kind.USER_LINKED, actor=by, details={"login": login})
         return secret
 
@@ -106,7 +108,7 @@ class Accounts:
             if database.execute("SELECT 1 FROM accounts LIMIT 1").fetchone():
                 return None
             database.execute("DELETE FROM links")
-            return self._link(database, None)
+            return self._link(database, None, _OWNER)
 
     def remove(self, login: str, *, by: str) -> None:
         """Ends the person's sessions, too. Raises NotFound."""
@@ -121,7 +123,7 @@ class Accounts:
     def invited(self, secret: str) -> Person | None:
         """Whom a link is for; None: the first person, who has no account yet. Raises NotFound for a link that is not, or no longer, good."""
         with self._reading() as database:
-            login = self._linked(database, secret)
+            login, _ = self._linked(database, secret)
             return None if login is None else self._named(database, login)
 
     def accept(self, secret: str, password: str, *, login: str = "", name: str = "") -> Person:
@@ -131,7 +133,7 @@ class Accounts:
         """
         hashed = hash_password(password)
         with self._writing() as database:
-            linked = self._linked(database, secret)
+            linked, made_by = self._linked(database, secret)
             if linked is None:
                 _insert(database, _checked(login, name, _FIRST), name, self._clock.now())
             person = self._named(database, linked or login)
@@ -140,6 +142,8 @@ class Accounts:
             database.execute("DELETE FROM sessions WHERE login = ?", (person.login,))
         if linked is None:
             self._audit.append(Kind.USER_ADDED, actor=person.name, details={"login": person.login, "name": person.name, "roles": list(person.roles)})
+        # Whoever made the link could have used it: the log says who that was.
+        self._audit.append(Kind.PASSWORD_CHANGED, actor=person.name, details={"login": person.login, "link_made_by": made_by})
         return person
 
     # sessions
@@ -194,17 +198,18 @@ class Accounts:
             again = "ON CONFLICT (login) DO UPDATE SET count = count + 1, last = excluded.last"
             database.execute(f"INSERT INTO failures VALUES (?, 1, ?) {again}", (_digest(login), now))
 
-    def _link(self, database: sqlite3.Connection, login: str | None) -> str:
+    def _link(self, database: sqlite3.Connection, login: str | None, by: str) -> str:
         secret = secrets.token_urlsafe(32)
         database.execute("DELETE FROM links WHERE login IS ?", (login,))
-        database.execute("INSERT INTO links VALUES (?, ?, ?)", (_digest(secret), login, self._clock.now() + LINK_SECONDS))
+        database.execute("INSERT INTO links VALUES (?, ?, ?, ?)", (_digest(secret), login, self._clock.now() + LINK_SECONDS, by))
         return secret
 
-    def _linked(self, database: sqlite3.Connection, secret: str) -> str | None:
-        row = database.execute("SELECT login FROM links WHERE secret = ? AND expires > ?", (_digest(secret), self._clock.now())).fetchone()
+    def _linked(self, database: sqlite3.Connection, secret: str) -> tuple[str | None, str]:
+        """For whom, and who made it. Raises NotFound."""
+        row = database.execute("SELECT login, made_by FROM links WHERE secret = ? AND expires > ?", (_digest(secret), self._clock.now())).fetchone()
         if row is None:
             raise NotFound("This link was used, is too old, or never was one.", remedy="Ask for a new one: `aimer2 site user link LOGIN`.")
-        return None if row["login"] is None else str(row["login"])
+        return None if row["login"] is None else str(row["login"]), str(row["made_by"])
 
     def _named(self, database: sqlite3.Connection, login: str) -> Person:
         row = database.execute("SELECT * FROM accounts WHERE login = ?", (login,)).fetchone()
