@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -22,6 +22,20 @@ class Earlier:
     package: Package
     code: Mapping[str, str]
     approval: Decision | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Of a version that takes the place of another, ``supersedes``: a line for each changed field, and the changed lines of code.
+
+    ``earlier``: what it is compared with; None where this site knows no earlier version.
+    """
+
+    supersedes: str
+    earlier: Earlier | None
+    fields: Sequence[str]
+    code: Sequence[str]
 
 
 def code_of(decisions: Decisions, digest: str, package: Package) -> dict[str, str]:
@@ -44,17 +58,27 @@ def earlier_of(decisions: Decisions, package: Package) -> Earlier | None:
     return next((one for one in known if one.approval is not None), known[0] if known else None)
 
 
+def change_of(decisions: Decisions, package: Package, code: Mapping[str, str]) -> Change | None:
+    """None for a first version. ``code``: of ``package``."""
+    if package.supersedes is None:
+        return None
+    earlier = earlier_of(decisions, package)
+    if earlier is None:
+        return Change(package.supersedes, None, (), ())
+    return Change(package.supersedes, earlier, changed_fields(earlier.package, package), changed_code(earlier.code, code))
+
+
 def describe_change(decisions: Decisions, package: Package, code: Mapping[str, str]) -> list[str]:
     """What a person reads about a new version: against which one, every changed field, every changed line of code. Empty for a first version."""
-    if package.supersedes is None:
+    change = change_of(decisions, package, code)
+    if change is None:
         return []
-    earlier = earlier_of(decisions, package)
-    head = f"New version      takes the place of {package.supersedes[:16]}; it needs an approval of its own"
+    head = f"New version      takes the place of {change.supersedes[:16]}; it needs an approval of its own"
+    earlier = change.earlier
     if earlier is None:
         return [head, "                 this site does not know that study, so nothing can be compared", ""]
     told = "nobody here has approved" if earlier.approval is None else f"{earlier.approval.by} approved on {rfc3339(int(earlier.approval.time))}"
-    fields = changed_fields(earlier.package, package)
     lines = [head, f"Changed          against {earlier.digest[:16]}, which {told}:"]
-    lines += [f"                 {line}" for line in fields or ["no field"]]
-    lines += [f"                 {line}" for line in changed_code(earlier.code, code)]
+    lines += [f"                 {line}" for line in change.fields or ["no field"]]
+    lines += [f"                 {line}" for line in change.code]
     return [*lines, ""]

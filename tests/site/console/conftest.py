@@ -85,12 +85,15 @@ def folder(tmp_path: Path, clock: Clock) -> SiteFolder:
     return place
 
 
-def offer(folder: SiteFolder, blobs: Path, *, code: str | None = None, roster: dict[str, str] | None = None, **changes: Any) -> str:
+def offer(
+    folder: SiteFolder, blobs: Path, *, code: str | None = None, roster: dict[str, str] | None = None, supersedes: str | None = None, **changes: Any
+) -> str:
     """A study arrives, as the agent lays it out; its digest."""
     study = Study.model_validate(STUDY | changes)
     named = roster or {"north": SigningKey.load(folder.key).public.text}
     store = FolderStore(blobs)
     package = pack(study, blobs, named, store)
+    package = package.model_copy(update={"supersedes": supersedes})
     if code is not None:
         package = package.model_copy(update={"files": {"model.py": store.put(code.encode())[0]}})
     known = Store(folder.state)

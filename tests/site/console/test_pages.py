@@ -135,12 +135,20 @@ def test_data_that_do_not_fit_are_named(officer: TestClient, folder: SiteFolder,
     assert "columns not met" in shown and "dose" in shown
 
 
-def test_what_is_new_since_the_version_before_is_shown_line_by_line(officer: TestClient, folder: SiteFolder, tmp_path: Path) -> None:
+def test_a_new_version_is_compared_with_the_one_that_was_approved_here(officer: TestClient, folder: SiteFolder, tmp_path: Path) -> None:
+    """Not with the version between, though it was seen last; nor with a study that only bears the same name."""
     first = offer(folder, tmp_path / "b", code="one = 1\ntwo = 2\n")
-    second = offer(folder, tmp_path / "c", code="one = 1\ntwo = 3\n", method={"name": "fedavg", "rounds": 4})
-    assert "New since an earlier version" not in text_of(officer.get(f"/requests/{first}"))
-    shown = text_of(officer.get(f"/requests/{second}"))
-    assert "method.rounds 3 4" in shown and "-two = 2" in shown and "+two = 3" in shown and "-one" not in shown
+    send(officer, f"/requests/{first}/approve", dataset="registry")
+    second = offer(folder, tmp_path / "c", code="one = 1\ntwo = 4\n", supersedes=first, method={"name": "fedavg", "rounds": 5})
+    third = offer(folder, tmp_path / "d", code="one = 1\ntwo = 3\n", supersedes=second, method={"name": "fedavg", "rounds": 4})
+    assert "New version" not in text_of(officer.get(f"/requests/{first}"))
+    shown = text_of(officer.get(f"/requests/{third}"))
+    assert "approved by Dr Ines Vogt" in shown and first[:12] in shown
+    assert "method.rounds: 3 → 4" in shown and "-two = 2" in shown and "+two = 3" in shown and "-one" not in shown
+    other = offer(folder, tmp_path / "e", code="two = 5\n")
+    assert "New version" not in text_of(officer.get(f"/requests/{other}"))
+    unknown = offer(folder, tmp_path / "f", supersedes="0" * 64)
+    assert "does not know that study" in text_of(officer.get(f"/requests/{unknown}"))
 
 
 def test_two_persons_set_a_budget_and_one_is_not_enough(officer: TestClient, entered: Callable[[str], TestClient], console: Console) -> None:

@@ -16,7 +16,6 @@ from aimer2.core.errors import AimerError, BadInput, NotFound
 from aimer2.messages.wire import Decision
 from aimer2.site import snapshots
 from aimer2.site.approval import stands, valid_until
-from aimer2.site.changes import changes, code_of
 from aimer2.site.console.door import Page, Visit
 from aimer2.site.console.sentences import told
 from aimer2.site.console.work import Tell
@@ -28,6 +27,7 @@ from aimer2.site.leak.confined import Asked, read_rehearsal, rehearse
 from aimer2.site.leak.words import LIMITS, of_attempt, of_level, short, summary
 from aimer2.site.preflight import check_here
 from aimer2.site.store import KnownStudy
+from aimer2.site.versions import change_of, code_of
 from aimer2.web.translation import mark
 
 _OVER = ("finished", "stopped", "failed", "archived")
@@ -108,7 +108,7 @@ def show(visit: Visit) -> Response:
     known, decisions = _fetched(visit), visit.console.decisions
     package = known.package
     assert package is not None
-    line, study = line_of(decisions, known), package.study
+    line, study, code = line_of(decisions, known), package.study, code_of(decisions, known.digest, package)
     names = snapshots.names(decisions.folder)
     dataset = line.decision.dataset if line.decision is not None and line.decision.dataset else study.cohort.dataset
     return visit.page(
@@ -122,8 +122,8 @@ def show(visit: Visit) -> Response:
         reads=_nested(reads(study)),
         runs=_nested(runs(package)),
         leaves=_nested(leaves(package)),
-        code=code_of(decisions, known),
-        changes=changes(decisions, known),
+        code=code,
+        change=change_of(decisions, package, code),
         told=partial(told, visit.console.answers.language(visit.request)),
         history=decisions.store.decisions(known.digest),
         datasets=names,
