@@ -341,7 +341,9 @@ def test_a_session_ends_when_it_is_idle_and_in_any_case(database: Database, cloc
         with pytest.raises(NotAuthenticated):
             await sessions.find(secret, "browser")
         idle, _ = await sessions.open("anna", "browser")
-        clock.seconds += 601
+        clock.seconds += 400
+        await sessions.find(idle, "browser", touch=False)
+        clock.seconds += 201
         with pytest.raises(NotAuthenticated):
             await sessions.find(idle, "browser")
         assert await sessions.of("anna", "browser") == []

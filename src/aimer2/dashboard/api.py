@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Scope
 
 from aimer2.core.errors import AimerError, Unreachable
-from aimer2.messages.wire import Problem, error_of
+from aimer2.messages.wire import BACKGROUND, Problem, error_of
 
 _PASSED_ON = ("cookie", "host", "origin", "user-agent")
 
@@ -134,6 +134,7 @@ def _scope(request: Request, method: str, path: str, headers: Mapping[str, str])
         "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in passed.items()],
         "client": request.scope.get("client"),
         "server": request.scope.get("server"),
+        BACKGROUND: request.scope.get(BACKGROUND, False),
     }
 
 

@@ -1,6 +1,7 @@
 """The live view: one reader of events per study, whoever many look; what has changed on the page is drawn once per language and sent to all.
 
-A viewer is let in by the API in his own name, and asked for again while he looks; what he then sees is the same for all.
+A viewer is let in by the API in his own name, and asked for again while he looks; what he then sees is the same for all. The reader asks in
+the name of one who looks, and when that one may no longer, of another. None of this keeps a session from ending that nobody uses.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from aimer2.core.errors import AimerError
 from aimer2.dashboard.api import Api, route
 from aimer2.dashboard.course import Course
 from aimer2.dashboard.visit import Visit
+from aimer2.messages.wire import BACKGROUND
 from aimer2.web.pages import Pages
 from aimer2.web.translation import Language
 
@@ -42,6 +44,8 @@ class _Watched:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     viewers: int = 0
+    names: list[Request] = field(default_factory=list)
+    """Of those who look and have not been refused."""
     following: asyncio.Task[None] | None = None
     ended: bool = False
     drawn: dict[tuple[str, str], tuple[Any, str]] = field(default_factory=dict)
@@ -91,10 +95,12 @@ class Live:
 
     async def _view(self, visit: Visit, watched: _Watched, *, waits: bool) -> AsyncIterator[bytes]:
         """``waits``: the page was made before the study began; what can be done with it is another thing afterwards, so it is loaded again."""
+        name = _in_background(visit.request)
         watched.viewers += 1
+        watched.names.append(name)
         if watched.following is None or watched.following.done():
             watched.ended = False
-            watched.following = asyncio.create_task(self._follow(visit.request, watched))
+            watched.following = asyncio.create_task(self._follow(watched))
         loop = asyncio.get_running_loop()
         sent: dict[str, str] = {}
         asked = loop.time()
@@ -113,13 +119,15 @@ class Live:
                     await asyncio.wait_for(changed.wait(), _AGAIN_SECONDS / 2)
                 if loop.time() - asked > _AGAIN_SECONDS:
                     asked = loop.time()
-                    await visit.get(route("/v1/studies/{}", watched.course.digest))
+                    await self._api.get(name, route("/v1/studies/{}/work", watched.course.digest))
                     yield b": still here\n\n"
         except AimerError:
             # Logged out, or no longer one of this study: the page asks again and is led to the log-in.
             yield b"event: end\ndata: reload\n\n"
         finally:
             watched.viewers -= 1
+            if name in watched.names:
+                watched.names.remove(name)
             if not watched.viewers and watched.following is not None:
                 watched.following.cancel()
 
@@ -135,36 +143,60 @@ class Live:
                 pieces.append(f"event: {part}\n" + "".join(f"data: {line}\n" for line in known[1].splitlines()) + "\n")
         return "".join(pieces).encode()
 
-    async def _follow(self, request: Request, watched: _Watched) -> None:
-        looking = asyncio.create_task(self._look(request, watched))
-        digest = watched.course.digest
+    async def _follow(self, watched: _Watched) -> None:
         try:
-            path = route("/v1/studies/{}/events", digest)
-            async with aclosing(self._api.stream(request, path, {"last-event-id": str(watched.course.last)})) as pieces:
-                async for sequence, document in _events(pieces):
-                    watched.course.add(sequence, document)
-                    watched.tell()
-        except AimerError:
-            # Whoever looks asks in his own name again.
-            pass
+            while watched.names:
+                name = watched.names[0]
+                try:
+                    await self._follow_as(name, watched)
+                    return
+                except AimerError:
+                    # Logged out, or no longer one of this study; his own stream ends when it asks the next time.
+                    if name in watched.names:
+                        watched.names.remove(name)
         finally:
-            looking.cancel()
+            # Whoever still looks asks in his own name again.
             watched.ended = True
             watched.tell()
 
-    async def _look(self, request: Request, watched: _Watched) -> None:
+    async def _follow_as(self, name: Request, watched: _Watched) -> None:
+        """Until the events end. Raises what the API says to this person, of the events or of the sites' work."""
+        tasks = [asyncio.create_task(self._read(name, watched)), asyncio.create_task(self._look(name, watched))]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read(self, name: Request, watched: _Watched) -> None:
+        path = route("/v1/studies/{}/events", watched.course.digest)
+        async with aclosing(self._api.stream(name, path, {"last-event-id": str(watched.course.last)})) as pieces:
+            async for sequence, document in _events(pieces):
+                watched.course.add(sequence, document)
+                watched.tell()
+        # They end for whoever may no longer read them, too.
+        await self._api.get(name, route("/v1/studies/{}/work", watched.course.digest))
+
+    async def _look(self, name: Request, watched: _Watched) -> None:
         """What the sites do just now is no event, so it is asked for; once for all who look."""
         path = route("/v1/studies/{}/work", watched.course.digest)
-        with suppress(AimerError):
-            while True:
-                before = watched.course.version
-                watched.course.set_work(await self._api.get(request, path))
-                if watched.course.version != before:
-                    watched.tell()
-                await asyncio.sleep(_LOOK_SECONDS)
+        while True:
+            before = watched.course.version
+            watched.course.set_work(await self._api.get(name, path))
+            if watched.course.version != before:
+                watched.tell()
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def _ended(self, what: str) -> AsyncIterator[bytes]:
         yield f"event: end\ndata: {what}\n\n".encode()
+
+
+def _in_background(request: Request) -> Request:
+    """For what nobody has asked for with his own hand."""
+    return Request({**request.scope, BACKGROUND: True})
 
 
 def _key(part: str, course: Course) -> Any:

@@ -18,6 +18,9 @@ from aimer2.core.task import Digest, Document, Reply, SiteId
 ATTACHED_BYTES = 64 * 1024
 """Blobs up to this size travel inside the exchange."""
 
+BACKGROUND = "aimer2.background"
+"""In the scope of a request that a page makes by itself within the process: it does not keep the session from ending. No client can set it."""
+
 StudyState = Literal["offered", "running", "paused", "finished", "stopped"]
 """offered: waits for approvals. paused: stopped for now, or too few sites; `resume` goes on. finished: has a result. stopped: for good."""
 

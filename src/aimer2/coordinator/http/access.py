@@ -15,6 +15,7 @@ from aimer2.coordinator.registry import Offer
 from aimer2.coordinator.sessions import csrf_token, is_csrf_token
 from aimer2.coordinator.store.accounts import Session
 from aimer2.core.errors import AimerError, NotAllowed, NotAuthenticated, NotFound
+from aimer2.messages.wire import BACKGROUND
 
 COOKIE = "__Host-aimer2"
 """Of a browser's session. The prefix binds it to this host, to TLS and to the path `/` (RFC 6265bis)."""
@@ -137,7 +138,7 @@ async def _identify(coordinator: Coordinator, request: Request, *, touch: bool =
     secret = request.cookies.get(COOKIE, "")
     if not secret:
         raise NotAuthenticated("This needs a log-in: `Authorization: Bearer …`, or the cookie of a session.")
-    session, account = await coordinator.sessions.find(secret, "browser", touch=touch)
+    session, account = await coordinator.sessions.find(secret, "browser", touch=touch and not request.scope.get(BACKGROUND, False))
     if request.method not in _SAFE:
         check_origin(request)
         if not is_csrf_token(secret, request.headers.get(CSRF_HEADER, "")):
