@@ -30,13 +30,14 @@ def chromium() -> Iterator[Browser]:
             browser.close()
 
 
-def barriers(page: Page) -> list[str]:
-    """What axe calls serious or critical on this page: the rule, and where."""
+def barriers(page: Page, rules: str | None = None) -> list[str]:
+    """What axe calls serious or critical on this page: the rule, and where. ``rules``: which it goes by, as axe writes them."""
     if not AXE.is_file():
         _missing("no axe: npm ci in tests/integration")
     # Told to the page from outside, for its policy lets no script in.
     page.evaluate(AXE.read_text(encoding="utf-8"))
-    found: dict[str, Any] = page.evaluate(_RUN)
+    found: dict[str, Any] = page.evaluate(_RUN if rules is None else f"axe.run({{runOnly: {rules}}})")
+    assert found["passes"], "axe has looked"
     serious = [one for one in found["violations"] if one["impact"] in ("serious", "critical")]
     return [f"{one['id']} at {node['target']}: {node.get('failureSummary', '')}" for one in serious for node in one["nodes"]]
 

@@ -20,6 +20,7 @@ CODES = {
     "not-allowed": ("NotAllowed", 403),
     "not-approved": ("NotApproved", 403),
     "too-many-attempts": ("TooManyAttempts", 429),
+    "frozen": ("Frozen", 403),
     "not-verified": ("NotVerified", 403),
     "budget-exceeded": ("BudgetExceeded", 403),
     "not-found": ("NotFound", 404),

@@ -12,7 +12,7 @@ from typing import Any
 import click
 import uvloop
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from aimer2.audit.verify import verify
 from aimer2.cli.collector import collect_rarely
@@ -93,7 +93,7 @@ def doctor(folder: Path | None) -> None:
 def requests(folder: Path | None) -> None:
     """The studies that were offered to this site, and where each stands."""
     decisions = open_decisions(existing(folder))
-    table = Table("Digest", "Study", "Asked by", "Ethics", "Expires", "State", "Here", box=None)
+    table = Table(Column("Digest", no_wrap=True, min_width=SHOWN), "Study", "Asked by", "Ethics", "Expires", "State", "Here", box=None)
     for known in decisions.store.studies():
         study = known.package.study if known.package else None
         about = (study.name, study.principal_investigator, study.ethics, rfc3339(int(study.expires_at))[:10]) if study else ("", "", "", "")
