@@ -112,7 +112,7 @@ def test_a_study_is_watched_live_paused_and_resumed(context: BrowserContext, fed
     page = context.new_page()
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
-    run = federation.researcher().submit(study_of(method={"name": "fedavg", "rounds": 500}), federation.folder)
+    run = federation.researcher().submit(study_of(method={"name": "fedavg", "rounds": 20_000}), federation.folder)
     page.goto(f"/studies/{run.digest}/live")
     # Nothing of this is loaded again: the server sends it.
     expect(page.locator("#live-state")).to_contain_text("training", timeout=20_000)

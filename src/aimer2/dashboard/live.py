@@ -68,10 +68,15 @@ class Live:
         return (await self._up_to_now(visit.request, digest)).course
 
     async def stream(self, visit: Visit, digest: str) -> Response:
-        """The parts of the page that change, as server-sent events named after their ids, until the study ends."""
+        """The parts of the page that change, as server-sent events named after their ids, until the study ends. The page says in which state of
+        the study it was made: in another it would look different as a whole."""
         watched = await self._up_to_now(visit.request, digest)
         study = await visit.get(route("/v1/studies/{}", digest))
-        events = self._ended("") if study["state"] not in ("offered", "running") else self._view(visit, watched, waits=study["state"] == "offered")
+        made = visit.request.query_params.get("made", study["state"])
+        if study["state"] in ("offered", "running"):
+            events = self._view(visit, watched, waits=made == "offered")
+        else:
+            events = self._ended("reload" if made != study["state"] else "")
         return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
     def drawn(self, course: Course, part: str, language: Language) -> str:
