@@ -39,7 +39,7 @@ from aimer2.core.table import Cell, Table, number
 from aimer2.metrics.survival import compared
 from aimer2.statistics import at_risk as counting
 from aimer2.statistics import distributions
-from aimer2.statistics.design import Design, Floats, design, groups, numbers, small_categories
+from aimer2.statistics.design import Design, Floats, design, groups, numbers, too_few
 from aimer2.statistics.estimates import Errors, Fit, Scale, coefficients, independent, inverse, meat
 from aimer2.statistics.hazards import Clock, baseline, concordance, late, of_everybody, of_times, proportionality, residuals
 from aimer2.statistics.risk_sets import Integers, Observed, Partial, Sets, Ties, partial, risk_sums
@@ -90,9 +90,7 @@ class Cox(AbstractStatistic):
         yield from super().against(frame, disclosure, secure=secure)
         rows = self.read(frame)
         _, time, event = self._times(rows)
-        if rows.counted() < disclosure.patients_per_parameter * len(self._design.columns):
-            yield f"{len(self._design.columns)} coefficients are too many for the patients here"
-        yield from small_categories(self.parsed, self.features, rows, disclosure)
+        yield from too_few(self._design, self.parsed, self.features, rows, disclosure)
         if disclosure.is_small(rows.counted(event)):
             yield f"fewer than {disclosure.minimum_cell} patients have the event"
         if self.sites == "pooled" and not disclosure.allows_exact_values(secure=secure):

@@ -162,11 +162,20 @@ def groups(variables: Sequence[Variable], features: Sequence[Feature], frame: Fr
     return code, tuple(names)
 
 
-def small_categories(formula: Formula, features: Sequence[Feature], rows: Frame, disclosure: Disclosure) -> Iterator[str]:
-    """What speaks against an answer that looks at these categories: some patients have one, but fewer than the minimum cell."""
+def too_few(design: Design, formula: Formula, features: Sequence[Feature], rows: Frame, disclosure: Disclosure) -> Iterator[str]:
+    """What speaks against a regression on these rows: more coefficients than the patients allow, or a category that some patients have, but fewer
+    than the minimum cell."""
+    if rows.counted() < disclosure.patients_per_parameter * len(design.columns):
+        yield f"{len(design.columns)} coefficients are too many for the patients here"
     used = {variable.name for variable in formula.variables}
     for feature in features:
         if feature.name in used:
             for code, level in enumerate(feature.categories):
                 if disclosure.is_small(rows.counted(rows.columns[feature.name] == code)):
                     yield f"fewer than {disclosure.minimum_cell} patients have {feature.name} = {level}"
+
+
+def rare_outcome(y: npt.NDArray[Any], rows: Frame, disclosure: Disclosure) -> Iterator[str]:
+    """What speaks against telling of an outcome of 0 or 1."""
+    if any(disclosure.is_small(rows.counted(y == outcome)) for outcome in (0, 1)):
+        yield f"fewer than {disclosure.minimum_cell} patients have one of the outcomes"

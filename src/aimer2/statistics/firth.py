@@ -30,7 +30,7 @@ from aimer2.core.study.formula import ROLES
 from aimer2.core.table import Cell, Table, number
 from aimer2.statistics import distributions, families
 from aimer2.statistics.comparison import events
-from aimer2.statistics.design import Design, Floats, design, small_categories
+from aimer2.statistics.design import Design, Floats, design, rare_outcome, too_few
 from aimer2.statistics.estimates import Scale, independent, inverse
 from aimer2.statistics.statistic import AbstractStatistic, Values
 
@@ -68,11 +68,8 @@ class Firth(AbstractStatistic):
         yield from super().against(frame, disclosure, secure=secure)
         rows = self.read(frame)
         ill = self._ill(rows)
-        if rows.counted() < disclosure.patients_per_parameter * len(self._design.columns):
-            yield f"{len(self._design.columns)} coefficients are too many for the patients here"
-        yield from small_categories(self.parsed, self.features, rows, disclosure)
-        if any(disclosure.is_small(rows.counted(ill == outcome)) for outcome in (False, True)):
-            yield f"fewer than {disclosure.minimum_cell} patients have one of the outcomes"
+        yield from too_few(self._design, self.parsed, self.features, rows, disclosure)
+        yield from rare_outcome(ill, rows, disclosure)
 
     def start(self) -> Values:
         return {}

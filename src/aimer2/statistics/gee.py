@@ -27,7 +27,7 @@ from aimer2.core.errors import BadData, BadUpdate
 from aimer2.core.study import Feature
 from aimer2.core.table import Table, number
 from aimer2.statistics import families
-from aimer2.statistics.design import Design, Floats, design, numbers, small_categories
+from aimer2.statistics.design import Design, Floats, design, numbers, rare_outcome, too_few
 from aimer2.statistics.estimates import Fit, Scale, coefficients, independent, inverse
 from aimer2.statistics.families import LINKS, USUAL_LINKS
 from aimer2.statistics.statistic import AbstractStatistic, Values
@@ -67,11 +67,9 @@ class Gee(AbstractStatistic):
         yield from super().against(frame, disclosure, secure=secure)
         rows = self.read(frame)
         y = self._response(rows)
-        if rows.counted() < disclosure.patients_per_parameter * len(self._design.columns):
-            yield f"{len(self._design.columns)} coefficients are too many for the patients here"
-        yield from small_categories(self.parsed, self.features, rows, disclosure)
-        if self.family == "binomial" and any(disclosure.is_small(rows.counted(y == outcome)) for outcome in (0, 1)):
-            yield f"fewer than {disclosure.minimum_cell} patients have one of the outcomes"
+        yield from too_few(self._design, self.parsed, self.features, rows, disclosure)
+        if self.family == "binomial":
+            yield from rare_outcome(y, rows, disclosure)
 
     def start(self) -> Values:
         return {}

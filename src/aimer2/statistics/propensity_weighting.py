@@ -32,7 +32,7 @@ from aimer2.core.study import Feature
 from aimer2.core.study.formula import ROLES, Variable
 from aimer2.core.table import Cell, Table, number
 from aimer2.statistics.comparison import EFFECT, SIGNIFICANCE, Level, effect_cells, events, facts, has_few, significance_cells
-from aimer2.statistics.design import Design, Floats, design, numbers, small_categories
+from aimer2.statistics.design import Design, Floats, design, numbers, too_few
 from aimer2.statistics.estimates import Fit, Scale, coefficients, independent, inverse
 from aimer2.statistics.significance import standardised, symmetric
 from aimer2.statistics.statistic import AbstractStatistic, Values
@@ -68,9 +68,7 @@ class PropensityWeighting(AbstractStatistic):
     def against(self, frame: Frame, disclosure: Disclosure, *, secure: bool) -> Iterator[str]:
         yield from super().against(frame, disclosure, secure=secure)
         rows = self.read(frame)
-        if rows.counted() < disclosure.patients_per_parameter * len(self._design.columns):
-            yield f"{len(self._design.columns)} coefficients are too many for the patients here"
-        yield from small_categories(self.parsed, self.features, rows, disclosure)
+        yield from too_few(self._design, self.parsed, self.features, rows, disclosure)
         outcome = self.parsed.response[0]
         if levels := self._levels(outcome):
             cell = self._treated(rows) * 2 + events(outcome, levels, rows)

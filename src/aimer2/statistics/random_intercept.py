@@ -30,7 +30,7 @@ from aimer2.core.study import Feature
 from aimer2.core.study.formula import ROLES
 from aimer2.core.table import Cell, Table
 from aimer2.statistics import distributions
-from aimer2.statistics.design import Design, Floats, design, numbers, small_categories
+from aimer2.statistics.design import Design, Floats, design, numbers, too_few
 from aimer2.statistics.estimates import Fit, Scale, coefficients, independent, inverse
 from aimer2.statistics.statistic import AbstractStatistic, Values
 
@@ -73,9 +73,7 @@ class RandomIntercept(AbstractStatistic):
     def against(self, frame: Frame, disclosure: Disclosure, *, secure: bool) -> Iterator[str]:
         yield from super().against(frame, disclosure, secure=secure)
         rows = self.read(frame)
-        if rows.counted() < disclosure.patients_per_parameter * len(self._design.columns):
-            yield f"{len(self._design.columns)} coefficients are too many for the patients here"
-        yield from small_categories(self.parsed, self.features, rows, disclosure)
+        yield from too_few(self._design, self.parsed, self.features, rows, disclosure)
 
     @property
     def _design(self) -> Design:
