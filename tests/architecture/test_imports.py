@@ -10,8 +10,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from importlib.metadata import packages_distributions
+from pathlib import Path
 
 import pytest
+from packaging.utils import canonicalize_name
 
 # Library: where it may be imported. A pattern's `*` also crosses folders.
 HOMES = {
@@ -60,6 +63,23 @@ def test_each_heavy_library_is_imported_at_its_address_only(modules: dict[str, a
         for line, name in imported(tree)
         if (library := name.partition(".")[0]) in HOMES and not any(fnmatch(path, home) for home in HOMES[library])
     ]
+
+
+def test_what_is_imported_anywhere_is_pinned() -> None:
+    """A library that only happens to be installed here is missing in a fresh clone."""
+    project = Path(__file__).parents[2]
+    pinned = {canonicalize_name(line.partition("==")[0]) for line in (project / "constraints.txt").read_text().splitlines()}
+    ours = {path.stem for path in (project / "tests").rglob("*.py")} | {"__future__", "aimer2", "benchmarks", "tests"}
+    found = packages_distributions()
+    files = [file for folder in ("src", "tests", "examples") for file in (project / folder).rglob("*.py")]
+    assert not {
+        f"{file.relative_to(project)}:{line} imports {library}"
+        for file in files
+        if "node_modules" not in file.parts
+        for line, name in imported(ast.parse(file.read_bytes()))
+        if (library := name.partition(".")[0]) and library not in sys.stdlib_module_names | ours
+        if not any(canonicalize_name(distribution) in pinned for distribution in found.get(library, [library]))
+    }
 
 
 def test_imports_stand_at_the_head_of_their_module(modules: dict[str, ast.Module]) -> None:

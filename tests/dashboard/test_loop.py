@@ -7,7 +7,7 @@ import json
 from collections.abc import Awaitable
 from pathlib import Path
 
-import httpx
+import httpx2
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -58,8 +58,8 @@ def test_others_are_answered_while_a_long_audit_log_is_verified() -> None:
     api = Starlette(routes=routes)
 
     async def story() -> None:
-        transport = httpx.ASGITransport(Dashboard(api, lambda *_: ()))
-        async with httpx.AsyncClient(transport=transport, base_url="https://coordinator.test") as reader:
+        transport = httpx2.ASGITransport(Dashboard(api, lambda *_: ()))
+        async with httpx2.AsyncClient(transport=transport, base_url="https://coordinator.test") as reader:
             # The templates are read at the first time.
             assert (await reader.get("/audit?words=nobody")).status_code == 200
             asked = asyncio.ensure_future(reader.get("/audit?words=nobody"))
@@ -84,8 +84,8 @@ def test_others_are_answered_while_the_code_of_a_study_is_coloured() -> None:
     )
 
     async def story() -> None:
-        transport = httpx.ASGITransport(Dashboard(api, lambda *_: ()))
-        async with httpx.AsyncClient(transport=transport, base_url="https://coordinator.test") as reader:
+        transport = httpx2.ASGITransport(Dashboard(api, lambda *_: ()))
+        async with httpx2.AsyncClient(transport=transport, base_url="https://coordinator.test") as reader:
             # Templates and the syntax are read at the first time.
             assert (await reader.get(f"/studies/{DIGEST}/code")).status_code == 200
             asked = asyncio.ensure_future(reader.get(f"/studies/{DIGEST}/code"))
