@@ -162,11 +162,12 @@ def groups(variables: Sequence[Variable], features: Sequence[Feature], frame: Fr
     return code, tuple(names)
 
 
-def too_few(design: Design, formula: Formula, features: Sequence[Feature], rows: Frame, disclosure: Disclosure) -> Iterator[str]:
-    """What speaks against a regression on these rows: more coefficients than the patients allow, or a category that some patients have, but fewer
-    than the minimum cell."""
-    if rows.counted() < disclosure.patients_per_parameter * len(design.columns):
-        yield f"{len(design.columns)} coefficients are too many for the patients here"
+def too_few(design: Design, formula: Formula, features: Sequence[Feature], rows: Frame, disclosure: Disclosure, *, further: int = 0) -> Iterator[str]:
+    """What speaks against a regression on these rows: more coefficients (those of the columns, and ``further`` ones) than the patients allow, or a
+    category that some patients have, but fewer than the minimum cell."""
+    coefficients = len(design.columns) + further
+    if rows.counted() < disclosure.patients_per_parameter * coefficients:
+        yield f"{coefficients} coefficients are too many for the patients here"
     used = {variable.name for variable in formula.variables}
     for feature in features:
         if feature.name in used:

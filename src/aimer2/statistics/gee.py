@@ -23,13 +23,14 @@ from pydantic import Field
 
 from aimer2.core.dataset import Frame
 from aimer2.core.disclosure import Disclosure
-from aimer2.core.errors import BadData, BadUpdate
+from aimer2.core.errors import BadUpdate
 from aimer2.core.study import Feature
 from aimer2.core.table import Table, number
 from aimer2.statistics import families
 from aimer2.statistics.design import Design, Floats, design, numbers, rare_outcome, too_few
 from aimer2.statistics.estimates import Fit, Scale, coefficients, independent, inverse
 from aimer2.statistics.families import LINKS, USUAL_LINKS
+from aimer2.statistics.response import categories_against, outcome
 from aimer2.statistics.statistic import AbstractStatistic, Values
 
 SETTLED = 1e-16
@@ -57,16 +58,14 @@ class Gee(AbstractStatistic):
             return
         if formula.strata or formula.cluster or formula.weights:
             yield "gee knows neither strata(), cluster() nor weights(): `clusters` are patients or sites"
-        feature = next(one for one in self.features if one.name == formula.response[0].name)
-        if feature.kind == "category" and (self.family != "binomial" or len(feature.categories) != 2):
-            yield f"the response {feature.name} is a category: family = 'binomial' takes one of two categories, the second being the event"
+        yield from categories_against(formula, self.features, self.family)
         if not self._design.columns:
             yield "there is no term to estimate"
 
     def against(self, frame: Frame, disclosure: Disclosure, *, secure: bool) -> Iterator[str]:
         yield from super().against(frame, disclosure, secure=secure)
         rows = self.read(frame)
-        y = self._response(rows)
+        y = outcome(self.parsed, rows, self.family)
         yield from too_few(self._design, self.parsed, self.features, rows, disclosure)
         if self.family == "binomial":
             yield from rare_outcome(y, rows, disclosure)
@@ -76,7 +75,7 @@ class Gee(AbstractStatistic):
 
     def sums(self, values: Values, frame: Frame, round_number: int) -> Values:
         rows = self.read(frame)
-        y, matrix = self._response(rows), self._design.matrix(rows)
+        y, matrix = outcome(self.parsed, rows, self.family), self._design.matrix(rows)
         offset = numbers(self.parsed.offset[0], rows) if self.parsed.offset else np.zeros(len(rows))
         cluster, many = self._clusters(rows)
         if round_number == 1:
@@ -204,14 +203,6 @@ class Gee(AbstractStatistic):
 
     def _scale(self, values: Values) -> Scale:
         return Scale(values["centre"], values["spread"], self._design.has_intercept)
-
-    def _response(self, rows: Frame) -> Floats:
-        """Raises BadData where the family has no such response."""
-        y = numbers(self.parsed.response[0], rows)
-        fits = {"gaussian": np.isfinite(y), "binomial": (y >= 0) & (y <= 1), "gamma": y > 0}.get(self.family, y >= 0)
-        if not fits.all():
-            raise BadData(f"{self.parsed.response[0]} has values that a {self.family} response cannot have.")
-        return y
 
 
 EXAMPLE = Gee(formula="y ~ x1 + C(g)", features=(Feature(name="y"), Feature(name="x1"), Feature(name="g", kind="category", categories=("a", "b"))))

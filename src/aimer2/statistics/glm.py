@@ -11,8 +11,11 @@ Errors: of the model, I⁻¹φ with φ = Pearson's χ² / (n − p) (1 but for G
 White 1980); ``patients`` and ``sites``, the same over sums u of a patient's rows or of a whole site (Liang, Zeger 1986, with the factor
 G/(G − 1) · (n − 1)/(n − p)). Tests are by t where φ is estimated, else by z.
 
+With ``sites`` fixed each hospital has an intercept of its own, which it finds itself and tells nobody (`site_intercept`).
+
 Leaves the site: ``size`` = rows, patients, sum of weights; ``sites`` = 1 where there is any row; ``moments`` = per column the sums of values
-and squares; ``start`` = sums of the response, of the offset and of its exponential; ``score`` = per coefficient the derivative of the
+and squares (with an intercept of the hospital's own: squares about its means alone); ``start`` = sums of the response, of the offset and of its
+exponential (with an own intercept none of these, but 1 where all outcomes are the same); ``score`` = per coefficient the derivative of the
 log-likelihood; ``information`` = per pair of coefficients its second derivative; ``fit`` = sums of deviance, Pearson's χ² and log-likelihood;
 ``shape`` = of a negative binomial the derivatives by its shape; ``meat`` = for robust errors, the sum of squared parts of the score.
 """
@@ -31,14 +34,16 @@ from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import BadData, BadUpdate
 from aimer2.core.study import Feature
 from aimer2.core.table import Cell, Table, number
-from aimer2.statistics import distributions, families
+from aimer2.statistics import distributions, families, site_intercept
 from aimer2.statistics.design import Design, Floats, design, numbers, rare_outcome, too_few
 from aimer2.statistics.estimates import Errors, Fit, Scale, coefficients, independent, inverse, meat, proximal_step
 from aimer2.statistics.families import ESTIMATED_DISPERSION, LINKS, USUAL_LINKS, FamilyName, LinkName
+from aimer2.statistics.response import categories_against, outcome
 from aimer2.statistics.statistic import AbstractStatistic, Values
 
 CONVERGED = 1e-18
 _SEPARATED = 1e6
+_MANY = 20
 _RATIOS = {("binomial", "logit"): "odds_ratio", ("poisson", "log"): "rate_ratio", ("negative_binomial", "log"): "rate_ratio"}
 
 
@@ -46,7 +51,7 @@ _RATIOS = {("binomial", "logit"): "odds_ratio", ("poisson", "log"): "rate_ratio"
 @dataclass(frozen=True, kw_only=True)
 class Glm(AbstractStatistic):
     """``link`` empty: the usual one of the family. ``ridge``, ``lasso``: penalties, not of the intercept, in the columns' own units. ``alpha`` of a
-    negative binomial, V = μ + αμ²; 0: estimated. ``level`` of the intervals."""
+    negative binomial, V = μ + αμ²; 0: estimated. ``sites``: one intercept for all, or one of each hospital. ``level`` of the intervals."""
 
     of_sites: ClassVar[frozenset[str]] = frozenset({"sites", "meat"})
     crosses: ClassVar[bool] = True
@@ -57,6 +62,7 @@ class Glm(AbstractStatistic):
     lasso: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     errors: Errors = "model"
+    sites: Literal["pooled", "fixed"] = "pooled"
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
 
     def faults(self) -> Iterator[str]:
@@ -68,21 +74,23 @@ class Glm(AbstractStatistic):
             yield "glm knows neither strata() nor cluster(); add C(centre) as a term, or set `errors`"
         if len(formula.offset) > 1 or len(formula.weights) > 1:
             yield "glm takes one offset() and one weights()"
-        feature = next(one for one in self.features if one.name == formula.response[0].name)
-        if feature.kind == "category" and (self.family != "binomial" or len(feature.categories) != 2):
-            yield f"the response {feature.name} is a category: family = 'binomial' takes one of two categories, the second being the event"
+        yield from categories_against(formula, self.features, self.family)
         if not self._design.columns:
             yield "there is no term to estimate"
         if self.lasso and self.errors != "model":
             yield "a lasso has no standard errors: leave out `errors`"
         if self.lasso and self._estimates_alpha:
             yield "a lasso of a negative binomial needs its `alpha`"
+        if self._has_own and not formula.intercept:
+            yield "with `sites` fixed each hospital has an intercept: leave out 0 and - 1"
+        if self._has_own and (self.family, self._link) not in site_intercept.ONE_MAXIMUM:
+            yield f"a hospital's own intercept is not one number with family {self.family} and link {self._link}: take the usual link"
 
     def against(self, frame: Frame, disclosure: Disclosure, *, secure: bool) -> Iterator[str]:
         yield from super().against(frame, disclosure, secure=secure)
         rows = self.read(frame)
-        y = self._response(rows)
-        yield from too_few(self._design, self.parsed, self.features, rows, disclosure)
+        y = outcome(self.parsed, rows, self.family)
+        yield from too_few(self._design, self.parsed, self.features, rows, disclosure, further=int(self._has_own))
         if self.family == "binomial":
             yield from rare_outcome(y, rows, disclosure)
 
@@ -91,21 +99,23 @@ class Glm(AbstractStatistic):
 
     def sums(self, values: Values, frame: Frame, round_number: int) -> Values:
         rows = self.read(frame)
-        y, weight, offset = self._response(rows), self._weight(rows), self._offset(rows)
-        matrix = self._design.matrix(rows)
+        y, weight, offset = self._given(rows)
+        is_apart = self._has_own and len(rows) > 0 and not site_intercept.is_finite(self.family, y, weight)
         if round_number == 1:
-            return {
-                "size": np.array([len(rows), rows.counted(), weight.sum()]),
-                "sites": np.array([float(len(rows) > 0)]),
-                "moments": np.array([weight @ matrix, weight @ matrix**2]),
-                "start": np.array([weight @ y, weight @ offset, weight @ np.exp(np.clip(offset, -40, 40))]),
-            }
-        scaled = self._scale(values).apply(matrix)
+            return self._first(rows, is_apart=is_apart)
+        if is_apart:
+            rows = rows.at(np.zeros(len(rows), bool))
+            y, weight, offset = self._given(rows)
+        scaled = self._scale(values).apply(self._columns(rows, weight))
         alpha = float(values["alpha"][0])
         eta = scaled @ values["beta"] + offset
         link = LINKS[self._link]
+        if self._has_own:
+            eta += site_intercept.found(self.family, self._link, y, weight, eta, alpha)
         mean, slope = families.inside(self.family, link.mean(eta)), link.slope(eta)
         spread = families.variance(self.family, mean, alpha)
+        if self._has_own:
+            scaled = site_intercept.within(scaled, weight * slope**2 / spread)
         part = scaled * (weight * (y - mean) * slope / spread)[:, None]
         likely = families.likelihood(self.family, y, mean, alpha)
         deviance = weight @ families.deviance(self.family, y, mean, alpha)
@@ -119,6 +129,17 @@ class Glm(AbstractStatistic):
         if self.errors != "model":
             made["meat"] = meat(part, self.errors, rows.patients)
         return made
+
+    def _first(self, rows: Frame, *, is_apart: bool) -> Values:
+        y, weight, offset = self._given(rows)
+        matrix = self._columns(rows, weight)
+        start = [weight @ y, weight @ offset, weight @ np.exp(np.clip(offset, -40, 40))]
+        return {
+            "size": np.array([len(rows), rows.counted(), weight.sum()]),
+            "sites": np.array([float(len(rows) > 0)]),
+            "moments": np.array([0 * weight @ matrix if self._has_own else weight @ matrix, weight @ matrix**2]),
+            "start": np.array([float(is_apart)] if self._has_own else start),
+        }
 
     def step(self, values: Values, total: Values, round_number: int) -> tuple[Values, bool]:
         if round_number == 1:
@@ -138,7 +159,7 @@ class Glm(AbstractStatistic):
             kept = independent(information) if round_number == 2 else values["kept"] > 0
             cover = inverse(curved, kept)
             move = cover @ score
-        dispersion = self._dispersion(total["fit"], values["size"], kept)
+        dispersion = self._dispersion(total["fit"], values, kept)
         decrement = float(move @ curved @ move) / max(dispersion, np.finfo(np.float64).tiny)
         moved = {
             **values,
@@ -172,6 +193,7 @@ class Glm(AbstractStatistic):
         return {
             "size": total["size"],
             "sites": total["sites"],
+            "start": total["start"],
             "beta": beta,
             "before": beta,
             "centre": scale.centre,
@@ -186,8 +208,8 @@ class Glm(AbstractStatistic):
         kept, scale, penalty = values["kept"] > 0, self._scale(values), self._penalty(values)
         cover = inverse(values["information"] + np.diag(penalty), kept)
         rows, patients, weight = values["size"]
-        freedom = weight - kept.sum()
-        dispersion = self._dispersion(values["fit"], values["size"], kept)
+        freedom = weight - kept.sum() - self._apart(values)
+        dispersion = self._dispersion(values["fit"], values, kept)
         if self.lasso:
             covariance = np.full_like(cover, np.nan)
         elif self.errors == "model":
@@ -216,7 +238,7 @@ class Glm(AbstractStatistic):
     def _facts(self, values: Values, kept: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], dispersion: float) -> dict[str, Cell]:
         rows, patients, weight = values["size"]
         deviance, pearson, *likely = (float(value) for value in values["fit"])
-        parameters = int((values["beta"] != 0).sum() if self.lasso else kept.sum())
+        parameters = int((values["beta"] != 0).sum() if self.lasso else kept.sum()) + self._apart(values)
         freedom, ll = weight - parameters, families.log_likelihood(self.family, np.array(likely), weight, deviance)
         counted = parameters + (self.family in ESTIMATED_DISPERSION or self._estimates_alpha)
         facts: dict[str, Cell] = {
@@ -234,6 +256,8 @@ class Glm(AbstractStatistic):
             "pearson_chi2": pearson,
             "dispersion": number(dispersion),
         }
+        if self._has_own:
+            facts["intercepts_of_sites"] = self._apart(values)
         if self.family == "negative_binomial":
             facts["alpha"] = float(values["alpha"][0])
         if self._has_null:
@@ -244,12 +268,14 @@ class Glm(AbstractStatistic):
         weight, deviance = float(values["size"][2]), float(values["fit"][0])
         null, *_ = (float(value) for value in values["null"])
         facts: dict[str, Cell] = {"null_deviance": null}
-        more = parameters - 1
+        least = self._apart(values) or 1
+        more = parameters - least
         if self.family == "gaussian":
-            facts["r_squared"] = number(1 - deviance / null) if null > 0 else None
+            within = "_within" if self._has_own else ""
+            facts[f"r_squared{within}"] = number(1 - deviance / null) if null > 0 else None
             if more > 0 and freedom > 0 and deviance > 0 and not self.lasso:
                 ratio = (null - deviance) / more / (deviance / freedom)
-                facts |= {"adjusted_r_squared": 1 - deviance / null * (weight - 1) / freedom, "f": ratio}
+                facts |= {f"adjusted_r_squared{within}": 1 - deviance / null * (weight - least) / freedom, "f": ratio}
                 facts["f_p"] = float(distributions.f_above(ratio, more, freedom))
         elif more > 0 and not self._estimates_alpha and not self.ridge and not self.lasso:
             chi = 2 * (ll - families.log_likelihood(self.family, values["null"][2:], weight, null)) if self.family != "gamma" else None
@@ -260,7 +286,8 @@ class Glm(AbstractStatistic):
     def _notes(self, values: Values, kept: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], cover: Floats) -> Iterator[str]:
         names = np.array(self._design.names)
         if not kept.all():
-            yield f"these follow from the terms before them (collinear, or nobody has the category) and have no estimate: {', '.join(names[~kept])}"
+            why = "collinear, the same at each hospital, or nobody has the category" if self._has_own else "collinear, or nobody has the category"
+            yield f"these follow from the terms before them ({why}) and have no estimate: {', '.join(names[~kept])}"
         apart = kept & (np.diag(cover) > 1e4 * np.maximum(values["first"], np.finfo(np.float64).tiny))
         if apart.any() and not self.lasso:
             told = ", ".join(name for name in names[apart] if name != "intercept") or "the intercept"
@@ -271,8 +298,26 @@ class Glm(AbstractStatistic):
             yield "a lasso chooses its terms by the data: they have no standard errors; parameters are the terms that are not 0"
         if self.ridge:
             yield f"penalised by {self.ridge:g}/2 times the sum of squared coefficients: estimates are drawn towards 0, and intervals lie about these"
+        if self._has_own:
+            yield from self._of_own(values)
         if self.errors == "sites" and values["sites"][0] < 20:
             yield f"errors over {int(values['sites'][0])} sites: fewer than about twenty make them too small"
+
+    def _of_own(self, values: Values) -> Iterator[str]:
+        sites, alike = self._apart(values), int(values["start"][0])
+        yield "each site has an intercept of its own, which stays there; tests, and what is explained, are within sites"
+        if alike:
+            yield f"of {sites} sites {alike} have one outcome alone, and say nothing of these terms"
+        if self.family not in ("gaussian", "poisson") and values["size"][0] < _MANY * sites:
+            yield f"fewer than {_MANY} rows at a site on average: intercepts of so small sites make estimates too large"
+
+    @property
+    def _has_own(self) -> bool:
+        return self.sites == "fixed"
+
+    def _apart(self, values: Values) -> int:
+        """How many intercepts of sites there are."""
+        return int(values["sites"][0]) if self._has_own else 0
 
     @property
     def _link(self) -> LinkName:
@@ -280,7 +325,7 @@ class Glm(AbstractStatistic):
 
     @property
     def _design(self) -> Design:
-        return design(self.parsed, self.features)
+        return design(self.parsed, self.features, intercept=not self._has_own)
 
     @property
     def _estimates_alpha(self) -> bool:
@@ -289,7 +334,7 @@ class Glm(AbstractStatistic):
     @property
     def _has_null(self) -> bool:
         """Whether the first step starts at the model of the intercept alone."""
-        usual = not self.parsed.offset or (self.family, self._link) in (("gaussian", "identity"), ("poisson", "log"))
+        usual = self._has_own or not self.parsed.offset or (self.family, self._link) in (("gaussian", "identity"), ("poisson", "log"))
         return self.parsed.intercept and usual and not self._estimates_alpha
 
     def _scale(self, values: Values) -> Scale:
@@ -308,17 +353,17 @@ class Glm(AbstractStatistic):
             cost[0] = 0.0
         return np.asarray(cost)
 
-    def _dispersion(self, fit: Floats, size: Floats, kept: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> float:
-        freedom = float(size[2] - kept.sum())
+    def _dispersion(self, fit: Floats, values: Values, kept: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> float:
+        freedom = float(values["size"][2] - kept.sum() - self._apart(values))
         return float(fit[1]) / freedom if self.family in ESTIMATED_DISPERSION and freedom > 0 else 1.0
 
-    def _response(self, rows: Frame) -> Floats:
-        """Raises BadData where the family has no such response."""
-        y = numbers(self.parsed.response[0], rows)
-        fits = {"gaussian": np.isfinite(y), "binomial": (y >= 0) & (y <= 1), "gamma": y > 0}.get(self.family, y >= 0)
-        if not fits.all():
-            raise BadData(f"{self.parsed.response[0]} has values that a {self.family.replace('_', ' ')} response cannot have.")
-        return y
+    def _given(self, rows: Frame) -> tuple[Floats, Floats, Floats]:
+        """Outcome, weight and offset of each row ``(n,)``."""
+        return outcome(self.parsed, rows, self.family), self._weight(rows), self._offset(rows)
+
+    def _columns(self, rows: Frame, weight: Floats) -> Floats:
+        matrix = self._design.matrix(rows)
+        return site_intercept.within(matrix, weight) if self._has_own else matrix
 
     def _weight(self, rows: Frame) -> Floats:
         """Raises BadData for a weight below 0."""

@@ -31,6 +31,7 @@ from aimer2.core.table import Cell, Table
 from aimer2.statistics.design import Design, design
 from aimer2.statistics.estimates import Fit, coefficients
 from aimer2.statistics.private import NOISY, AbstractPrivate, Floats, Range
+from aimer2.statistics.response import categories_against
 from aimer2.statistics.statistic import Values
 
 CLEAR = 3.0
@@ -56,9 +57,7 @@ class PrivateGlm(AbstractPrivate):
         if len(self.parsed.response) != 1 or self.parsed.survival or not self.parsed.intercept:
             yield "private_glm has one response and an intercept: write 'y ~ …'"
             return
-        levels = next(one.categories for one in self.features if one.name == self._outcome)
-        if levels and (self.family == "gaussian" or len(levels) != 2):
-            yield f"the response {self._outcome} is a category: family = 'binomial' takes one of two categories, the second being the event"
+        yield from categories_against(self.parsed, self.features, self.family)
         if self.family == "binomial" and self.rounds < self.steps:
             yield f"{self.steps} steps need as many `rounds`"
 
