@@ -229,6 +229,19 @@ def test_decisions_are_kept_in_order(offered: Database) -> None:
     assert (last.decision, last.statement) == ("withdraw", "signed 2")
 
 
+def test_what_a_site_decides_after_it_has_enrolled_anew_counts_from_there(offered: Database) -> None:
+    assert offered.write_now(studies.add_decision, decision("approve", 5.0), "key-a", "signed 1")
+    offered.write_now(members.revoke_site, "a", 6.0)
+    offered.write_now(members.add_invitation, "code-new", "a", 7.0, 100.0)
+    assert offered.write_now(members.enrol, members.Enrolment("code-new", "a", "key-new", 8.0))
+    first = {site.site: site.first_decision for site in offered.read_now(members.read_sites)}
+    (last,) = offered.read_now(studies.latest_decisions)
+    assert first["a"] > last.number and first["b"] == 0
+    assert offered.write_now(studies.add_decision, decision("approve", 4.0), "key-new", "signed 2")
+    (last,) = offered.read_now(studies.latest_decisions)
+    assert last.statement == "signed 2" and first["a"] <= last.number
+
+
 def test_a_change_of_state_is_told_to_its_sites(offered: Database) -> None:
     def revisions() -> list[int]:
         return [site.revision for site in offered.read_now(members.read_sites)]

@@ -11,6 +11,7 @@ import pytest
 
 from aimer2.core.errors import AimerError, NotFound, Unreachable
 from aimer2.core.task import Answer, Task
+from aimer2.identity.documents import sign_document
 from aimer2.identity.keys import SigningKey
 from aimer2.messages.wire import Exchange, Exchanged, StudyNotice
 from aimer2.site.backoff import Backoff
@@ -104,3 +105,47 @@ def test_what_was_on_its_way_when_it_was_called_off_does_not_leave_afterwards(fa
             exchanging.cancel(WITHDRAWN)
 
     assert asyncio.run(sent_after(fault, call_off, then=then)) == left
+
+
+def task_token(key: SigningKey) -> str:
+    task = Task.model_validate({"id": "task", "attempt": 1, "study": OTHER, "site": "north", "stage": "train", "round_number": 1})
+    return sign_document(task.model_dump_json().encode(), key, kind="task")
+
+
+async def held_after_a_slow_end() -> list[tuple[str, ...]]:
+    """A task is called off and ends slowly; meanwhile the same one comes once more. What the site says that it holds, after the first one's end."""
+    line, key, at_work, may_end = Line(), SigningKey.generate(), asyncio.Event(), asyncio.Event()
+
+    class Slow(Duties):
+        async def perform(self, task: Task, attachments: Mapping[str, str]) -> Ready:
+            at_work.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await may_end.wait()
+            raise AssertionError
+
+    exchanging = Exchanging(Means(exchange, line.ask, key.public, "north", 30, lambda: Backoff(random.Random(0))), Slow())
+    running = asyncio.get_running_loop().create_task(exchanging.run())
+    held = []
+    try:
+        for calls_off in (True, False):
+            _, outcome = await line.next()
+            at_work.clear()
+            outcome.set_result(Exchanged(revision=0, time=0, tasks=(task_token(key),)))
+            await at_work.wait()
+            if calls_off:
+                exchanging.cancel(OTHER)
+        may_end.set()
+        for _ in range(2):
+            form, outcome = await line.requests.get()
+            held.append(form.holding)
+            outcome.set_result(Exchanged(revision=0, time=0))
+        return held
+    finally:
+        running.cancel()
+        await exchanging.close()
+
+
+def test_a_task_that_was_called_off_does_not_take_its_successor_with_it_when_it_ends() -> None:
+    assert asyncio.run(asyncio.wait_for(held_after_a_slow_end(), 10)) == [("task/1",)] * 2

@@ -23,6 +23,8 @@ from aimer2.identity.keys import PublicKey
 from aimer2.messages.package import Package
 from aimer2.messages.wire import FreezeState, SiteDecision, StudyNotice, StudyState, StudySummary
 
+_ENDED: tuple[StudyState, ...] = ("finished", "stopped")
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -34,12 +36,16 @@ class Site:
     last_contact: float | None
     status: Mapping[str, Any]
     revision: int
+    first_decision: int
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A study as the coordinator knows it."""
+    """A study as the coordinator knows it.
+
+    ``decisions``: each site's last one that counts; of a study that has ended its last one, also under a key that was revoked since.
+    """
 
     digest: str
     package: Package
@@ -121,11 +127,14 @@ class Registry:
         if rows.changes["registry"] < self.number:
             return
         self._packages.update({digest: Package.model_validate_json(text) for digest, text in rows.packages.items()})
+        sites = {row.site: _site(row) for row in rows.sites}
+        ended = {row.digest for row in rows.studies if row.state in _ENDED}
         decided: dict[str, dict[str, Row[Any]]] = {}
         for row in rows.decisions:
-            decided.setdefault(row.study, {})[row.site] = row
+            if row.study in ended or row.number >= sites[row.site].first_decision:
+                decided.setdefault(row.study, {})[row.site] = row
         self.number = rows.changes["registry"]
-        self.sites = {row.site: _site(row) for row in rows.sites}
+        self.sites = sites
         self.users = rows.users
         self.parts = rows.parts
         self.studies = {
@@ -208,4 +217,5 @@ def _site(row: Row[Any]) -> Site:
         row.last_contact,
         json.loads(row.status),
         row.revision,
+        row.first_decision,
     )

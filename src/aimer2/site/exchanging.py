@@ -158,7 +158,7 @@ class Exchanging:
         except AimerError as error:
             _LOG.error("a reply could not be delivered: %s", error.code)
         finally:
-            self._running.pop(ready.key, None)
+            self._ended(ready.key)
 
     def _take(self, exchanged: Exchanged) -> None:
         for key in exchanged.withdrawn:
@@ -186,8 +186,13 @@ class Exchanging:
         try:
             ready = await self._duties.perform(task, attachments)
         finally:
-            self._running.pop(key, None)
+            self._ended(key)
         self._offer(ready)
+
+    def _ended(self, key: str) -> None:
+        """Of the task that says so: once it was called off, another one may run under the same key."""
+        if key in self._running and self._running[key][1] is asyncio.current_task():
+            del self._running[key]
 
     def _offer(self, ready: Ready) -> None:
         self._outbox[ready.key] = ready

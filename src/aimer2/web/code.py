@@ -41,10 +41,11 @@ def coloured(text: str, filename: str, most: int = MOST_OF_A_FILE) -> Markup:
 
 async def coloured_page(files: Sequence[tuple[str, str]]) -> list[Markup]:
     """Each of (name, text), for one page, made in a thread."""
-    return await asyncio.get_running_loop().run_in_executor(_THREAD, _all, files)
+    return await asyncio.get_running_loop().run_in_executor(_THREAD, coloured_files, files)
 
 
-def _all(files: Sequence[tuple[str, str]]) -> list[Markup]:
+def coloured_files(files: Sequence[tuple[str, str]]) -> list[Markup]:
+    """Each of (name, text), for one page: no more than a page's worth is coloured, whatever the number of files."""
     shown, left = [], MOST_OF_A_PAGE
     for name, text in files:
         most = min(MOST_OF_A_FILE, left)

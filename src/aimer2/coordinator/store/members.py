@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
-from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from aimer2.coordinator.store.database import Prepared, note_change
-from aimer2.coordinator.store.schema import assertions, invitations, sites
+from aimer2.coordinator.store.schema import assertions, decisions, invitations, sites
 from aimer2.core.errors import Conflict, NotAllowed, NotFound
 
 
@@ -27,6 +27,8 @@ class Enrolment:
 
 def enrol(connection: Connection, enrolment: Enrolment) -> bool:
     """Uses the invitation up and records the site; False where exactly this was done before (its answer was lost on the way).
+
+    Of a site that was revoked, nothing that it decided before counts any more.
 
     Raises NotAllowed for a code that is unknown, used, expired or meant for another site: always with the same sentence. Conflict where the
     site is enrolled already.
@@ -46,10 +48,11 @@ def enrol(connection: Connection, enrolment: Enrolment) -> bool:
     if found.used_by_key is not None or (known is not None and known.revoked is None):
         raise Conflict(f"The site {enrolment.site} is enrolled already.", remedy="The operator revokes it first, then invites it again.")
     connection.execute(update(invitations).where(invitations.c.code_hash == enrolment.code_hash).values(used_by_key=enrolment.key))
-    values = {"key": enrolment.key, "enrolled": enrolment.now, "revoked": None, "left_by": None, "left_reason": None}
+    values: dict[str, Any] = {"key": enrolment.key, "enrolled": enrolment.now, "revoked": None, "left_by": None, "left_reason": None}
     if known is None:
         connection.execute(insert(sites).values(site=enrolment.site, **values))
     else:
+        values["first_decision"] = 1 + (connection.scalar(select(func.max(decisions.c.number))) or 0)
         connection.execute(update(sites).where(sites.c.site == enrolment.site).values(**values, revision=sites.c.revision + 1))
     note_change(connection, "registry")
     return True

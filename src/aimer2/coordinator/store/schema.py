@@ -27,6 +27,8 @@ sites = Table(
     Column("revision", Integer, nullable=False, default=1),
     Column("left_by", String(200)),
     Column("left_reason", Text),
+    # What was decided before, under a key that was revoked since, does not count any more.
+    Column("first_decision", Integer, nullable=False, default=0),
 )
 
 invitations = Table(

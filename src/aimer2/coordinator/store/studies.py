@@ -77,7 +77,8 @@ def add_decision(connection: Connection, decision: Decision, key: str, statement
     """Records the decision verbatim; False where this very statement is the last one already. Raises Conflict for one older than the last."""
     last = connection.execute(
         select(decisions.c.time, decisions.c.statement)
-        .where(decisions.c.study == decision.study, decisions.c.site == decision.site)
+        .join(sites, sites.c.site == decisions.c.site)
+        .where(decisions.c.study == decision.study, decisions.c.site == decision.site, decisions.c.number >= sites.c.first_decision)
         .order_by(decisions.c.number.desc())
         .limit(1)
     ).one_or_none()

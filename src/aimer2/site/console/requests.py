@@ -28,6 +28,7 @@ from aimer2.site.leak.words import LIMITS, of_attempt, of_level, short, summary
 from aimer2.site.preflight import check_here
 from aimer2.site.store import KnownStudy
 from aimer2.site.versions import change_of, code_of
+from aimer2.web.code import coloured_files
 from aimer2.web.translation import mark
 
 _OVER = ("finished", "stopped", "failed", "archived")
@@ -110,6 +111,8 @@ def show(visit: Visit) -> Response:
     assert package is not None
     line, study, code = line_of(decisions, known), package.study, code_of(decisions, known.digest, package)
     names = snapshots.names(decisions.folder)
+    change, named = change_of(decisions, package, code), sorted(code.items())
+    *texts, changed = coloured_files([*named, ("code.diff", "\n".join(change.code if change else ()))])
     dataset = line.decision.dataset if line.decision is not None and line.decision.dataset else study.cohort.dataset
     return visit.page(
         "request.html",
@@ -122,8 +125,9 @@ def show(visit: Visit) -> Response:
         reads=_nested(reads(study)),
         runs=_nested(runs(package)),
         leaves=_nested(leaves(package)),
-        code=code,
-        change=change_of(decisions, package, code),
+        code=[(name, text) for (name, _), text in zip(named, texts, strict=True)],
+        change=change,
+        changed_code=changed if change and change.code else "",
         told=partial(told, visit.console.answers.language(visit.request)),
         history=decisions.store.decisions(known.digest),
         datasets=names,
