@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,32 @@ def operator(command: Any, federation: Federation, tmp_path: Path, request: pyte
 
 def _added(federation: Federation, name: str, *role: str) -> str:
     return federation.command("coordinator", "user", "add", name, *role).rsplit(" ", 1)[1].strip()
+
+
+BROWSER = """#!{python}
+import re, sys, urllib3
+from urllib.parse import urlencode, urlsplit
+page = urlsplit(sys.argv[1])
+web, form = urllib3.PoolManager(assert_fingerprint="{pin}", cert_reqs="CERT_NONE"), {{"Content-Type": "application/x-www-form-urlencoded"}}
+def send(path, **fields):
+    return web.request("POST", f"{{page.scheme}}://{{page.netloc}}{{path}}", body=urlencode(fields), headers=form, redirect=False)
+form["Cookie"] = send("/login", user="{user}", password="{password}").headers["set-cookie"].partition(";")[0]
+shown = web.request("GET", page.geturl(), headers=form).data.decode()
+fields = dict(re.findall(r'name="(csrf|challenge|port)" value="([^"]*)"', shown))
+urllib3.request("GET", send("/command-line", **fields).headers["refresh"].partition("url=")[2])
+"""
+
+
+def test_a_browser_logs_the_command_line_in(command: Any, federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    user, pin, browser = "by-browser", fetch_fingerprint(federation.url), tmp_path / "browser"
+    browser.write_text(BROWSER.format(python=sys.executable, pin=pin, user=user, password=_added(federation, user, "--role", "researcher")))
+    browser.chmod(0o700)
+    monkeypatch.setenv("BROWSER", str(browser))
+    told = command("login", federation.url, "--browser", "--fingerprint", pin)
+    assert told.status == 0, told.err
+    assert f"as {user} until" in told.out
+    assert command("token", "list").status == 0
+    assert command("login", federation.url, "--fingerprint", pin).status == command("login", federation.url, "--browser", "--user", user).status != 0
 
 
 def test_a_script_works_with_a_token_until_it_is_revoked(logged_in: Any, federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,11 +6,14 @@ import json
 import re
 import time
 from collections.abc import Callable
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import urllib3
 from reading import Person, Reader
 from serving import Client, Hospital, Server, SiteClient, eventually, submit
 
+from aimer2.client.browser import HandedOn
 from aimer2.dashboard.studies import differences
 
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
@@ -54,6 +57,44 @@ def test_after_the_log_in_one_is_where_one_wanted_to_be(server: Server, anna: Pe
     assert 'value="/studies?state=running"' in page
     assert Reader(server).log_in("anna", back="/studies?state=running").headers["location"] == "/studies?state=running"
     assert Reader(server).log_in("anna", back="//elsewhere.example").headers["location"] == "/"
+
+
+def test_a_browser_hands_its_log_in_on_to_the_command_line_that_asked(server: Server, people: Callable[[str, str], Person]) -> None:
+    person, ours, stranger = people("carla", "researcher"), HandedOn(server.url), HandedOn(server.url)
+    page = ours.address(4567).removeprefix(server.url)
+    assert Reader(server).call("GET", page).headers["location"].startswith("/login?back=%2Fcommand-line%3Fchallenge%3D")
+    shown = person.reader.text(page)
+    assert ours.mark in shown and "carla" in shown and "127.0.0.1" not in shown
+
+    def code(handed_on: HandedOn, **port: str) -> str:
+        challenge = parse_qs(urlsplit(handed_on.address()).query)["challenge"][0]
+        answer = person.reader.send("/command-line", challenge=challenge, **port)
+        refresh = answer.headers.get("Refresh")
+        assert (refresh is not None) is bool(port)
+        text = answer.data.decode()
+        found = re.findall(r"127.0.0.1:4567/\?code=([\w-]+)" if port else r'<output class="mark">([\w-]+)<', text)[0]
+        assert refresh is None or refresh == f"0; url=http://127.0.0.1:4567/?code={found}"
+        return str(found)
+
+    def log_in(code: str, verifier: str) -> urllib3.BaseHTTPResponse:
+        return Client(server).call("POST", "/v1/sessions/code", {"code": code, "verifier": verifier})
+
+    got = log_in(code(ours, port="4567"), ours.verifier)
+    token = got.json()["access_token"]
+    assert Client(server, token).get("/v1/session")["user"] == "carla"
+    pasted = code(ours)
+    assert log_in(pasted, stranger.verifier).status == 401, "who has seen the code alone"
+    assert log_in(pasted, ours.verifier).status == 401, "it was used up by that"
+    once = code(ours)
+    assert [log_in(once, ours.verifier).status for _ in range(2)] == [200, 401]
+    left = code(ours)
+    assert not [entry for entry in person.api.get("/v1/sessions") if entry["kind"] == "code"]
+    refused = person.api.call("POST", "/v1/session/code", {"challenge": "A" * 43})
+    assert refused.status == 400, "the token of a command line makes no other one"
+    for wrong in ("", "?challenge=short", page.split("?")[0] + "?challenge=" + "A" * 43 + "&port=80", page.replace("4567", "70000")):
+        assert person.reader.call("GET", f"/command-line{wrong}" if wrong[:1] in ("", "?") else wrong).status == 400
+    assert Client(server, token).call("DELETE", "/v1/sessions").status == 204
+    assert log_in(left, ours.verifier).status == 401, "logged out everywhere"
 
 
 def test_a_session_is_new_at_each_log_in_and_ends_with_the_log_out(server: Server, anna: Person) -> None:

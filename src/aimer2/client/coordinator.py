@@ -34,7 +34,7 @@ from aimer2.identity.keys import PublicKey
 from aimer2.messages.drafts import Archive
 from aimer2.messages.package import Package
 from aimer2.messages.package import digest as digest_of
-from aimer2.messages.people import Me, PasswordChange
+from aimer2.messages.people import CodeLogin, Me, PasswordChange
 from aimer2.messages.record import ModelSummary, StageRequest, StudyRecord
 from aimer2.messages.tensors import read_tree
 from aimer2.messages.wire import CoordinatorInfo, FreezeState, Incident, Login, SiteStatus, StudySummary, Token
@@ -83,6 +83,12 @@ class Coordinator:
     def login(self, user: str, password: str) -> Token:
         """Raises NotAuthenticated."""
         token = parse(Token, self._transport.ask("POST", "/v1/sessions", Login(user=user, password=password)))
+        self._transport.token = token.access_token
+        return token
+
+    def login_by_code(self, code: str, verifier: str) -> Token:
+        """With what a browser has handed on (`aimer2.client.browser`). Raises NotAuthenticated."""
+        token = parse(Token, self._transport.ask("POST", "/v1/sessions/code", CodeLogin(code=code, verifier=verifier)))
         self._transport.token = token.access_token
         return token
 

@@ -29,7 +29,7 @@ from aimer2.coordinator.http.token_api import token_routes
 from aimer2.messages.consortium import InvitationRequest, NewAcceptance, NewAgreement, OffBoarding
 from aimer2.messages.drafts import Archive, DraftChange, DraftText
 from aimer2.messages.package import Package
-from aimer2.messages.people import NewPerson, PartRequest, PasswordChange, RoleChange, TokenRequest
+from aimer2.messages.people import CodeLogin, CodeRequest, NewPerson, PartRequest, PasswordChange, RoleChange, TokenRequest
 from aimer2.messages.record import StageRequest
 from aimer2.messages.wire import AuditHead, EnrolmentRequest, Exchange, Incident, KeyRotation, Login, Problem, SignedDecision
 
@@ -58,6 +58,8 @@ _BODIES = (
     RoleChange,
     SignedDecision,
     TokenRequest,
+    CodeLogin,
+    CodeRequest,
     StageRequest,
     Stop,
     Problem,

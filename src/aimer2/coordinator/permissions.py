@@ -106,6 +106,7 @@ ROUTES: Mapping[str, Action | Door] = {
     "GET /openapi.json": Door.ANYONE,
     "GET /v1/coordinator": Door.ANYONE,
     "POST /v1/sessions": Door.ANYONE,
+    "POST /v1/sessions/code": Door.ANYONE,
     "POST /v1/session": Door.ANYONE,
     "GET /v1/openid": Door.ANYONE,
     "GET /v1/openid/login": Door.ANYONE,
@@ -124,6 +125,7 @@ ROUTES: Mapping[str, Action | Door] = {
     "PUT /v1/blobs/{sha256}": Door.BLOBS,
     # Oneself
     "GET /v1/session": Action.OWN,
+    "POST /v1/session/code": Action.OWN,
     "DELETE /v1/session": Action.OWN,
     "PUT /v1/session/password": Action.OWN,
     "GET /v1/sessions": Action.OWN,

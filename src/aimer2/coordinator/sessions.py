@@ -16,10 +16,14 @@ from aimer2.coordinator.store.accounts import Account, Session, SessionKind
 from aimer2.coordinator.store.database import Database
 from aimer2.core.clock import Clock
 from aimer2.core.errors import NotAuthenticated
+from aimer2.identity.openid import challenge_of
 
 LOGINS: tuple[SessionKind, ...] = ("browser", "login")
 """What a person logs out of; tokens of scripts are revoked one by one."""
 EVERYTHING: tuple[SessionKind, ...] = (*LOGINS, "service")
+
+CODE_SECONDS = 120
+"""So long a person may take from the page with the code to the command line."""
 
 _LONGEST_SECRET = 100
 _TOUCHED_SECONDS = 30.0
@@ -41,6 +45,19 @@ class Sessions:
         session = Session(secrets.token_hex(8), user, kind, name, role, now, now, now + life)
         await self._database.write(accounts.add_session, _hash(secret), session)
         return secret, session
+
+    async def hand_on(self, user: str, challenge: str) -> str:
+        """A code with which a command line logs in as this person, once, if it knows what the challenge was made of."""
+        code, _ = await self.open(user, "code", name=challenge, seconds=CODE_SECONDS)
+        return code
+
+    async def take_on(self, code: str, verifier: str) -> Account:
+        """Who has handed on the log-in. The code is used up, whoever shows it. Raises NotAuthenticated."""
+        session, account = await self.find(code, "code", touch=False)
+        mine = await self._database.write(accounts.end_session, session.id)
+        if not mine or not hmac.compare_digest(challenge_of(verifier), session.name):
+            raise NotAuthenticated(_REFUSED)
+        return account
 
     async def find(self, secret: str, *kinds: SessionKind, touch: bool = True) -> tuple[Session, Account]:
         """Whose it is; the account has the role that holds now. ``touch``: it counts as used.
@@ -75,8 +92,8 @@ class Sessions:
             await self.end(found[0].id)
 
     async def end_all(self, user: str, kinds: Sequence[SessionKind] = LOGINS, but: str = "") -> int:
-        """Logs a person out everywhere, except where ``but`` (an id) is; how many log-ins there were."""
-        return await self._database.write(accounts.end_sessions, user, kinds, but)
+        """Logs a person out everywhere, except where ``but`` (an id) is, and on what is not a log-in yet; how many there were."""
+        return await self._database.write(accounts.end_sessions, user, (*kinds, "code"), but)
 
     async def of(self, user: str | None, *kinds: SessionKind) -> list[Session]:
         """Those that are open, of one person or (None) of all."""

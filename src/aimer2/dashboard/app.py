@@ -57,6 +57,8 @@ def _application(api: Api, describe: Describe) -> Starlette:
         Route("/login", answers.guard(doors.log_in_page(api, answers)), methods=["GET"]),
         Route("/login", answers.guard(doors.log_in(api, answers)), methods=["POST"]),
         post("/logout", doors.log_out),
+        get("/command-line", doors.command_line),
+        post("/command-line", doors.hand_on),
         get("/", overview.overview),
         get("/studies", overview.studies),
         get("/sites", overview.sites),

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from aimer2.core.errors import AimerError
+from aimer2.core.errors import AimerError, BadInput
 from aimer2.dashboard.api import Api
 from aimer2.dashboard.visit import Visit
 from aimer2.web.answers import Answers, Endpoint, read_form
 from aimer2.web.security import local_path
+
+_CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}")
+_PORT = re.compile(r"[1-9][0-9]{3,4}")
 
 
 def log_in_page(api: Api, answers: Answers) -> Endpoint:
@@ -40,6 +45,30 @@ async def log_out(visit: Visit) -> Response:
     form = await read_form(visit.request)
     reply = await visit.api.ask(visit.request, "DELETE", "/v1/session", csrf=form.get("csrf", ""))
     return _with_cookies(RedirectResponse("/login", 303), reply.all("set-cookie"))
+
+
+async def command_line(visit: Visit) -> Response:
+    """Asks whether a command line may be logged in as this person."""
+    return visit.page("command_line.html", current="", handed=None, **_asking(visit.asked("challenge"), visit.asked("port")))
+
+
+async def hand_on(visit: Visit) -> Response:
+    """The code goes to the command line that listens on this computer, or is shown."""
+    form = await read_form(visit.request)
+    asking = _asking(form.get("challenge", ""), form.get("port", ""))
+    made = await visit.do("POST", "/v1/session/code", {"challenge": asking["challenge"]})
+    back = f"http://127.0.0.1:{asking['port']}/?code={made['code']}" if asking["port"] else ""
+    answer = visit.page("command_line.html", current="", handed={"code": made["code"], "back": back}, **asking)
+    if back:
+        answer.headers["Refresh"] = f"0; url={back}"
+    return answer
+
+
+def _asking(challenge: str, port: str) -> dict[str, str]:
+    """What the address that `aimer2 login --browser` shows says. Raises BadInput."""
+    if not _CHALLENGE.fullmatch(challenge) or (port and not (_PORT.fullmatch(port) and int(port) < 1 << 16)):
+        raise BadInput("This address is not whole.", remedy="Open the whole address that `aimer2 login --browser` shows.")
+    return {"challenge": challenge, "port": port}
 
 
 def _with_cookies(answer: Response, cookies: list[str]) -> Response:

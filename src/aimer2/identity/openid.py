@@ -73,8 +73,12 @@ class Started:
 
     @property
     def challenge(self) -> str:
-        """PKCE, method S256."""
-        return base64url.encode(hashlib.sha256(self.verifier.encode()).digest())
+        return challenge_of(self.verifier)
+
+
+def challenge_of(verifier: str) -> str:
+    """PKCE, method S256 (RFC 7636, section 4.2)."""
+    return base64url.encode(hashlib.sha256(verifier.encode()).digest())
 
 
 def authorization_url(provider: Provider, started: Started, *, client_id: str, redirect_uri: str, scopes: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from aimer2.core.task import Document, SiteId
 
-SessionKind = Literal["browser", "login", "service"]
+SessionKind = Literal["browser", "login", "service", "code"]
 
 
 class Me(Document):
@@ -36,6 +36,24 @@ class SessionStatus(Document):
     used: float
     expires: float
     current: bool = Field(default=False, description="this request has come with it")
+
+
+class CodeRequest(Document):
+    """``challenge``: SHA-256 of a secret that whoever is to be logged in keeps (PKCE, RFC 7636, method S256)."""
+
+    challenge: str = Field(pattern=r"^[A-Za-z0-9_-]{43}$")
+
+
+class LoginCode(Document):
+    """Good once, for whoever knows the secret."""
+
+    code: str
+    expires_in: int
+
+
+class CodeLogin(Document):
+    code: str = Field(max_length=100)
+    verifier: str = Field(pattern=r"^[A-Za-z0-9._~-]{43,128}$")
 
 
 class PasswordChange(Document):

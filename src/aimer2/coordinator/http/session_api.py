@@ -10,10 +10,10 @@ from aimer2.coordinator.coordinator import Coordinator
 from aimer2.coordinator.http.access import COOKIE, asker_of, check_origin
 from aimer2.coordinator.http.bodies import SMALL_BODY, described, read_document, read_open_document
 from aimer2.coordinator.permissions import ROLE_PERMISSIONS
-from aimer2.coordinator.sessions import LOGINS, csrf_token
+from aimer2.coordinator.sessions import CODE_SECONDS, LOGINS, csrf_token
 from aimer2.coordinator.store.accounts import Account, Session
-from aimer2.core.errors import NotAllowed
-from aimer2.messages.people import Me, PasswordChange, SessionStatus
+from aimer2.core.errors import BadInput, NotAllowed
+from aimer2.messages.people import CodeLogin, CodeRequest, LoginCode, Me, PasswordChange, SessionStatus
 from aimer2.messages.wire import Login, Token
 
 NO_STORE = {"Cache-Control": "no-store"}
@@ -26,10 +26,25 @@ def session_routes(coordinator: Coordinator) -> APIRouter:
     @routes.post("/v1/sessions", openapi_extra=described(Login))
     async def login(request: Request, response: Response) -> Token:
         """A bearer token for a person with an account."""
-        account = await _by_password(coordinator, request)
-        secret, session = await sessions.open(account.name, "login")
+        return await _token(coordinator, response, await _by_password(coordinator, request))
+
+    @routes.post("/v1/sessions/code", openapi_extra=described(CodeLogin))
+    async def login_by_code(request: Request, response: Response) -> Token:
+        """A bearer token for a person whose browser has handed its log-in on (`POST /v1/session/code`); the code is good once."""
+        given = await read_open_document(request, CodeLogin)
+        account = await sessions.take_on(given.code, given.verifier)
+        await coordinator.records.add(Kind.LOGIN_SUCCEEDED, actor=account.name, role=account.role, by="browser")
+        return await _token(coordinator, response, account)
+
+    @routes.post("/v1/session/code", openapi_extra=described(CodeRequest))
+    async def hand_on(request: Request, response: Response) -> LoginCode:
+        """A code that logs a command line in as the person of this browser, however that person has logged in; never from another token."""
+        session = asker_of(request).session
+        if session is None or session.kind != "browser":
+            raise BadInput("Only a browser hands its log-in on.", remedy="Open the address that `aimer2 login --browser` shows.")
+        given = await read_document(request, CodeRequest, SMALL_BODY)
         response.headers.update(NO_STORE)
-        return Token(access_token=secret, expires_in=int(session.expires - session.made))
+        return LoginCode(code=await sessions.hand_on(session.user, given.challenge), expires_in=CODE_SECONDS)
 
     @routes.post("/v1/session", openapi_extra=described(Login))
     async def log_in_browser(request: Request, response: Response) -> Me:
@@ -108,6 +123,12 @@ def status_of(session: Session, own: str) -> SessionStatus:
 
 def address_of(request: Request) -> str:
     return request.client.host if request.client else ""
+
+
+async def _token(coordinator: Coordinator, response: Response, account: Account) -> Token:
+    secret, session = await coordinator.sessions.open(account.name, "login")
+    response.headers.update(NO_STORE)
+    return Token(access_token=secret, expires_in=int(session.expires - session.made))
 
 
 async def _by_password(coordinator: Coordinator, request: Request) -> Account:

@@ -13,8 +13,8 @@ from aimer2.coordinator.store.database import note_change
 from aimer2.coordinator.store.schema import drafts, login_attempts, sessions, sites, studies, study_parts, uploads, users
 from aimer2.core.errors import BadInput, Conflict, NotFound
 
-SessionKind: TypeAlias = Literal["browser", "login", "service"]
-"""browser: a cookie. login: a bearer token for a command line. service: a token for a script."""
+SessionKind: TypeAlias = Literal["browser", "login", "service", "code"]
+"""browser: a cookie. login: a bearer token for a command line. service: a token for a script. code: not yet a log-in, its name is the challenge."""
 
 _OWN_NAMES = frozenset({"agent", "aimer2", "coordinator", "openid"})
 """What this program calls itself in its records."""
