@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import f_oneway
 
 from aimer2.algorithms.diagnosis import Diagnosis, Measured, _told, measured
+from aimer2.algorithms.fedavg import FedAvg
 from aimer2.core.dataset import Samples
 from aimer2.core.errors import BadData
 from aimer2.core.protocols import Local
@@ -45,6 +46,25 @@ def drawn(seed: int, rows: int = 60, *, shift: float = 0.0, sign: float = 1.0, p
     features = rng.normal(size=(rows, 2))
     targets = (sign * features[:, 0] + rng.logistic(size=rows) / 2 > 0).astype(np.int64)
     return Samples(features + shift, targets, patients, groups)
+
+
+def test_its_common_model_is_fedavgs_bit_for_bit() -> None:
+    """Whatever it measures beside: the batches, which are drawn too, are the same."""
+    parts, plain = [drawn(1), drawn(2, rows=40, shift=0.5)], FedAvg(rounds=3)
+    made = learner(2)
+    made.initialise(np.random.default_rng(1))
+    mine, theirs = METHOD.init(made.parameters()), plain.init(made.parameters())
+    for number in range(1, 4):
+        totals = []
+        for method, state in ((METHOD, mine), (plain, theirs)):
+            sites = [
+                Local(data=data, learner=made, memory={}, rng=np.random.default_rng((number, site)), round_number=number, steps=3, batch_size=8)
+                for site, data in enumerate(parts)
+            ]
+            totals.append(total([method.local(method.broadcast(state), site) for site in sites]))
+        mine, theirs = METHOD.update(mine, totals[0]), plain.update(theirs, totals[1])
+    for name, leaf in plain.model(theirs).items():
+        assert np.array_equal(METHOD.model(mine)[name], leaf)
 
 
 def epsilon_squared(groups: list[np.ndarray]) -> float:

@@ -104,6 +104,15 @@ def test_every_method_with_its_hyper_parameters() -> None:
         assert missing(fields, section("docs/methods.md", f"## `{name}`")) == []
 
 
+def test_every_method_states_a_limit_that_a_test_holds_it_to() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \| .+ \| .+ \| `(\w+\.py)`: `(\w+)` \|$", section("docs/methods.md", "## In which limit a method is another"), re.MULTILINE
+    )
+    assert sorted(name for name, _, _ in rows) == sorted(catalogue.names())
+    for name, file, test in rows:
+        assert f"\ndef {test}(" in (ROOT / "tests" / "algorithms" / file).read_text(encoding="utf-8"), name
+
+
 def test_every_statistical_method_with_its_options() -> None:
     for name in statistics.names():
         assert missing(statistics.options(name), section("docs/statistics.md", f"### `{name}`")) == []

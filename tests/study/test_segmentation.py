@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from aimer2.algorithms.fedbn import FedBN
 from aimer2.cli.made_up_patients import made_up_patients
 from aimer2.client.leave_one_out import leave_one_out
 from aimer2.client.simulate import simulate
@@ -18,6 +19,7 @@ from aimer2.connectors.table import Column, Table, pseudonyms
 from aimer2.core.clock import SystemClock
 from aimer2.core.errors import BadData, BadModel, BadStudy
 from aimer2.core.study import Image, Study
+from aimer2.core.task import Task
 from aimer2.learners.catalogue import make_learner
 from aimer2.learners.torch import CHUNK
 from aimer2.learners.torch_losses import overlap
@@ -26,6 +28,8 @@ from aimer2.models import catalogue
 from aimer2.study.check import check
 from aimer2.study.cohort import Moments, complete, design
 from aimer2.study.images import Masks
+from aimer2.study.pack import initialise
+from aimer2.study.perform import open_performer
 from aimer2.study.preflight import Environment, checks
 
 KEY = bytes(range(32))
@@ -75,12 +79,57 @@ def test_hospitals_learn_a_unet_together() -> None:
     assert value["dice"] == pytest.approx(value["dice_by_class cell"])
 
 
+SEGMENTING = {"method": {"name": "fedbn", "rounds": 2}, "model": {"options": {"channels": [4, 8], "batch_norm": True}}}
+
+
+def test_fedbn_leaves_the_normalisation_of_a_unet_at_each_hospital() -> None:
+    """Of one task: what is sent has no leaf of a normalisation layer, and what the hospital keeps has all of them, moved."""
+    asked = study(**SEGMENTING)
+    learner = make_learner(asked, feature_shape=(1, 12, 12), files={})
+    initialise(learner, asked)
+    method = FedBN(rounds=2)
+    received = method.broadcast(method.init(learner.parameters()))
+    home = method.local_leaves(learner.parameters())
+    # two convolutions at each of two levels on the way down, two on the way up, each with a normalisation of four leaves
+    assert len(home) == 6 * 4 and {name.rsplit(".", 1)[1] for name in home} == {"weight", "bias", "running_mean", "running_var"}
+    kept = []
+    for number in range(2):
+        memory: dict[str, Any] = {}
+        task = Task(id="t", study="0" * 64, site=f"site-{number}", stage="train", round_number=1)
+        performed = open_performer(asked, table(number), site=f"site-{number}", files={}).perform(task, received, memory)
+        assert performed.sums["difference"].keys() == learner.parameters().keys() - home
+        kept.append(memory["after"])
+        assert kept[-1].keys() == home
+        assert all(np.abs(np.asarray(kept[-1][name]) - learner.parameters()[name]).max() > 0 for name in home)
+    assert all(not np.array_equal(kept[0][name], kept[1][name]) for name in home)
+
+
+@pytest.mark.parametrize("method", ["fedbn", "fedper", "fedrep", "ditto", "local_fine_tuning"])
+def test_hospitals_with_models_of_their_own_learn_a_unet(method: str) -> None:
+    """The kept model finds the cells; layers that stay at home are in the common model as they were at the start."""
+    parameters = {"fedrep": {"head_steps": 4}, "local_fine_tuning": {"fine_tuning_steps": 4}}.get(method, {})
+    open_sums = {"secure_aggregation": False, "why_not_secure": "a test"}
+    model = {"options": {"channels": [4, 8], "batch_norm": True}}
+    asked = study(model=model, method={"name": method, "rounds": 2, "parameters": parameters}, privacy=open_sums)
+    done = simulate(asked, {f"site-{n}": table(n) for n in range(2)})
+    value = {figure.name: figure.value or 0.0 for figure in done.figures}
+    assert value["kept dice"] > 0.7
+    learner = make_learner(asked, feature_shape=(1, 12, 12), files={})
+    initialise(learner, asked)
+    home = {
+        "fedbn": FedBN().local_leaves(learner.parameters()),
+        "fedper": {"head.weight", "head.bias"},
+        "fedrep": {"head.weight", "head.bias"},
+    }.get(method, set())
+    assert {name for name, leaf in learner.parameters().items() if np.array_equal(leaf, done.model[name])} == home
+
+
 def test_sites_may_code_the_classes_differently_and_in_another_size() -> None:
     turned = table(categories=("cell", "tissue"))
     plain = np.asarray(design(study().cohort, table()).targets)
     np.testing.assert_array_equal(np.asarray(design(study().cohort, turned).targets), plain)
     coarse = design(study(cohort={"image": {"name": "smear", "height": 6, "width": 6, "resize": "stretch"}}).cohort, turned)
-    assert coarse.targets.shape == (50, 6, 6) and coarse.features.shape == (50, 1, 6, 6)
+    assert coarse.targets.shape == (50, 6, 6) and coarse.images is not None and coarse.images.shape == (50, 1, 6, 6)
     np.testing.assert_array_equal(np.asarray(coarse.targets), plain[:, 1::2, 1::2])
     assert isinstance(coarse.targets, Masks) and coarse.targets.classes() == {0, 1}
 
