@@ -29,7 +29,7 @@ def test_the_table_agrees_with_the_modules(framework: str, name: str, request: p
         importlib.import_module("aimer2.learners.keras")
     entry = catalogue._MODELS[framework][name]
     builder = getattr(importlib.import_module(f"aimer2.models.{entry.module}"), entry.builder)
-    assert list(inspect.signature(builder).parameters) == ["feature_shape", "outputs", "options"]
+    assert list(inspect.signature(builder).parameters) == ["feature_shape", "outputs", "options", *(["columns"] if entry.joins else [])]
     assert inspect.get_annotations(builder, eval_str=True)["options"] is catalogue.options(framework, name)
     shape = (1, 16, 16) if name == "cnn" else (5,)
     for target, classes in CLASSES.items():

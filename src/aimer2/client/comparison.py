@@ -121,4 +121,5 @@ def _measure(study: Study, trained: _Trained, held_out: Design) -> tuple[FigureD
 def _together(parts: Sequence[Design]) -> Design:
     first = parts[0]
     features, targets, patient = (np.concatenate([getattr(part, name) for part in parts]) for name in ("features", "targets", "patient"))
-    return Design(first.names, first.numeric, features, targets, patient)
+    images = None if first.images is None else np.concatenate([np.asarray(part.images) for part in parts])
+    return Design(first.names, first.numeric, features, targets, patient, images=images)

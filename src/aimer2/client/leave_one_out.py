@@ -126,8 +126,8 @@ def _rows(study: Study, others: Mapping[SiteId, Table | Dataset], data: Table) -
     pooled = cohort.Design(
         first.names,
         first.numeric,
-        np.concatenate([cohort.in_columns(part) for part in parts]),
-        np.concatenate([part.targets for part in parts]),
+        np.concatenate([part.features for part in parts]),
+        np.concatenate([np.asarray(part.targets) for part in parts]),
         np.concatenate([part.patient for part in parts]),
     )
     return cohort.complete(own, study.cohort, cohort.own_moments(pooled))

@@ -148,7 +148,7 @@ def _no_probabilities(study: Study) -> list[Fault]:
 
 
 def _images(study: Study) -> list[Fault]:
-    """Models that images are too much or too small for."""
+    """Models that images, or columns beside them, are too much or too small for."""
     name, framework, image = study.model.name, study.model.framework, study.cohort.image
     if image is None:
         return []
@@ -156,6 +156,9 @@ def _images(study: Study) -> list[Fault]:
         return [Fault("model.framework", "trees are grown on tables, and the cohort is of images", "use torch")]
     if name is None or name not in _models().available(framework):
         return []
+    if study.cohort.features and not _models().joins(framework, name):
+        remedy = "use the cnn of torch or keras, or a model of your own (`model.code`)"
+        return [Fault("cohort.features", f"stand beside images, and '{name}' takes no columns with them", remedy)]
     least = _models().smallest(framework, name, study.model.options)
     if min(image.height, image.width) >= least:
         return []
@@ -188,7 +191,8 @@ def _only(study: Study, framework: str) -> Study:
 
 def _named(study: Study, framework: str, feature_shape: tuple[int, ...]) -> Callable[[], Any]:
     model, target = study.model, study.cohort.target
-    return partial(_models().build, framework, model.name, feature_shape, target.classes, model.options, target.kind)
+    columns = 0 if study.cohort.image is None else sum(feature.width for feature in study.cohort.features)
+    return partial(_models().build, framework, model.name, feature_shape, target.classes, model.options, target.kind, columns)
 
 
 def _from_code(study: Study, feature_shape: tuple[int, ...], files: Mapping[str, Path]) -> Callable[[], Any]:

@@ -31,6 +31,8 @@ class _Architecture:
     targets: tuple[str, ...]
     probabilities: bool = True
     """Whether its scores for classes are probabilities."""
+    joins: bool = False
+    """Whether it takes columns beside images; its builder then takes their number."""
 
 
 _MODELS: Mapping[str, Mapping[str, _Architecture]] = {
@@ -46,14 +48,14 @@ _MODELS: Mapping[str, Mapping[str, _Architecture]] = {
             "logistic or multinomial regression", "single_layer", "build", LinearOptions, ("binary", "multiclass", "multilabel")
         ),
         "mlp": _Architecture("multilayer perceptron for tables", "mlp", "build", MlpOptions, _ALL),
-        "cnn": _Architecture("small convolutional network for images", "cnn", "build", CnnOptions, _ALL),
+        "cnn": _Architecture("small convolutional network for images", "cnn", "build", CnnOptions, _ALL, joins=True),
         "unet": _Architecture("small U-Net: a class for each pixel of an image", "unet", "build", UnetOptions, ("segmentation",)),
     },
     "keras": {
         "linear": _Architecture("linear regression", "keras", "build_linear", LinearOptions, ("regression",)),
         "logistic": _Architecture("logistic or multinomial regression", "keras", "build_linear", LinearOptions, ("binary", "multiclass")),
         "mlp": _Architecture("multilayer perceptron for tables", "keras", "build_mlp", MlpOptions, _ANY),
-        "cnn": _Architecture("small convolutional network for images", "keras", "build_cnn", CnnOptions, _ANY),
+        "cnn": _Architecture("small convolutional network for images", "keras", "build_cnn", CnnOptions, _ANY, joins=True),
     },
     "sklearn": {
         "linear": _Architecture("linear regression, row by row", "sklearn", "build_linear", SgdOptions, ("regression",)),
@@ -82,6 +84,11 @@ def options(framework: str, name: str) -> type[Document]:
 def tells_probabilities(framework: str, name: str) -> bool:
     """Whether the model's scores for classes are probabilities; an unknown name counts as such."""
     return name not in available(framework) or _find(framework, name).probabilities
+
+
+def joins(framework: str, name: str) -> bool:
+    """Whether the model takes columns beside images. Raises BadModel for a name the framework does not have."""
+    return _find(framework, name).joins
 
 
 def smallest(framework: str, name: str, chosen: Mapping[str, Any]) -> int:
@@ -114,10 +121,18 @@ def faults(framework: str, name: str, classes: int, chosen: Mapping[str, Any], k
     return found
 
 
-def build(framework: str, name: str, feature_shape: tuple[int, ...], classes: int, chosen: Mapping[str, Any], kind: str | None = None) -> Any:
+def build(
+    framework: str,
+    name: str,
+    feature_shape: tuple[int, ...],
+    classes: int,
+    chosen: Mapping[str, Any],
+    kind: str | None = None,
+    columns: int = 0,
+) -> Any:
     """The named model for features of this shape: a torch ``nn.Module`` with one output for a binary target or a regression and one per
     class otherwise, a ``keras.Model`` with the same outputs, a numpy model (`aimer2.learners.numpy.Model`) or an estimator
-    (`aimer2.learners.sklearn.Estimator`).
+    (`aimer2.learners.sklearn.Estimator`). ``columns``: how many of an image's channels, the last ones, are columns beside it.
 
     Raises BadModel where the name, an option or the features do not fit.
     """
@@ -126,7 +141,7 @@ def build(framework: str, name: str, feature_shape: tuple[int, ...], classes: in
     architecture = _find(framework, name)
     builder = getattr(importlib.import_module(f"aimer2.models.{architecture.module}"), architecture.builder)
     one = classes < 2 or (classes == 2 and kind not in ("multilabel", "survival", "segmentation"))
-    return builder(feature_shape, 1 if one else classes, architecture.options(**chosen))
+    return builder(feature_shape, 1 if one else classes, architecture.options(**chosen), *([columns] if columns else []))
 
 
 def _find(framework: str, name: str) -> _Architecture:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from math import gcd
 from typing import final
 
+import torch
 from torch import Tensor, nn
 
 from aimer2.core.errors import BadModel
@@ -19,10 +20,14 @@ GROUPS = 8
 
 @final
 class Cnn(nn.Module):
-    """Blocks of 3×3 convolution, normalisation, ReLU and 2×2 maximum; then the mean over the image and one linear layer."""
+    """Blocks of 3×3 convolution, normalisation, ReLU and 2×2 maximum; then the mean over the image, the columns beside it, and one linear layer.
 
-    def __init__(self, inputs: int, outputs: int, options: CnnOptions) -> None:
+    The last ``columns`` of the ``inputs`` channels are columns: each has one value everywhere, and the convolutions do not see it.
+    """
+
+    def __init__(self, inputs: int, outputs: int, options: CnnOptions, columns: int) -> None:
         super().__init__()
+        inputs = self._channels = inputs - columns
         blocks: list[nn.Module] = []
         for channels in options.channels:
             blocks += [
@@ -34,12 +39,12 @@ class Cnn(nn.Module):
             inputs = channels
         self.blocks = nn.Sequential(*blocks)
         self.dropout = nn.Dropout(options.dropout)
-        self.head = nn.Linear(inputs, outputs)
+        self.head = nn.Linear(inputs + columns, outputs)
 
     def forward(self, images: Tensor) -> Tensor:
         # a plain mean: adaptive pooling has no deterministic backward pass on a GPU
-        pooled = self.blocks(images).mean(dim=(2, 3))
-        scores: Tensor = self.head(self.dropout(pooled))
+        pooled = self.dropout(self.blocks(images[:, : self._channels]).mean(dim=(2, 3)))
+        scores: Tensor = self.head(torch.cat([pooled, images[:, self._channels :, 0, 0]], dim=1))
         return scores
 
 
@@ -47,10 +52,10 @@ def normalisation(channels: int, *, batch: bool) -> nn.Module:
     return nn.BatchNorm2d(channels) if batch else nn.GroupNorm(gcd(GROUPS, channels), channels)
 
 
-def build(feature_shape: tuple[int, ...], outputs: int, options: CnnOptions) -> nn.Module:
+def build(feature_shape: tuple[int, ...], outputs: int, options: CnnOptions, columns: int = 0) -> nn.Module:
     """Raises BadModel where the features are not images or these are too small for so many blocks."""
     if len(feature_shape) != 3:
         raise BadModel(f"A cnn is for images (channels, height, width); the features have shape {feature_shape}.")
     if min(feature_shape[1:]) < options.smallest:
         raise BadModel(f"Images of {feature_shape[1]}×{feature_shape[2]} cannot be halved {len(options.channels)} times: set fewer `channels`.")
-    return Cnn(feature_shape[0], outputs, options)
+    return Cnn(feature_shape[0], outputs, options, columns)

@@ -49,8 +49,9 @@ def build_mlp(feature_shape: tuple[int, ...], outputs: int, options: MlpOptions)
     return _model(feature_shape, [*parts, layers.Dense(outputs, name=str(len(parts)))])
 
 
-def build_cnn(feature_shape: tuple[int, ...], outputs: int, options: CnnOptions) -> keras.Model:
-    """Blocks of 3×3 convolution, normalisation, ReLU and 2×2 maximum; then the mean over the image and one dense layer.
+def build_cnn(feature_shape: tuple[int, ...], outputs: int, options: CnnOptions, columns: int = 0) -> keras.Model:
+    """Blocks of 3×3 convolution, normalisation, ReLU and 2×2 maximum; then the mean over the image, the columns beside it (the last ``columns``
+    channels, each of one value), and one dense layer.
 
     Raises BadModel where the features are not images or these are too small for so many blocks.
     """
@@ -70,7 +71,15 @@ def build_cnn(feature_shape: tuple[int, ...], outputs: int, options: CnnOptions)
             layers.ReLU(name=f"blocks.{4 * block + 2}"),
             layers.MaxPooling2D(2, name=f"blocks.{4 * block + 3}"),
         ]
-    return _model(feature_shape, [*parts, layers.GlobalAveragePooling2D(), layers.Dropout(options.dropout), layers.Dense(outputs, name="head")])
+    parts += [layers.GlobalAveragePooling2D(), layers.Dropout(options.dropout)]
+    head = layers.Dense(outputs, name="head")
+    if not columns:
+        return _model(feature_shape, [*parts, head])
+    rows = keras.Input(feature_shape)
+    seen = keras.Sequential(parts)(rows[:, :-columns])
+    model = keras.Model(rows, head(layers.Concatenate()([seen, rows[:, -columns:, 0, 0]])))
+    model.travels_as = travels_as
+    return model
 
 
 def _model(feature_shape: tuple[int, ...], parts: list[layers.Layer]) -> keras.Model:

@@ -1,4 +1,4 @@
-"""From a site's table to what a model sees: the study's columns in its order or its images, the held-out patients, missing cells, standardisation.
+"""From a site's table to what a model sees: the study's columns in its order, images or both, held-out patients, missing cells, standardisation.
 
 Every sentence raised here names columns as the study names them and counts patients, fewer than ten never exactly; none quotes a cell.
 """
@@ -17,7 +17,7 @@ from aimer2.core.dataset import Part, Samples, part_at
 from aimer2.core.errors import BadData
 from aimer2.core.study import Cohort, Feature, Image, Target
 from aimer2.privacy.disclosure import MINIMUM_CELL, coarse
-from aimer2.study.images import Masks, Pictures, check_image, check_mask, strange
+from aimer2.study.images import Beside, Masks, Pictures, check_image, check_mask, strange
 
 Rows = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -26,29 +26,31 @@ Floats = npt.NDArray[np.float64]
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Design:
-    """The study's view of a table: one row per row with a target, one column per number and per category level but the first; or its images.
+    """The study's view of a table: one row per row with a target, one column per number and per category level but the first; and its images.
 
     ``features`` float64 ``(n, p)``, NaN where missing (a missing category: in all its levels); ``numeric`` ``(p,)`` says which columns are
     numbers; ``targets`` int64 classes or float64 values ``(n,)``, int64 labels ``(n, L)``, or float64 times and events (0, 1) ``(n, 2)``;
     ``groups`` float64 ``(n, groups)`` as of `Samples`, where the study names a group; ``dropped`` counts the rows that lack a target, or a
-    part of it. Of images ``features`` is a `Pictures`, and there are no columns.
+    part of it. A study of images alone has no columns.
     """
 
     names: tuple[str, ...]
     numeric: Rows
-    features: Part
+    features: Floats
     targets: Part
     patient: npt.NDArray[np.uint64]
     dropped: int = 0
     groups: Floats | None = None
+    images: Part | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def at(self, rows: Rows) -> Design:
         groups = None if self.groups is None else self.groups[rows]
-        features, targets = part_at(self.features, rows), part_at(self.targets, rows)
-        return Design(self.names, self.numeric, features, targets, self.patient[rows], self.dropped, groups)
+        images = None if self.images is None else part_at(self.images, rows)
+        targets = part_at(self.targets, rows)
+        return Design(self.names, self.numeric, self.features[rows], targets, self.patient[rows], self.dropped, groups, images)
 
 
 @final
@@ -72,12 +74,15 @@ def numeric_columns(cohort: Cohort) -> tuple[bool, ...]:
 
 
 def design_width(cohort: Cohort) -> int:
-    return len(design_names(cohort))
+    return sum(feature.width for feature in cohort.features)
 
 
 def feature_shape(cohort: Cohort) -> tuple[int, ...]:
-    """Of one row."""
-    return (design_width(cohort),) if cohort.image is None else cohort.image.shape
+    """Of one row: of columns ``(p,)``; of images ``(channels, height, width)``, each column beside them one channel more."""
+    if cohort.image is None:
+        return (design_width(cohort),)
+    channels, height, width = cohort.image.shape
+    return channels + design_width(cohort), height, width
 
 
 def design(cohort: Cohort, table: Table) -> Design:
@@ -85,7 +90,8 @@ def design(cohort: Cohort, table: Table) -> Design:
 
     Raises BadData where a column is not there, has another kind or unit, a category the study does not list, or a value out of range.
     """
-    features = _columns(cohort, table) if cohort.image is None else _pictures(cohort.image, table)
+    features = _columns(cohort, table)
+    images = None if cohort.image is None else _pictures(cohort.image, table)
     parts: list[Any] = []
     for asked in cohort.target.columns:
         column = find(table, asked.name)
@@ -98,16 +104,17 @@ def design(cohort: Cohort, table: Table) -> Design:
     return Design(
         names=design_names(cohort),
         numeric=np.array(numeric_columns(cohort), bool),
-        features=part_at(features, known),
+        features=features[known],
         targets=part_at(parts[0] if len(parts) == 1 else np.stack(parts, axis=1), known),
         patient=table.patient[known],
         dropped=int((~known).sum()),
         groups=None if cohort.group is None else _groups(cohort.group, table)[known],
+        images=None if images is None else images.at(known),
     )
 
 
 def _columns(cohort: Cohort, table: Table) -> Floats:
-    blocks = []
+    blocks = [np.empty((len(table), 0))]
     for feature in cohort.features:
         column = find(table, feature.name)
         check_kind(feature, column)
@@ -144,7 +151,7 @@ def split(whole: Design, fraction: float) -> tuple[Design, Design]:
 
 def own_moments(whole: Design) -> Moments:
     """Over the rows of this design alone, as `aimer2.statistics.moments` has them over all sites. Without a value: mean 0, deviation 0."""
-    features = in_columns(whole)
+    features = whole.features
     there = ~np.isnan(features)
     count = there.sum(axis=0).astype(np.float64)
     mean = np.where(there, features, 0.0).sum(axis=0) / np.maximum(count, 1)
@@ -152,14 +159,9 @@ def own_moments(whole: Design) -> Moments:
     return Moments(count, mean, np.sqrt(squares.sum(axis=0) / np.maximum(count - 1, 1)))
 
 
-def in_columns(whole: Design) -> Floats:
-    """The features as a table, with no column where they are images."""
-    return whole.features if isinstance(whole.features, np.ndarray) else np.empty((len(whole), 0))
-
-
 def incomplete(whole: Design) -> Rows:
     """The rows in which a feature is missing."""
-    return np.asarray(np.isnan(in_columns(whole)).any(axis=1))
+    return np.asarray(np.isnan(whole.features).any(axis=1))
 
 
 def complete(whole: Design, cohort: Cohort, moments: Moments) -> Samples:
@@ -168,20 +170,22 @@ def complete(whole: Design, cohort: Cohort, moments: Moments) -> Samples:
 
     The study's rule for missing features: `refuse` raises BadData; `drop` leaves the row out; `mean` puts the mean of ``moments``, `zero` the
     raw number 0 (before standardising), and under both a missing category is 0 in all its levels; `keep` leaves the gaps, NaN. Images are
-    prepared as they are read.
+    prepared as they are read, the columns that stand beside them are prepared here.
     """
-    if cohort.image is not None:
-        return Samples(whole.features, whole.targets, whole.patient, whole.groups)
     if cohort.missing == "drop":
         whole = whole.at(~incomplete(whole))
-    features = in_columns(whole).copy()
+    features = whole.features.copy()
     missing = np.isnan(features)
     if cohort.missing == "refuse":
         check_complete(cohort, whole)
     elif cohort.missing in ("mean", "zero"):
         features = np.where(missing, in_place_of_missing(cohort, whole.numeric, moments), features)
     shift, divisor = scaling(cohort, whole.numeric, moments)
-    return Samples(np.ascontiguousarray((features - shift) / divisor), whole.targets, whole.patient, whole.groups)
+    columns = np.ascontiguousarray((features - shift) / divisor)
+    if whole.images is None:
+        return Samples(columns, whole.targets, whole.patient, whole.groups)
+    seen = Beside(whole.images, columns.astype(np.float32)) if cohort.features else whole.images
+    return Samples(seen, whole.targets, whole.patient, whole.groups)
 
 
 def in_place_of_missing(cohort: Cohort, numeric: Rows, moments: Moments) -> Floats:
@@ -272,7 +276,7 @@ def without_target(target: Target, table: Table) -> Rows:
 
 def check_complete(cohort: Cohort, whole: Design) -> None:
     """Raises BadData naming the features in which a cell is missing."""
-    missing = np.isnan(in_columns(whole))
+    missing = np.isnan(whole.features)
     if missing.any():
         sources = [feature.name for feature in cohort.features for _ in _names(feature)]
         faults = dict.fromkeys(sources[number] for number in np.flatnonzero(missing.any(axis=0)))

@@ -147,7 +147,7 @@ def _cohort(study: Study) -> list[Fault]:
     if cohort.target.kind not in KINDS:
         problem = f"of the kind '{cohort.target.kind}' is not available with differential privacy in this version"
         found.append(Fault("cohort.target", problem, f"use one of {', '.join(KINDS)}"))
-    if cohort.image is None and cohort.standardise in ("federated", "site"):
+    if cohort.features and cohort.standardise in ("federated", "site"):
         problem = f"'{cohort.standardise}' makes every patient's numbers depend on all others', without noise"
         remedy = "use 'range' with `minimum` and `maximum` of every feature, or 'none'"
         found.append(Fault("cohort.standardise", problem, remedy))

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from aimer2.connectors.resampling import nearest, resampled
 from aimer2.connectors.table import Column
+from aimer2.core.dataset import Part, part_at
 from aimer2.core.errors import BadData
 from aimer2.core.study import Image
 from aimer2.core.study.image import described
@@ -45,6 +46,39 @@ class Pictures:
 
     def __getitem__(self, rows: Rows) -> npt.NDArray[np.float32]:
         return prepared(self.values[self.rows[rows]], self.wanted)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        whole = self[np.arange(len(self))]
+        return whole if dtype is None else whole.astype(dtype)
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Beside:
+    """Images with columns beside them, float32 ``(n, channels + p, height, width)`` (`aimer2.core.dataset.Stored`): after the image's channels one
+    for each column, which has its value everywhere. So a row is one array, for every learner and in every format.
+
+    ``columns`` float32 ``(n, p)``, prepared.
+    """
+
+    images: Part
+    columns: npt.NDArray[np.float32]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        count, channels, height, width = self.images.shape
+        return count, channels + self.columns.shape[1], height, width
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def at(self, rows: Rows) -> Beside:
+        return Beside(part_at(self.images, rows), self.columns[rows])
+
+    def __getitem__(self, rows: Rows) -> npt.NDArray[np.float32]:
+        images, columns = self.images[rows], self.columns[rows]
+        planes = np.broadcast_to(columns[:, :, None, None], (*columns.shape, *images.shape[2:]))
+        return np.concatenate([images, planes], axis=1)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         whole = self[np.arange(len(self))]

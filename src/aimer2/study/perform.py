@@ -167,7 +167,7 @@ class Performer:
 
     def _made_learner(self, rows: Dataset) -> Learner:
         if self._learner is None:
-            self._learner = make_learner(self._study, feature_shape=rows.feature_shape, files=self._files)
+            self._learner = make_learner(self._study, feature_shape=cohort.feature_shape(self._study.cohort), files=self._files)
         return self._learner
 
     def _trained_by(self, received: Mapping[str, Tree]) -> Participant:

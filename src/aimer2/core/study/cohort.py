@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from aimer2.core.study.fields import NAME, Above0, ColumnName, Present, unset
 from aimer2.core.study.image import Image
@@ -38,6 +38,11 @@ class Feature(Document):
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
             raise ValueError("`minimum` is larger than `maximum`")
         return self
+
+    @property
+    def width(self) -> int:
+        """How many numbers the model sees of it: of a category one per level but the first."""
+        return len(self.categories) - 1 if self.kind == "category" else 1
 
 
 class Target(Document):
@@ -133,7 +138,7 @@ class Cohort(Document):
 
     dataset: str = Field(pattern=NAME, description="the name that each site has given its data set")
     unit: Literal["patient"] = "patient"
-    image: Image | None = Field(default=None, exclude_if=unset, description="in place of `features`: the model sees images")
+    image: Image | None = Field(default=None, exclude_if=unset, description="the model sees images, alone or beside `features`")
     features: Annotated[tuple[Feature, ...], Present, Field(min_length=1)] = Field(default=(), exclude_if=unset)
     target: Annotated[Target, Present] = Field(default=NO_TARGET, exclude_if=_without_target)
     minimum_patients: int = Field(default=10, ge=1, description="a site with fewer is refused")
@@ -154,21 +159,14 @@ class Cohort(Document):
     @property
     def inputs(self) -> tuple[str, ...]:
         """The columns that the model sees."""
-        return tuple(feature.name for feature in self.features) if self.image is None else (self.image.name,)
+        return (*(() if self.image is None else (self.image.name,)), *(feature.name for feature in self.features))
 
     @property
     def common_moments(self) -> bool:
         """Whether the sites first add up counts, sums and squared distances per column, for means and deviations in common."""
-        if self.image is not None:
+        if not self.features:
             return False
         return self.standardise == "federated" or (self.standardise in ("none", "range") and self.missing == "mean")
-
-    @field_validator("features")
-    @classmethod
-    def _sees(cls, features: tuple[Feature, ...], read: ValidationInfo) -> tuple[Feature, ...]:
-        if features and read.data.get("image") is not None:
-            raise ValueError("`cohort.image` is the model's only input in this version: leave `features` out")
-        return features
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

@@ -11,7 +11,7 @@ from aimer2.core.task import Document
 
 
 class Image(Document):
-    """One column of images, the model's only input. Of one patient there may be several."""
+    """One column of images. Of one patient there may be several."""
 
     name: ColumnName
     channels: Literal[1, 3] = Field(default=1, description="1: grey; 3: red, green, blue")
