@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -45,7 +46,8 @@ _SHOWN = {"auc": "AUC", "sensitivity": "sensitivity", "specificity": "specificit
 @click.option("--folder", type=click.Path(path_type=Path), help="Where everything is written; by default a new temporary folder.")
 def demo(data: Path | None, keep: bool, folder: Path | None) -> None:
     """Run a real study: a coordinator and four hospitals as processes on this machine."""
-    console = Console()
+    # Bound to the stream of now: a spinner goes on while the federation reads what commands print.
+    console = Console(file=sys.stdout)
     folder = folder or Path(tempfile.mkdtemp(prefix="aimer2-demo-"))
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()

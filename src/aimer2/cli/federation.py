@@ -1,7 +1,8 @@
-"""A whole federation on this machine, each part a process of its own, over TLS on loopback: for the demo, the benchmarks and the tests."""
+"""A whole federation on this machine, each server a process of its own, over TLS on loopback: for the demo, the benchmarks and the tests."""
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 import signal
@@ -11,16 +12,18 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, final
 
+from aimer2.cli.main import aimer2
 from aimer2.cli.site_options import open_decisions
 from aimer2.client.coordinator import Coordinator
-from aimer2.core.errors import AimerError, Unreachable
+from aimer2.core.errors import Unreachable
 from aimer2.identity.invitations import Invitation
+from aimer2.identity.secret_files import write_secret
 from aimer2.site.address_book import introduce
 from aimer2.site.balance import Budget
 from aimer2.site.folder import SiteFolder
@@ -73,8 +76,11 @@ class Federation:
 
     def make_coordinator(self, name: str = "Coordinator") -> None:
         """`coordinator init` and a researcher's account."""
-        self._run("coordinator", "init", "--name", name, "--port", str(self.port), "--host", "127.0.0.1", "--url", self.url)
-        self._run("coordinator", "user", "add", RESEARCHER, "--role", "researcher", "--password-file", "-", told=self.password)
+        self.command("coordinator", "init", "--name", name, "--port", str(self.port), "--host", "127.0.0.1", "--url", self.url)
+        password = self.folder / f"{RESEARCHER}.password"
+        write_secret(password, self.password.encode())
+        self.command("coordinator", "user", "add", RESEARCHER, "--role", "researcher", "--password-file", str(password))
+        password.unlink()
 
     def run_coordinator(self) -> None:
         """Starts it, and returns when it answers."""
@@ -87,14 +93,13 @@ class Federation:
         raise Unreachable("The coordinator did not start.", remedy=f"Look into {self.log('coordinator')}.")
 
     def make_sites(self, hospitals: Sequence[Hospital], *, strangers: bool = False) -> None:
-        """Invites and enrols every hospital, all at once; each adds its data set, sets its policy, and takes the others' keys from their folders.
+        """Invites and enrols every hospital; each adds its data set, sets its policy, and takes the others' keys from their folders.
 
         ``strangers``: no site has verified another's key, as after real enrolments.
         """
-        invitations = {hospital.name: self.invite(hospital.name) for hospital in hospitals}
-        self._together([self._command("site", "init", invitations[h.name], "--folder", str(self.site(h.name))) for h in hospitals])
-        self._together([self._adding(hospital) for hospital in hospitals])
         for hospital in hospitals:
+            self.command("site", "init", self.invite(hospital.name), "--folder", str(self.site(hospital.name)))
+            self._add_dataset(hospital)
             (self.site(hospital.name) / "policy.toml").write_text(hospital.policy, encoding="utf-8")
         if not strangers:
             self.introduce_sites([hospital.name for hospital in hospitals])
@@ -116,7 +121,7 @@ class Federation:
             site.store.close()
 
     def invite(self, site: str) -> str:
-        told = self._run("coordinator", "invite", site)
+        told = self.command("coordinator", "invite", site)
         text = next(word for word in told.split() if word.startswith("aimer2-invite"))
         self._pin = Invitation.from_text(text)
         return text
@@ -134,8 +139,12 @@ class Federation:
         return client
 
     def command(self, *arguments: str) -> str:
-        """Gives one command and returns what it prints."""
-        return self._run(*arguments)
+        """Gives one command, in this process, and returns what it prints."""
+        where = ("--folder", str(self.folder / "coordinator")) if arguments[0] == "coordinator" else ()
+        told = io.StringIO()
+        with redirect_stdout(told), redirect_stderr(io.StringIO()):
+            aimer2.main([arguments[0], *where, *arguments[1:]], prog_name="aimer2", standalone_mode=False)
+        return told.getvalue()
 
     def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         """A server process that lives until `stop`, its words in a log file."""
@@ -167,31 +176,18 @@ class Federation:
                 process.wait()
         self.processes.clear()
 
-    def _adding(self, hospital: Hospital) -> list[str]:
+    def _add_dataset(self, hospital: Hospital) -> None:
         mapping = self.folder / f"{hospital.name}.mapping.toml"
         mapping.write_text(hospital.mapping, encoding="utf-8")
         header = ["--names", ",".join(hospital.names)] if hospital.names else []
         where = ["--folder", str(self.site(hospital.name)), f"--{hospital.kind}", str(hospital.file), "--mapping", str(mapping)]
-        return self._command("site", "dataset", "add", "registry", *where, *header)
+        self.command("site", "dataset", "add", "registry", *where, *header)
 
     def _command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "aimer2", *arguments]
 
     def _environment(self) -> Mapping[str, str]:
         return {**os.environ, "AIMER2_COORDINATOR": str(self.folder / "coordinator"), "OMP_NUM_THREADS": "1"}
-
-    def _run(self, *arguments: str, told: str = "") -> str:
-        return self._together([self._command(*arguments)], told)[0]
-
-    def _together(self, commands: Sequence[list[str]], told: str = "") -> list[str]:
-        running = [
-            subprocess.Popen(c, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self._environment()) for c in commands
-        ]
-        said = [process.communicate(told.encode()) for process in running]
-        for process, (_, error), command in zip(running, said, commands, strict=True):
-            if process.returncode:
-                raise AimerError(f"`aimer2 {' '.join(command[3:6])} …` failed: {error.decode(errors='replace').strip()}")
-        return [out.decode() for out, _ in said]
 
 
 def _free_port() -> int:
