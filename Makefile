@@ -10,7 +10,7 @@ demo: .venv/demo.installed ## four hospitals, one model, on this machine
 	@$(BIN)/aimer2 demo
 
 test: lint tests/integration/node_modules ## everything that CI runs
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 lint: .venv/test.installed
 	$(BIN)/ruff check

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from aimer2 import simulate
-from aimer2.cli.federation import Federation, Hospital
+from aimer2.cli.federation import Federation
 from aimer2.connectors.table import load_table
 from aimer2.core.clock import SystemClock
 from aimer2.core.study import Study
@@ -21,9 +20,7 @@ from aimer2.site.settings import Retention
 from aimer2.study.events import Event, ReplyReceived, RoundFinished, StudyFinished
 
 SITES = ("east", "north", "west")
-FEATURES = ("age", "dose", "pressure")
-POLICY = '[[rule]]\nname = "tests"\nset_by = "Test Person"\ndecision = "approve"\nallow_code = true\n'
-MAPPING = 'patient = "patient"\n' + "".join(f"[columns.{name}]\n" for name in (*FEATURES, "event"))
+FEATURES = ("mean_radius", "mean_texture", "mean_smoothness")
 MODEL = '''
 """A perceptron with one wide layer, in numpy: 12,001 numbers, 96 kB."""
 
@@ -57,37 +54,15 @@ def build(features, classes):
 '''
 
 
-@pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
-    folder = tmp_path_factory.mktemp("compressed")
-    (folder / "model.py").write_text(MODEL)
-    with Federation(folder) as made:
-        made.make_coordinator()
-        made.run_coordinator()
-        made.make_sites([hospital(folder, number, name) for number, name in enumerate(SITES)])
-        for name in SITES:
-            made.run_site(name)
-        yield made
-
-
-def hospital(folder: Path, number: int, name: str) -> Hospital:
-    rng = np.random.default_rng(number)
-    rows = [[*map(repr, map(float, rng.normal(size=3))), str(rng.integers(2))] for _ in range(60 + 10 * number)]
-    lines = [",".join(("patient", *FEATURES, "event")), *(",".join((f"{name}-{row}", *values)) for row, values in enumerate(rows))]
-    path = folder / f"{name}.csv"
-    path.write_text("\n".join(lines) + "\n")
-    return Hospital(name, path, MAPPING, POLICY)
-
-
 def study_of(**changes: Any) -> Study:
     fields: dict[str, Any] = {
         "name": "compressed",
         "question": "Do real processes compress as the simulator does?",
         "purpose": "test",
-        "ethics": "none needed: drawn numbers",
+        "ethics": "none needed",
         "principal_investigator": "Test Person",
         "expires": datetime.date(2100, 1, 1),
-        "cohort": {"dataset": "registry", "features": [{"name": name} for name in FEATURES], "target": {"name": "event"}, "standardise": "none"},
+        "cohort": {"dataset": "registry", "features": [{"name": name} for name in FEATURES], "target": {"name": "malignant"}, "standardise": "none"},
         "model": {"framework": "numpy", "code": "model.py"},
         "training": {"learning_rate": 0.001, "batch_size": 16, "local_epochs": 1},
         "sites": {"names": list(SITES), "minimum": 3, "quorum": 2, "deadline_seconds": 60},
@@ -104,9 +79,10 @@ CLEAR = {"secure_aggregation": False, "why_not_secure": "a test"}
     [("top_k", CLEAR), ("random_k", {"secure_aggregation": True})],
     ids=["what is left out is remembered", "in secret"],
 )
-def test_killed_in_the_middle_it_has_the_bits_of_the_simulator(federation: Federation, name: str, privacy: Any) -> None:
+def test_killed_in_the_middle_it_has_the_bits_of_the_simulator(federation: Federation, name: str, privacy: Any, tmp_path: Path) -> None:
     study = study_of(method={"rounds": 6, "compression": {"name": name}, "downlink": "changes"}, privacy=privacy)
-    run = federation.researcher().submit(study, federation.folder)
+    (tmp_path / "model.py").write_text(MODEL)
+    run = federation.researcher().submit(study, tmp_path)
     events: list[Event] = []
     victims = {2: "north", 4: "coordinator"} if name == "top_k" else {}
     for event in run.events():
@@ -120,7 +96,7 @@ def test_killed_in_the_middle_it_has_the_bits_of_the_simulator(federation: Feder
     rounds = [event for event in events if isinstance(event, RoundFinished) and event.stage == "train"]
     assert not [absence for event in rounds for absence in event.absent]
     assert [(event.round_number, event.took_part) for event in rounds] == [(number, SITES) for number in range(1, 7)]
-    simulated = simulate(study, {site: table_of(federation, site) for site in SITES}, folder=federation.folder)
+    simulated = simulate(study, {site: table_of(federation, site) for site in SITES}, folder=tmp_path)
     model = federation.researcher().model(run.digest)
     for leaf, array in simulated.model.items():
         np.testing.assert_array_equal(model[leaf], array, strict=True)

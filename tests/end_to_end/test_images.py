@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from aimer2 import Study, simulate
-from aimer2.cli.federation import Federation, Hospital
+from aimer2.cli.federation import Federation
 from aimer2.connectors.table import load_table
 from aimer2.core.clock import SystemClock
 from aimer2.site import snapshots
@@ -18,7 +18,6 @@ from aimer2.site.settings import Retention
 from aimer2.study.events import StudyFinished
 
 SITES = ("east", "north", "west")
-POLICY = '[[rule]]\nname = "tests"\nset_by = "Test Person"\ndecision = "approve"\n'
 MAPPING = 'patient = "patient"\n[columns.xray]\nkind = "image"\nsource = "file"\n[columns.spot]\n'
 STUDY = Study(
     name="bright-spots",
@@ -27,7 +26,7 @@ STUDY = Study(
     ethics="none needed",
     principal_investigator="Test Person",
     expires=datetime.date(2100, 1, 1),
-    cohort={"dataset": "registry", "image": {"name": "xray", "height": 8, "width": 8}, "target": {"name": "spot"}},
+    cohort={"dataset": "scans", "image": {"name": "xray", "height": 8, "width": 8}, "target": {"name": "spot"}},
     model={"name": "cnn", "options": {"channels": [8, 8]}},
     training={"optimiser": "adam", "learning_rate": 0.02, "batch_size": 16, "local_epochs": 2},
     method={"name": "fedavg", "rounds": 4},
@@ -37,42 +36,39 @@ STUDY = Study(
 )
 
 
-def hospital(folder: Path, name: str, seed: int) -> Hospital:
-    """Sixty patients with two images each, half of them with a bright square."""
+def scans(folder: Path, seed: int) -> Path:
+    """The index of sixty patients with two images each, half of them with a bright square."""
     rng = np.random.default_rng(seed)
-    (folder / name / "scans").mkdir(parents=True)
+    (folder / "scans").mkdir(parents=True)
     lines = ["patient,file,spot"]
     for row in range(120):
         pixels, spot = rng.integers(0, 100, (8, 8), np.uint8), row // 2 % 2
         if spot:
             top, left = rng.integers(0, 5, 2)
             pixels[top : top + 3, left : left + 3] = 230
-        Image.fromarray(pixels).save(folder / name / "scans" / f"{row}.png")
+        Image.fromarray(pixels).save(folder / "scans" / f"{row}.png")
         lines.append(f"P{row // 2},scans/{row}.png,{spot}")
-    (folder / name / "index.csv").write_text("\n".join(lines) + "\n")
-    return Hospital(name, folder / name / "index.csv", MAPPING, POLICY, kind="images")
+    (folder / "index.csv").write_text("\n".join(lines) + "\n")
+    return folder / "index.csv"
 
 
-def test_confined_workers_learn_from_images_what_the_simulator_learns(tmp_path: Path) -> None:
-    files = tmp_path / "pacs"
-    with Federation(tmp_path / "federation") as federation:
-        federation.folder.mkdir()
-        federation.make_coordinator()
-        federation.run_coordinator()
-        federation.make_sites([hospital(files, name, seed) for seed, name in enumerate(SITES)])
-        for name in SITES:
-            federation.run_site(name)
-        run = federation.researcher().submit(STUDY, federation.folder)
-        events = list(run.events())
-        assert isinstance(events[-1], StudyFinished), events[-1]
-        tables = {}
-        for name in SITES:
-            record = snapshots.current(SiteFolder(federation.site(name)), "registry", Retention(), SystemClock().now())
-            assert (record.patients, record.rows) == (60, 120)
-            tables[name] = load_table(record.path, verify=True)
-        shown = federation.command("site", "show", run.digest[:12], "--folder", str(federation.site("east")))
-        assert "xray (images: grey, 8×8)" in shown
-        model, result = federation.researcher().model(run.digest), run.result()
+def test_confined_workers_learn_from_images_what_the_simulator_learns(federation: Federation, tmp_path: Path) -> None:
+    mapping = tmp_path / "mapping.toml"
+    mapping.write_text(MAPPING)
+    for seed, name in enumerate(SITES):
+        given = ("--images", str(scans(tmp_path / name, seed)), "--mapping", str(mapping), "--folder", str(federation.site(name)))
+        federation.command("site", "dataset", "add", "scans", *given)
+    run = federation.researcher().submit(STUDY, tmp_path)
+    events = list(run.events())
+    assert isinstance(events[-1], StudyFinished), events[-1]
+    tables = {}
+    for name in SITES:
+        record = snapshots.current(SiteFolder(federation.site(name)), "scans", Retention(), SystemClock().now())
+        assert (record.patients, record.rows) == (60, 120)
+        tables[name] = load_table(record.path, verify=True)
+    shown = federation.command("site", "show", run.digest[:12], "--folder", str(federation.site("east")))
+    assert "xray (images: grey, 8×8)" in shown
+    model, result = federation.researcher().model(run.digest), run.result()
     simulated = simulate(STUDY, tables)
     for name, leaf in simulated.model.items():
         np.testing.assert_array_equal(model[name], leaf, strict=True)
