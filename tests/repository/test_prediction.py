@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from aimer2.connectors.frame import from_frame
 from aimer2.core.errors import BadData, Conflict, NotAvailable
 from aimer2.learners.catalogue import make_learner
-from aimer2.repository.export import export_folder, export_onnx
+from aimer2.repository.export import export_folder, export_onnx, inputs_of
 from aimer2.repository.prediction import predict
 from aimer2.study import cohort
 
@@ -73,6 +73,14 @@ def test_an_onnx_file_takes_rows_as_they_are_and_gives_the_same_scores(make: Mak
     notes = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     assert notes["study"] == made.version.digest
     assert [one["name"] for one in json.loads(notes["inputs"])] == ["age", "sex", "chol"]
+
+
+def test_the_inputs_of_an_exported_model_name_its_image_and_how_it_is_prepared() -> None:
+    cohort = study_of().cohort.model_dump() | {"image": {"name": "scan", "height": 32, "width": 24, "mean": [0.4], "deviation": [0.2]}}
+    first, *columns = inputs_of(study_of(cohort=cohort, model={"name": "cnn"}).cohort)
+    wanted = {"kind": "image", "name": "scan", "channels": 1, "height": 32, "width": 24, "intensity": "depth", "mean": [0.4], "deviation": [0.2]}
+    assert first.items() >= wanted.items()
+    assert columns == inputs_of(study_of().cohort) and [one["name"] for one in columns] == ["age", "sex", "chol"]
 
 
 def test_what_cannot_be_an_onnx_file_says_so(make: Make, tmp_path: Path) -> None:

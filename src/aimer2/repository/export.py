@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from aimer2.core.errors import Conflict, NotAvailable
+from aimer2.core.study import Cohort
 from aimer2.learners.catalogue import make_learner
 from aimer2.repository.card import as_html, as_markdown, card
 from aimer2.repository.version import WEIGHTS, Version
@@ -43,7 +44,7 @@ def export_onnx(version: Version, path: Path) -> float:
     notes = {
         "study": version.digest,
         "model": version.model.sha256,
-        "inputs": json.dumps(_inputs(version)),
+        "inputs": json.dumps(inputs_of(study.cohort)),
         "scores": json.dumps(list(names)),
     }
     return float(onnx.write_onnx(learner, preparation, path, notes, np.random.default_rng(0)))
@@ -66,7 +67,7 @@ def export_folder(version: Version, folder: Path) -> None:
         "study": version.digest,
         "model": study.model.model_dump(mode="json", exclude={"weights"}),
         "weights": {"file": WEIGHTS, "sha256": version.model.sha256},
-        "inputs": _inputs(version),
+        "inputs": inputs_of(study.cohort),
         "preprocessing": version.result["preprocessing"],
         "target": study.cohort.target.model_dump(mode="json"),
         "stage": version.stage,
@@ -77,10 +78,12 @@ def export_folder(version: Version, folder: Path) -> None:
     (folder / "card.html").write_text(as_html(made), "utf-8")
 
 
-def _inputs(version: Version) -> list[dict[str, Any]]:
-    """The columns in order, each with its feature; of a category each level but the first is a column of 0 and 1."""
+def inputs_of(asked: Cohort) -> list[dict[str, Any]]:
+    """The image with its form, then the columns in order, each with its feature; of a category each level but the first is a column of 0 and 1."""
     found: list[dict[str, Any]] = []
-    for feature in version.study.cohort.features:
+    if asked.image is not None:
+        found.append({"kind": "image", **asked.image.model_dump(mode="json", exclude_none=True)})
+    for feature in asked.features:
         document = feature.model_dump(mode="json", exclude_none=True)
         found += [document | {"level": level} for level in feature.categories[1:]] if feature.kind == "category" else [document]
     return found
