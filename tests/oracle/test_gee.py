@@ -60,6 +60,34 @@ def test_exchangeable_correlation(visits: pd.DataFrame, ask: Any, family: str, c
     assert any("clusters" in note for note in found.table().notes) == (clusters == "sites")
 
 
+@pytest.mark.parametrize("clusters", ["patients", "sites"])
+@pytest.mark.parametrize("family", ["gaussian", "binomial", "poisson"])
+def test_bias_reduced_errors_of_few_clusters(visits: pd.DataFrame, ask: Any, family: str, clusters: str) -> None:
+    """Of 15 patients, or of 5 hospitals: Mancl and DeRouen's, as statsmodels computes them with matrices as large as a cluster."""
+    column, known = CASES[family]
+    data = visits.assign(y=visits[column])
+    data = data[data["patient"] < 15] if clusters == "patients" else data
+    offset = data["t"] if family == "poisson" else None
+    formula = "y ~ x + z + offset(t)" if family == "poisson" else "y ~ x + z"
+    method = Gee(formula=formula, features=FEATURES, family=family, clusters=clusters, errors="bias_reduced", rounds=200)  # type: ignore[arg-type]
+    sites = [one for _, one in data.groupby("site")]
+    table = ask(method, sites, patients=[one["patient"].to_numpy() for one in sites])
+    groups = data["patient"] if clusters == "patients" else data["site"]
+    model = sm.GEE(data["y"], sm.add_constant(data[["x", "z"]]), groups=groups, family=known, cov_struct=sm.cov_struct.Exchangeable(), offset=offset)
+    pooled = model.fit(maxiter=500, ctol=1e-12, params_niter=1, cov_type="bias_reduced")
+    plain = model.fit(maxiter=500, ctol=1e-12, params_niter=1)
+    np.testing.assert_allclose(table.frame()["standard_error"], pooled.bse, rtol=1e-6)
+    assert (pooled.bse > 1.02 * plain.bse).all()
+    assert any("even so" in note for note in table.table().notes) == (clusters == "sites")
+
+
+def test_what_one_cluster_alone_determines_has_no_error_to_be_seen(visits: pd.DataFrame, ask: Any) -> None:
+    data = visits.assign(y=visits["number"], z=(visits["site"] == 3) * 1.0)
+    method = Gee(formula="y ~ x + z", features=FEATURES, clusters="sites", errors="bias_reduced", correlation="independence")
+    lines = ask(method, [one for _, one in data.groupby("site")]).frame()
+    assert np.isfinite(lines["standard_error"]).all() and (lines["standard_error"] > 0).all()
+
+
 def test_patients_spread_over_sites_anyhow_are_the_same(visits: pd.DataFrame, ask: Any) -> None:
     data = visits.assign(y=visits["event"])
     method = Gee(formula="y ~ x + z", features=FEATURES, family="binomial", rounds=100)

@@ -56,7 +56,7 @@ def study(name: str, method: AbstractStatistic, privacy: dict[str, Any]) -> Stud
 
 
 FURTHER: list[tuple[str, dict[str, Any]]] = [
-    ("gee", {"clusters": "sites", "family": "binomial"}),
+    ("gee", {"clusters": "sites", "family": "binomial", "errors": "bias_reduced"}),
     ("glm", {"family": "binomial", "lasso": 2.0, "ridge": 1.0}),
     ("glm", {"family": "binomial", "sites": "fixed"}),
     ("cox", {"errors": "robust", "proportionality": "log", "concordance": True}),

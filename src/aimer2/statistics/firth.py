@@ -1,15 +1,18 @@
 """Logistic regression by Firth's penalised likelihood: for rare events, and where the outcome follows from a term, so that no other estimate exists.
 
 D. Firth, "Bias reduction of maximum likelihood estimates", Biometrika 80 (1993): the log-likelihood plus half the logarithm of the determinant of the
-information I; its score is Σ (y − μ + h(½ − μ))x with each row's leverage h = μ(1 − μ)·xᵀI⁻¹x. Tests are by ratios of penalised likelihoods, and the
+information I; its score is U + A, A = Σ h(½ − μ)x with each row's leverage h = μ(1 − μ)·xᵀI⁻¹x. Tests are by ratios of penalised likelihoods, and the
 intervals' ends are where the profile of the penalised likelihood has fallen by half a quantile of χ² (G. Heinze, M. Schemper, Statistics in Medicine
-21 (2002)), found by the steps of D. J. Venzon, S. H. Moolgavkar, Applied Statistics 37 (1988). All fits go through the rounds side by side: first the
-whole model, each without one term, and that of the intercept alone; then the two ends of each term. A step takes two rounds: the first finds I, the
-second the leverages, which need its inverse and stay at the site.
+21 (2002)), found by the steps of D. J. Venzon, S. H. Moolgavkar, Applied Statistics 37 (1988). All fits go through the rounds side by side: the whole
+model, each without one term, and that of the intercept alone; once the whole model is near, also the two ends of each term.
+
+Leverages need I⁻¹ and stay at the site, so a round finds U and I at one point and A at the one before it, whose I is known. A is carried to the new
+point by its derivative: with the leverages held, −C with C = Σ h μ(1 − μ) xxᵀ; what is left of it is learnt from one point to the next (M. J. D.
+Powell's symmetric Broyden update, in "Nonlinear Programming", 1970). So nearly every round is a step by Newton's method.
 
 Leaves the site: ``size`` = rows, patients, events; ``moments`` = number of rows and per column sums of values and squares; ``likelihood`` = per fit
 the log-likelihood; ``score`` = per fit and coefficient its derivative; ``information`` = per fit and pair of coefficients its second one;
-``leverage`` = per fit and coefficient the derivative of the penalty.
+``leverage`` = per fit and coefficient the derivative of the penalty; ``curvature`` = per fit and pair of coefficients the information by leverages.
 """
 
 from __future__ import annotations
@@ -34,10 +37,23 @@ from aimer2.statistics.design import Design, Floats, design, rare_outcome, too_f
 from aimer2.statistics.estimates import Scale, independent, inverse
 from aimer2.statistics.statistic import AbstractStatistic, Values
 
-SETTLED = 1e-14
-FOUND = 1e-11
+SETTLED = 1e-12
+"""Of a step, by how much it would change twice the log-likelihood."""
+
+FAR = 1e300
+NEAR = 1e-2
+"""How near the whole model is, in twice its log-likelihood, when the search for the ends of intervals begins."""
+
 _LONGEST = 5.0
 """Of a step, in units of the columns' spreads."""
+
+_FLATTEST, _STEEPEST = 0.3, 3.0
+"""What a step takes the penalised likelihood's curvature for, at the least and the most, in units of the information."""
+
+_OF_FITS = ("beta", "at", "cover", "where", "slope", "bend", "learnt", "best", "objective", "settled")
+"""Of each fit: the point asked about; the one before it, whose leverages are asked about, with the inverse of its information (0: none); the point of
+the last known derivative of the penalty, that derivative, and its own; the part of it that is learnt; the highest point, its height; how far the last
+step went."""
 
 COLUMNS = ("term", "estimate", "standard_error", "chi2", "p", "low", "high", "odds_ratio", "odds_ratio_low", "odds_ratio_high")
 
@@ -47,6 +63,7 @@ COLUMNS = ("term", "estimate", "standard_error", "chi2", "p", "low", "high", "od
 class Firth(AbstractStatistic):
     """``level``: of the intervals."""
 
+    version: ClassVar[int] = 2
     crosses: ClassVar[bool] = True
 
     rounds: int = 60
@@ -82,15 +99,28 @@ class Firth(AbstractStatistic):
             size = np.array([len(rows), rows.counted(), y.sum()], np.float64)
             return {"size": size, "moments": np.array([counted, matrix.sum(axis=0), (matrix**2).sum(axis=0)])}
         scaled = self._scale(values).apply(matrix)
-        fits = [_sums(scaled, y, *one) for one in zip(values["beta"], values["cover"], strict=True)]
-        return {name: np.array([one[name] for one in fits]) for name in ("likelihood", "score", "information", "leverage")}
+        fits = [_sums(scaled, y, *one) for one in zip(values["beta"], values["at"], values["cover"], strict=True)]
+        return {name: np.array([one[name] for one in fits]) for name in fits[0]}
 
     def step(self, values: Values, total: Values, round_number: int) -> tuple[Values, bool]:
         if round_number == 1:
             return self._begun(total), False
-        if "target" in values:
-            return self._ends(values, total)
-        return self._fits(values, total, round_number)
+        kept = independent(total["information"][0]) if round_number == 2 else values["kept"] > 0
+        height, free = _penalised(total, kept), self._free(kept, len(values["beta"]))
+        fall = float(distributions.chi_squared_quantile(self.level, 1)) / 2
+        moved = {name: values[name].copy() for name in _OF_FITS}
+        for fit, own in enumerate(free):
+            one = {name: values[name][fit] for name in _OF_FITS}
+            place = fit - len(kept) - 1
+            end = None if place < 0 else (int(np.flatnonzero(kept)[1 + place // 2]), place % 2 == 1, float(height[0]) - fall)
+            known = {name: total[name][fit] for name in ("score", "information", "leverage", "curvature")}
+            for name, value in _advanced(one, known, float(height[fit]), own, kept, end).items():
+                moved[name][fit] = value
+        found = {**values, **moved, "kept": kept.astype(np.float64), "information": total["information"][0]}
+        is_open = len(free) > len(kept) + 1
+        if not is_open and moved["settled"][0] <= NEAR:
+            return found | _opened(moved, kept, fall), False
+        return found, is_open and bool((moved["settled"] <= SETTLED).all())
 
     def _begun(self, total: Values) -> Values:
         rows, _, ill = (float(one) for one in total["size"])
@@ -98,96 +128,36 @@ class Firth(AbstractStatistic):
             raise BadUpdate("Everybody has the same outcome, so nothing follows.")
         width = len(self._design.columns)
         scale = Scale.of(rows, total["moments"][1], total["moments"][2], has_intercept=True, centred=True)
-        beta = np.zeros((width + 1, width))
+        beta, square = np.zeros((width + 1, width)), np.zeros((width + 1, width, width))
         beta[:, 0] = np.log(ill / (rows - ill))
-        return {
-            "size": total["size"],
-            "centre": scale.centre,
-            "spread": scale.spread,
-            "beta": beta,
-            "before": beta,
-            "cover": np.zeros((width + 1, width, width)),
-            "objective": np.full(width + 1, -1e300),
-            "fresh": np.zeros(width + 1),
-            "settled": np.zeros(width + 1),
-        }
+        nothing, far = np.zeros((width + 1, width)), np.full(width + 1, FAR)
+        begun = (beta, nothing, square, nothing, nothing, square, square, beta, -far, far)
+        return {"size": total["size"], "centre": scale.centre, "spread": scale.spread, **dict(zip(_OF_FITS, begun, strict=True))}
 
-    def _fits(self, values: Values, total: Values, round_number: int) -> tuple[Values, bool]:
-        """Steps of the whole model (fit 0), of those without one term (fits 1 …), and of the intercept alone (the last)."""
-        kept = independent(total["information"][0]) if round_number == 2 else values["kept"] > 0
-        penalised = _penalised(total, kept)
-        moved = {name: values[name].copy() for name in ("beta", "before", "cover", "objective", "fresh", "settled")}
-        for fit, own in enumerate(self._free(kept)):
-            if moved["fresh"][fit]:
-                move = inverse(total["information"][fit], own) @ (total["score"][fit] + total["leverage"][fit])
-                moved["settled"][fit] = float(move @ total["information"][fit] @ move <= SETTLED)
-                moved["before"][fit] = moved["beta"][fit]
-                moved["beta"][fit] += _limited(move)
-                moved["fresh"][fit] = 0.0
-            elif penalised[fit] < moved["objective"][fit] - 1e-8 * abs(moved["objective"][fit]):
-                moved["beta"][fit] = (moved["beta"][fit] + moved["before"][fit]) / 2
-            else:
-                moved["objective"][fit], moved["fresh"][fit] = penalised[fit], 1.0
-                moved["cover"][fit] = inverse(total["information"][fit], kept)
-        found = {**values, **moved, "kept": kept.astype(np.float64), "information": total["information"][0]}
-        found["converged"] = np.array([float((moved["settled"] > 0).all())])
-        return (found | self._opened(found, kept) if found["converged"][0] else found), False
-
-    def _opened(self, moved: Values, kept: NDArray[np.bool_]) -> dict[str, Floats]:
-        """The search for the ends of all intervals begins at the estimates."""
+    def _free(self, kept: NDArray[np.bool_], fits: int) -> NDArray[np.bool_]:
+        """``(fits, p)``: which coefficients each fit moves."""
         width = len(kept)
-        fall = float(distributions.chi_squared_quantile(self.level, 1)) / 2
-        told = {"estimates": moved["beta"][0], "fits": moved["objective"], "target": np.array([moved["objective"][0] - fall])}
-        beta, cover = (np.repeat(moved[name][:1], 2 * width, axis=0) for name in ("beta", "cover"))
-        # at first where the ends would be if the profile were a parabola
-        along = cover[0] * np.sqrt(2 * fall / np.where(kept, np.diag(cover[0]), 1.0))
-        beta += np.stack([-along.T, along.T], axis=1).reshape(2 * width, width)
-        return told | {"beta": beta, "cover": cover, "found": np.zeros(2 * width), "fresh": np.zeros(2 * width)}
-
-    def _ends(self, values: Values, total: Values) -> tuple[Values, bool]:
-        """Steps to where the profile has the height of the target: fits 2j and 2j + 1 for the lower and the upper end of term j."""
-        kept, penalised = values["kept"] > 0, _penalised(total, values["kept"] > 0)
-        moved = {name: values[name].copy() for name in ("beta", "cover", "found", "fresh")}
-        for fit in range(len(penalised)):
-            term, side = divmod(fit, 2)
-            if not kept[term] or not term or moved["found"][fit]:
-                moved["found"][fit] = 1.0
-                continue
-            if not moved["fresh"][fit]:
-                moved["cover"][fit], moved["fresh"][fit] = inverse(total["information"][fit], kept), 1.0
-                continue
-            cover, score = moved["cover"][fit], total["score"][fit] + total["leverage"][fit]
-            room = 2 * (penalised[fit] - values["target"][0]) + score @ cover @ score
-            push = np.sqrt(max(room, 0.0) / cover[term, term]) * (1 if side else -1)
-            move = cover @ (score + push * np.eye(len(kept))[term])
-            moved["found"][fit] = float(move @ total["information"][fit] @ move <= FOUND)
-            moved["beta"][fit] += _limited(move)
-            moved["fresh"][fit] = 0.0
-        return {**values, **moved}, bool((moved["found"] > 0).all())
-
-    def _free(self, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """``(p + 1, p)``: which coefficients each fit moves."""
-        width = len(kept)
-        free = np.tile(kept, (width + 1, 1))
+        free = np.tile(kept, (fits, 1))
         free[np.arange(1, width), np.arange(1, width)] = False
         free[width, 1:] = False
         return free
 
     def told(self, values: Values) -> Values:
-        return {name: values[name] for name in ("beta", "cover", "centre", "spread") if name in values}
+        return {name: values[name] for name in ("beta", "at", "cover", "centre", "spread") if name in values}
 
     def tables(self, name: str, values: Values) -> Sequence[Table]:
         kept, scale = values["kept"] > 0, self._scale(values)
-        width, ended = len(kept), "target" in values
-        estimates = scale.back @ np.where(kept, values["estimates"] if ended else values["beta"][0], 0.0)
+        width = len(kept)
+        terms = np.flatnonzero(kept)[1:]
+        estimates = scale.back @ np.where(kept, values["beta"][0], 0.0)
         errors = np.sqrt(np.diag(scale.back @ inverse(values["information"], kept) @ scale.back.T))
+        # the intercept is that of uncentred columns, whose profile is another one than that of the centred
         ends = np.full((width, 2), np.nan)
-        if ended:
-            reached = values["found"].reshape(width, 2) > 0
-            ends = np.where(reached, np.einsum("tsp,tp->ts", values["beta"].reshape(width, 2, width), scale.back), np.nan)
-            # the intercept is that of uncentred columns, whose profile is another one than that of the centred
-            ends[0] = np.nan
-        fits = values["fits"] if ended else values["objective"]
+        if len(values["beta"]) > width + 1:
+            reached = values["settled"][width + 1 :].reshape(-1, 2) <= SETTLED
+            points = values["beta"][width + 1 :].reshape(-1, 2, width)
+            ends[terms] = np.where(reached, np.einsum("tsp,tp->ts", points, scale.back[terms]), np.nan)
+        fits = values["objective"][: width + 1]
         chi = 2 * (fits[0] - fits[1:width])
         rows: list[tuple[Cell, ...]] = []
         for place, label in enumerate(self._design.names):
@@ -198,7 +168,7 @@ class Firth(AbstractStatistic):
             cells = [estimates[place], errors[place], *test, *ends[place]]
             ratios = np.exp([estimates[place], *ends[place]])
             rows.append((label, *(number(float(one)) for one in (*cells, *ratios))))
-        facts, notes = self._facts(values, fits, int(kept.sum())), tuple(self._notes(values, kept, ended=ended))
+        facts, notes = self._facts(values, fits, int(kept.sum())), tuple(self._notes(values, kept))
         return [Table(analysis=name, method=self.name, title="Coefficients", columns=COLUMNS, rows=tuple(rows), facts=facts, notes=notes)]
 
     def _facts(self, values: Values, fits: Floats, parameters: int) -> dict[str, Cell]:
@@ -218,13 +188,14 @@ class Firth(AbstractStatistic):
             facts |= {"likelihood_ratio_chi2": chi, "likelihood_ratio_p": float(distributions.chi_squared_above(chi, parameters - 1))}
         return facts
 
-    def _notes(self, values: Values, kept: NDArray[np.bool_], *, ended: bool) -> Iterator[str]:
+    def _notes(self, values: Values, kept: NDArray[np.bool_]) -> Iterator[str]:
         if not kept.all():
             names = np.array(self._design.names)[~kept]
             yield f"these follow from the terms before them (collinear, or nobody has the category) and have no estimate: {', '.join(names)}"
-        if not values["converged"][0]:
+        width, is_settled = len(kept), values["settled"] <= SETTLED
+        if not is_settled[: width + 1].all():
             yield f"it has not converged in {self.rounds} rounds: do not use these estimates"
-        elif not ended or not values["found"].all():
+        elif len(is_settled) == width + 1 or not is_settled.all():
             yield f"not every end of an interval was found in {self.rounds} rounds: allow more"
         yield "tests by ratios of penalised likelihoods, intervals by their profile; the intercept has neither"
 
@@ -242,19 +213,79 @@ class Firth(AbstractStatistic):
         return events(response, levels, rows)
 
 
-def _sums(columns: Floats, y: Floats, beta: Floats, cover: Floats) -> dict[str, Floats]:
-    """Of one fit."""
-    eta = columns @ beta
-    mean = families.LINKS["logit"].mean(eta)
-    weight = families.LINKS["logit"].slope(eta)
-    leverage = weight * ((columns @ cover) * columns).sum(axis=1)
+def _sums(columns: Floats, y: Floats, beta: Floats, at: Floats, cover: Floats) -> dict[str, Floats]:
+    """Of one fit: the likelihood at ``beta``, the penalty at the point before it, where the inverse of the information is ``cover``."""
+    link = families.LINKS["logit"]
+    mean, weight = link.mean(columns @ beta), link.slope(columns @ beta)
     likely, _ = families.likelihood("binomial", y, families.inside("binomial", mean), 1.0)
+    before = link.slope(columns @ at)
+    leverage = before * ((columns @ cover) * columns).sum(axis=1)
     return {
         "likelihood": likely.sum(),
         "score": columns.T @ (y - mean),
         "information": columns.T @ (columns * weight[:, None]),
-        "leverage": columns.T @ (leverage * (0.5 - mean)),
+        "leverage": columns.T @ (leverage * (0.5 - link.mean(columns @ at))),
+        "curvature": columns.T @ (columns * (leverage * before)[:, None]),
     }
+
+
+End = tuple[int, bool, float]
+"""Of an interval: its term, whether it is the upper one, and the height of the profile there."""
+
+
+def _advanced(one: Values, known: Values, height: float, free: NDArray[np.bool_], kept: NDArray[np.bool_], end: End | None) -> Values:
+    """A fit's next point, or the end of an interval's, from the sums at the last one."""
+    now = dict(one)
+    if one["cover"].any():
+        way = one["at"] - one["where"]
+        if one["slope"].any():
+            now["learnt"] = _learnt(one["learnt"], way, known["leverage"] - one["slope"] + known["curvature"] @ way)
+        now |= {"where": one["at"], "slope": known["leverage"], "bend": now["learnt"] - known["curvature"]}
+    beta, information = one["beta"], known["information"]
+    if end is None and height < one["objective"] - 1e-8 * abs(one["objective"]):
+        return now | {"beta": (beta + one["best"]) / 2, "cover": np.zeros_like(information), "settled": np.array(FAR)}
+    score = known["score"] + now["slope"] + now["bend"] @ (beta - now["where"]) * bool(now["slope"].any())
+    cover = _curved(information, now["bend"], free)
+    move = cover @ score
+    if end is not None:
+        term, is_upper, target = end
+        room = 2 * (height - target) + score @ cover @ score
+        move = move + cover[term] * np.sqrt(max(room, 0.0) / cover[term, term]) * (1 if is_upper else -1)
+    far = float(move @ information @ move) if now["slope"].any() else FAR
+    moved = beta + _limited(move)
+    return now | {"at": beta, "cover": inverse(information, kept), "beta": moved, "best": beta, "objective": height, "settled": far}
+
+
+def _learnt(known: Floats, way: Floats, missed: Floats) -> Floats:
+    """A symmetric matrix that also explains by how much the last prediction ``known @ way`` missed."""
+    length = float(way @ way)
+    if length < np.finfo(np.float64).tiny:
+        return known
+    rest = missed - known @ way
+    both = np.outer(rest, way) + np.outer(way, rest)
+    return np.asarray(known + both / length - (way @ rest) * np.outer(way, way) / length**2)
+
+
+def _curved(information: Floats, bend: Floats, free: NDArray[np.bool_]) -> Floats:
+    """The inverse of the penalised likelihood's curvature over the free coefficients, 0 elsewhere; it is no other than the information's by far."""
+    part = np.ix_(free, free)
+    turn = np.linalg.inv(np.linalg.cholesky(information[part]))
+    size, axes = np.linalg.eigh(turn @ (information - bend)[part] @ turn.T)
+    whole = np.zeros_like(information)
+    whole[part] = turn.T @ (axes / np.clip(size, _FLATTEST, _STEEPEST)) @ axes.T @ turn
+    return whole
+
+
+def _opened(moved: Values, kept: NDArray[np.bool_], fall: float) -> dict[str, Floats]:
+    """The search for the ends of all intervals begins where they would be if the profile were a parabola."""
+    terms = np.flatnonzero(kept)[1:]
+    cover = moved["cover"][0]
+    along = cover[terms] * np.sqrt(2 * fall / np.diag(cover)[terms])[:, None]
+    opened = {name: np.repeat(moved[name][:1], 2 * len(terms), axis=0) for name in _OF_FITS}
+    opened["beta"] = opened["beta"] + np.stack([-along, along], axis=1).reshape(opened["beta"].shape)
+    opened["cover"] = np.zeros_like(opened["cover"])
+    opened["settled"] = np.full(len(opened["beta"]), FAR)
+    return {name: np.concatenate([moved[name], opened[name]]) for name in _OF_FITS}
 
 
 def _penalised(total: Values, kept: NDArray[np.bool_]) -> Floats:

@@ -6,9 +6,14 @@ matrix is inverted. α is estimated by moments: Σ over pairs of a cluster of e�
 and φ = Σe²/(n − p). β and α move in turn until neither does. Standard errors are the sandwich's, right also where R is wrong, if there are many
 clusters. With α = 0 it is a generalised linear model with errors that are robust over clusters.
 
-Leaves the site: ``size`` = rows, patients, clusters; ``moments`` = number of rows and per column the sums of values and squares; ``start`` = sums of
-the response and of the offset; ``score`` = per coefficient the estimating function; ``information`` = per pair of coefficients its derivative;
-``meat`` = the sum over clusters of squares of the score; ``residuals`` = sum of squared residuals, of their products over pairs, and how many pairs.
+With few clusters the sandwich is too small, for residuals are smaller than errors: ``bias_reduced`` errors have e/(1 − H) in place of e, with each
+cluster's leverage H = DI⁻¹DᵀV⁻¹ of the information I of all (L. A. Mancl, T. A. DeRouen, Biometrics 57 (2001)), in one further round. With
+I⁻¹ = LLᵀ a cluster's score s becomes (1 − LᵀDᵀV⁻¹DL)⁻¹Lᵀs, so that no matrix is as large as a cluster.
+
+Leaves the site: ``size`` = rows, patients, clusters; ``moments`` = number of rows and per column the sums of values and squares; ``start`` = sums
+of the response and of the offset; ``score`` = per coefficient the estimating function; ``information`` = per pair of coefficients its derivative;
+``meat`` = the sum over clusters of squares of the score, for bias-reduced errors of that score; ``residuals`` = sum of squared residuals, of their
+products over pairs, and how many pairs.
 """
 
 from __future__ import annotations
@@ -36,12 +41,14 @@ from aimer2.statistics.statistic import AbstractStatistic, Values
 SETTLED = 1e-16
 _RATIOS = {"binomial": "odds_ratio", "poisson": "rate_ratio"}
 _NEAREST = 0.999
+_DETERMINED = 1e-8
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Gee(AbstractStatistic):
-    """``clusters``: whose rows belong together. ``correlation``: how, within a cluster. Links are the usual ones."""
+    """``clusters``: whose rows belong together. ``correlation``: how, within a cluster. ``errors``: ``bias_reduced`` are for few clusters. Links are
+    the usual ones."""
 
     of_sites: ClassVar[frozenset[str]] = frozenset({"score", "information", "meat", "residuals"})
     crosses: ClassVar[bool] = True
@@ -49,6 +56,7 @@ class Gee(AbstractStatistic):
     family: Literal["gaussian", "binomial", "poisson", "gamma"] = "gaussian"
     clusters: Literal["patients", "sites"] = "patients"
     correlation: Literal["exchangeable", "independence"] = "exchangeable"
+    errors: Literal["robust", "bias_reduced"] = "robust"
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
 
     def faults(self) -> Iterator[str]:
@@ -99,9 +107,13 @@ class Gee(AbstractStatistic):
         turned = (residual - (shared * together)[cluster]) / (1 - alpha)
         scores = np.zeros_like(sums)
         np.add.at(scores, cluster, steep * turned[:, None])
+        information = (steep.T @ steep - (sums * shared[:, None]).T @ sums) / (1 - alpha)
+        if "root" in values:
+            root = values["root"]
+            scores = _without_leverage(scores @ root, steep @ root, sums @ root, cluster, alpha)
         return {
-            "score": scores.sum(axis=0),
-            "information": (steep.T @ steep - (sums * shared[:, None]).T @ sums) / (1 - alpha),
+            "score": steep.T @ turned,
+            "information": information,
             "meat": scores.T @ scores,
             "residuals": np.array([residual @ residual, (together**2).sum() / 2 - residual @ residual / 2, (count * (count - 1)).sum() / 2]),
         }
@@ -115,6 +127,8 @@ class Gee(AbstractStatistic):
     def step(self, values: Values, total: Values, round_number: int) -> tuple[Values, bool]:
         if round_number == 1:
             return self._begun(total), False
+        if "root" in values:
+            return {**values, "reduced": total["meat"]}, True
         beta, information = values["beta"], total["information"]
         kept = independent(information) if round_number == 2 else values["kept"] > 0
         cover = inverse(information, kept)
@@ -132,6 +146,11 @@ class Gee(AbstractStatistic):
             "residuals": total["residuals"],
             "converged": np.array([float(settled <= SETTLED)]),
         }
+        if settled <= SETTLED and self.errors == "bias_reduced":
+            part = np.ix_(kept, kept)
+            root = np.zeros_like(cover)
+            root[part] = np.linalg.cholesky(cover[part])
+            return {**moved, "root": root}, False
         return moved, settled <= SETTLED
 
     def _begun(self, total: Values) -> Values:
@@ -156,15 +175,16 @@ class Gee(AbstractStatistic):
         return float(np.clip(products / dispersion / (pairs - parameters), -_NEAREST, _NEAREST)), dispersion
 
     def told(self, values: Values) -> Values:
-        return {name: values[name] for name in ("beta", "alpha", "centre", "spread") if name in values}
+        return {name: values[name] for name in ("beta", "alpha", "centre", "spread", "root") if name in values}
 
     def tables(self, name: str, values: Values) -> Sequence[Table]:
         kept, back = values["kept"] > 0, self._scale(values).back
         cover = inverse(values["information"], kept)
+        meat = cover @ values["meat"] @ cover if "reduced" not in values else values["root"] @ values["reduced"] @ values["root"].T
         fit = Fit(
             names=self._design.names,
             estimates=back @ np.where(kept, values["beta"], 0.0),
-            covariance=back @ cover @ values["meat"] @ cover @ back.T,
+            covariance=back @ meat @ back.T,
             aliased=~kept,
             freedom=None,
             level=self.level,
@@ -177,6 +197,7 @@ class Gee(AbstractStatistic):
             "link": USUAL_LINKS[self.family],
             "clusters": self.clusters,
             "correlation": self.correlation,
+            "errors": self.errors.replace("_", " "),
             "rows": rows,
             "patients": patients,
             "number_of_clusters": clusters,
@@ -192,8 +213,12 @@ class Gee(AbstractStatistic):
             yield f"these follow from the terms before them (collinear, or nobody has the category) and have no estimate: {', '.join(names)}"
         if not values["converged"][0]:
             yield f"it has not converged in {self.rounds} rounds: do not use these estimates"
-        if clusters < 20:
-            yield f"errors over {clusters} clusters: fewer than about twenty make them too small"
+        elif self.errors == "bias_reduced" and "reduced" not in values:
+            yield f"errors are not corrected for few clusters: allow more than {self.rounds} rounds"
+        if clusters < 10 and self.errors == "bias_reduced":
+            yield f"errors over {clusters} clusters: fewer than about ten may make them too small even so"
+        if clusters < 20 and self.errors == "robust":
+            yield f"errors over {clusters} clusters: fewer than about twenty make them too small; errors = 'bias_reduced' corrects them"
         if self.correlation == "exchangeable" and values["residuals"][2] <= kept.sum():
             yield "there are too few pairs of rows to estimate a correlation: none is assumed"
 
@@ -203,6 +228,20 @@ class Gee(AbstractStatistic):
 
     def _scale(self, values: Values) -> Scale:
         return Scale(values["centre"], values["spread"], self._design.has_intercept)
+
+
+def _without_leverage(scores: Floats, steep: Floats, sums: Floats, cluster: NDArray[np.int64], alpha: float) -> Floats:
+    """Each cluster's score ``(clusters, p)`` of its errors in place of its residuals, all in units in which the information of all is 1. What one
+    cluster alone determines has no error that could be seen: its score is 0 there."""
+    order = np.argsort(cluster, kind="stable")
+    parts = np.split(steep[order], np.cumsum(np.bincount(cluster, minlength=len(scores)))[:-1]) if len(scores) else []
+    made = np.zeros_like(scores)
+    for place, part in enumerate(parts):
+        shared = alpha / (1 + (len(part) - 1) * alpha)
+        leverage, axes = np.linalg.eigh((part.T @ part - shared * np.outer(sums[place], sums[place])) / (1 - alpha))
+        left = 1 - leverage
+        made[place] = axes @ np.where(left > _DETERMINED, (axes.T @ scores[place]) / np.maximum(left, _DETERMINED), 0.0)
+    return made
 
 
 EXAMPLE = Gee(formula="y ~ x1 + C(g)", features=(Feature(name="y"), Feature(name="x1"), Feature(name="g", kind="category", categories=("a", "b"))))
