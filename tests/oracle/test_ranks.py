@@ -14,7 +14,7 @@ from aimer2.core.errors import BadData, BadInput
 from aimer2.core.study import Feature
 from aimer2.metrics.binned_scores import EDGES, auc, delong_variance, histogram
 from aimer2.statistics.auc_comparison import AucComparison, compare, placements, products
-from aimer2.statistics.rank_test import RankTest, kruskal_wallis, mann_whitney, undecided
+from aimer2.statistics.rank_test import RankTest, kruskal_wallis, kruskal_wallis_range, mann_whitney, undecided
 
 CANCER: Any = load_breast_cancer()
 
@@ -52,6 +52,28 @@ def test_kruskal_wallis() -> None:
     oracle = stats.kruskal(*(rows.data[rows.target == group, 3] for group in range(3)))
     found = kruskal_wallis(np.vstack([table, np.zeros(table.shape[1])]))
     assert (found.statistic, found.p, found.freedom) == (pytest.approx(oracle.statistic, rel=1e-10), pytest.approx(oracle.pvalue, rel=1e-9), (2,))
+
+
+@pytest.mark.parametrize("bins", [3, 6, 30, 300])
+def test_kruskal_wallis_of_the_exact_values_lies_within_its_range(bins: int) -> None:
+    """However the values of a bin lie: as they are, all tied, and each group in turn below the others of its bin."""
+    rng, groups = np.random.default_rng(9), np.repeat([0, 1, 2], [30, 45, 25])
+    values = rng.gamma(2.0, 1 + 0.25 * groups)
+    edges = np.linspace(0, values.max() + 1e-9, bins + 1)[1:-1]
+    low, high = kruskal_wallis_range(binned(values, groups, edges))
+    bin_of = np.searchsorted(edges, values, side="right")
+    orders = [values, bin_of] + [bin_of + ((groups - first) % 3 + rng.random(100)) / 4 for first in range(3)]
+    found = [stats.kruskal(*(order[groups == group] for group in range(3))).statistic for order in orders]
+    assert all(low - 1e-9 <= one <= high + 1e-9 for one in found)
+    if bins == 300:
+        assert high - low < 0.5 * found[0]
+
+
+def test_without_ties_of_groups_the_range_is_the_statistic() -> None:
+    table = np.array([[3, 0, 0, 2], [0, 4, 0, 0], [0, 0, 5, 0]])
+    low, high = kruskal_wallis_range(table)
+    found = kruskal_wallis(table).statistic
+    assert high == pytest.approx(found) and low <= found
 
 
 def test_ranks_of_nothing() -> None:

@@ -27,7 +27,9 @@ from aimer2.statistics.glm import Glm
 from aimer2.statistics.private import NOISY, AbstractPrivate
 from aimer2.statistics.private_describe import PrivateDescribe
 from aimer2.statistics.private_glm import PrivateGlm
+from aimer2.statistics.private_surveillance import PrivateSurveillance
 from aimer2.statistics.statistic import AbstractStatistic, loaded
+from aimer2.statistics.surveillance import Surveillance
 from aimer2.study import preflight
 from aimer2.study.analysing import analyses_of, local_of
 from aimer2.study.check import promises
@@ -49,6 +51,10 @@ def methods(noise: float = 1.0) -> list[AbstractPrivate]:
         PrivateGlm(formula="pressure ~ age + sex", features=(AGE, PRESSURE, SEX), noise=noise),
         PrivateGlm(formula="ill ~ age + sex", features=(AGE, ILL, SEX), family="binomial", noise=noise),
     ]
+
+
+WEEKLY = PrivateSurveillance(formula="~ age + strata(sex)", features=(AGE, SEX), years=1, per_year=20, noise=1.0)
+"""Of 81 weeks."""
 
 
 def frame(rows: int = 2000, seed: int = 3) -> Frame:
@@ -83,7 +89,7 @@ def test_a_patient_with_any_values_moves_a_sum_by_at_most_one(rows: Any, beta: A
     columns = {name: np.array(values) for name, values in zip(("age", "pressure", "sex", "ill"), list(zip(*rows, strict=True))[:4], strict=True)}
     patients = np.array([row[4] for row in rows], np.uint64)
     whole = Frame(columns, patients)
-    for method in methods():
+    for method in (*methods(), WEEKLY):
         values = {"beta": np.array(beta)}
         with np.errstate(over="ignore"):
             for patient in np.unique(patients):
@@ -140,6 +146,61 @@ def test_intervals_hold_the_noise() -> None:
         held += line["low"] <= 55 <= line["high"]
         bare += abs(line["mean"] - 55) <= 1.96 * line["standard_deviation"] / np.sqrt(500)
     assert 0.91 <= held / 300 <= 0.985 and bare / 300 < 0.9
+
+
+def cases(seed: int = 5, weeks: int = 81) -> Frame:
+    """About twenty a week in either sex, and an outbreak of 120 women in the last week but two."""
+    rng = np.random.default_rng(seed)
+    week = np.concatenate([rng.integers(18, 18 + weeks, 40 * weeks), np.full(120, 18 + weeks - 3)]) * 1.0
+    sex = np.concatenate([rng.integers(0, 2, 40 * weeks), np.zeros(120)]) * 1.0
+    return Frame({"age": week, "sex": sex}, np.arange(len(week), dtype=np.uint64))
+
+
+@pytest.mark.parametrize("detector", ["farrington", "cusum", "ears_c1", "ears_c2", "ears_c3", "none"])
+def test_weeks_with_next_to_no_noise_are_those_without(detector: Any) -> None:
+    parts = [cases().at(np.arange(start, len(cases()), 2)) for start in range(2)]
+    method = replace(WEEKLY, detector=detector, baseline=30, noise=1e-9)
+    [noisy] = answer(method, parts, SecureBytes(bytes(32)))
+    options = {"detector": detector, "years": 1, "per_year": 20, "baseline": 30}
+    [clear] = answer(Surveillance(formula=method.formula, features=method.features, **options), parts, SecureBytes(bytes(32)))
+    assert [row[:2] for row in noisy.rows] == [row[:2] for row in clear.rows]
+    assert [row[2] for row in noisy.rows] == pytest.approx([row[2] for row in clear.rows], abs=1e-6)
+    assert noisy.columns[-1] == clear.columns[-1] == "alarm"
+    if detector != "cusum":  # with noise its scores are others
+        assert [row[-1] for row in noisy.rows] == [row[-1] for row in clear.rows]
+    assert any(row[-1] for row in noisy.rows) == (detector != "none")
+
+
+def test_weeks_hold_their_noise_and_still_show_an_outbreak() -> None:
+    found = answer(replace(WEEKLY, noise=8.0, detector="ears_c2"), [cases()], SecureBytes(bytes(32))).frame("Weeks")
+    true = [(cases().columns["age"][cases().columns["sex"] == code] == week).sum() for code in (0, 1) for week in range(18, 99)]
+    held = (found["low"] <= true) & (true <= found["high"])
+    assert 0.9 <= held.mean() < 1 and found["high"] - found["low"] == pytest.approx(2 * 1.959964 * 8)
+    assert (96, "sex = f") in set(zip(found["week"][found["alarm"] != ""], found["stratum"][found["alarm"] != ""], strict=True))
+
+
+@pytest.mark.parametrize(("detector", "at_most"), [("farrington", 0.01), ("cusum", 0.01), ("ears_c1", 0.02), ("ears_c3", 0.05)])
+def test_noise_makes_no_alarms(detector: Any, at_most: float) -> None:
+    """Of weeks that are all alike: detectors that took the counts for exact would alarm in up to a quarter of them."""
+    rng, alarms = np.random.default_rng(7), []
+    for _ in range(6):
+        clean = rng.poisson(6.0, 300)
+        method = PrivateSurveillance(formula="~ w", features=(Feature(name="w", minimum=1, maximum=300),), detector=detector, years=3, noise=10.0)
+        [table] = method.tables("main", {"sites": np.array([1.0]), "told": clean + rng.normal(0, 10.0, 300)})
+        alarms += [bool(row[-1]) for row in table.rows if row[-2] is not None]
+    assert len(alarms) > 800 and np.mean(alarms) <= at_most
+
+
+def test_a_case_outside_the_weeks_counts_nowhere() -> None:
+    columns = {"age": np.array([17.0, 18.0, 98.9, 99.0, np.nan, 50.0]), "sex": np.array([0.0, 0, 1, 1, 0, np.nan])}
+    told = WEEKLY.sums({}, Frame(columns, np.arange(6, dtype=np.uint64)), 1)[NOISY]
+    assert np.flatnonzero(told).tolist() == [0, 161] and told.sum() == 2
+
+
+def test_what_weeks_with_noise_cannot_be_asked() -> None:
+    assert any("no reporting delay" in fault for fault in replace(WEEKLY, formula="pressure ~ age", features=(AGE, PRESSURE)).faults())
+    assert any("whole `minimum`" in fault for fault in replace(WEEKLY, formula="~ ill", features=(ILL,)).faults())
+    assert list(WEEKLY.faults()) == []
 
 
 def test_where_the_noise_is_as_large_as_what_patients_tell_there_is_no_answer() -> None:

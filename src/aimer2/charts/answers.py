@@ -148,13 +148,16 @@ def _epidemic(table: Table, others: Sequence[Table]) -> Iterator[Chart]:
         if table.facts.get("detector") == "farrington":
             # those of other detectors are of a statistic, not of cases
             lines.append(("limit", "limit"))
-        if _column(rows, "in_full") != _column(rows, "cases"):
+        full = "in_full" if "in_full" in table.columns else "cases"
+        if _column(rows, full) != _column(rows, "cases"):
             lines.append(("in full", "in_full"))
         told = [(name, _column(rows, column)) for name, column in lines]
-        series = [Series(name="cases", mark="bars", x=weeks, y=_column(rows, "cases"))]
+        # noise takes counts below 0, and no bar is
+        cases = [max(one, 0.0) if one is not None else None for one in _column(rows, "cases")]
+        series = [Series(name="cases", mark="bars", x=weeks, y=tuple(cases))]
         series += [Series(name=name, mark="line", x=weeks, y=values) for name, values in told if any(one is not None for one in values)]
         if alarms:
-            series.append(Series(name="alarm", mark="points", x=_column(alarms, "week"), y=_column(alarms, "in_full")))
+            series.append(Series(name="alarm", mark="points", x=_column(alarms, "week"), y=_column(alarms, full)))
         yield Chart(
             title=f"{table.analysis}: cases by week{f', {stratum}' if stratum else ''}",
             description=f"Cases by week; {len(alarms)} weeks are above their limit.",

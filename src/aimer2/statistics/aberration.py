@@ -4,6 +4,9 @@ Papers: C. P. Farrington, N. J. Andrews, A. D. Beale, M. A. Catchpole, "A statis
 disease", JRSS A 159 (1996); L. Hutwagner et al., "The bioterrorism preparedness and response Early Aberration Reporting System (EARS)", J. Urban
 Health 80 (2003), C1 to C3; G. Rossi, L. Lampugnani, M. Marchi, "An approximate CUSUM procedure for surveillance of health events", Statistics in
 Medicine 18 (1999), for the standardised counts.
+
+``noise`` is the standard deviation of what was added to each count on purpose, 0 of exact counts: no detector then takes a week's count for more
+certain than that.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ class Judged:
             return np.asarray(self.statistic > self.limit)
 
 
-def ears(counts: Floats, *, lag: int, summed: bool, deviations: float) -> Judged:
+def ears(counts: Floats, *, lag: int, summed: bool, deviations: float, noise: float = 0.0) -> Judged:
     """Distance from the mean of seven weeks in their standard deviations: C1 with no lag, C2 with two weeks between; C3 sums what C2 has above 1 over
     three weeks, and its limit is 2. Above a baseline that does not vary the distance is infinite."""
     weeks = len(counts)
@@ -46,7 +49,7 @@ def ears(counts: Floats, *, lag: int, summed: bool, deviations: float) -> Judged
     for week in range(BASELINE + lag, weeks):
         before = counts[week - lag - BASELINE : week - lag]
         expected[week] = before.mean()
-        surplus, deviation = counts[week] - expected[week], before.std(ddof=1)
+        surplus, deviation = counts[week] - expected[week], max(before.std(ddof=1), noise)
         distance[week] = surplus / deviation if deviation > 0 else math.inf * surplus if surplus else 0.0
     if not summed:
         return Judged(expected, distance, np.full(weeks, deviations))
@@ -56,28 +59,34 @@ def ears(counts: Floats, *, lag: int, summed: bool, deviations: float) -> Judged
     return Judged(expected, total, np.full(weeks, 2.0))
 
 
-def cusum(counts: Floats, *, baseline: int, reference: float, limit: float) -> Judged:
+def cusum(counts: Floats, *, baseline: int, reference: float, limit: float, noise: float = 0.0) -> Judged:
     """What the standardised counts have above ``reference`` adds up until nothing is left: S = max(0, S + z − k), z = (y − 3m + 2√(my)) / (2√m) with
-    m the mean of the first ``baseline`` weeks, which are not judged. After an alarm it begins anew."""
+    m the mean of the first ``baseline`` weeks, which are not judged; with noise σ z = (y − m) / √(m + σ²). After an alarm it begins anew."""
     weeks = len(counts)
     statistic, expected = np.full(weeks, np.nan), np.full(weeks, np.nan)
     if weeks > baseline and (mean := float(counts[:baseline].mean())) > 0:
         total = 0.0
         for week in range(baseline, weeks):
-            z = (counts[week] - 3 * mean + 2 * math.sqrt(mean * counts[week])) / (2 * math.sqrt(mean))
+            if noise:
+                z = (counts[week] - mean) / math.sqrt(mean + noise**2)
+            else:
+                z = (counts[week] - 3 * mean + 2 * math.sqrt(mean * counts[week])) / (2 * math.sqrt(mean))
             total = max(0.0, total + z - reference)
             statistic[week], expected[week] = total, mean
             total = 0.0 if total > limit else total
     return Judged(expected, statistic, np.full(weeks, limit))
 
 
-def farrington(counts: Floats, *, per_year: int, years: int, window: int, alpha: float) -> Judged:
+def farrington(counts: Floats, *, per_year: int, years: int, window: int, alpha: float, noise: float = 0.0) -> Judged:
     """Against the same season of earlier years: a quasi-Poisson line through the weeks within ``window`` of this one in each of ``years`` years, in
     which past outbreaks count less (weights by Anscombe residuals); the limit by the 2/3 power, so that it holds for small counts too.
 
     A trend counts only where it is significant at 5 %, there are three years, and it does not lead beyond what was seen. A limit needs five cases in
-    four weeks to be passed, as in the paper.
+    four weeks to be passed, as in the paper. Counts that noise has brought below 0 are 0 here; how far the weeks spread about the line tells of noise
+    too, and a limit lies no nearer to what is expected than noise alone reaches.
     """
+    counts = np.maximum(counts, 0.0)
+    least = float(distributions.normal_quantile(1 - alpha)) * noise
     weeks = len(counts)
     expected, limit = np.full(weeks, np.nan), np.full(weeks, np.nan)
     reach = years * per_year + window
@@ -85,6 +94,7 @@ def farrington(counts: Floats, *, per_year: int, years: int, window: int, alpha:
         around = np.arange(-window, window + 1)
         places = np.sort(np.concatenate([week - year * per_year + around for year in range(1, years + 1)]))
         expected[week], limit[week] = _limit(counts[places], (places - week).astype(np.float64), years, alpha)
+    limit = np.maximum(limit, expected + least) if noise else limit
     recent = np.convolve(counts, np.ones(4))[:weeks]
     return Judged(expected, np.where(recent >= 5, counts, np.where(np.isnan(limit), np.nan, 0.0)), limit)
 

@@ -31,6 +31,7 @@ from aimer2.core.errors import BadUpdate
 from aimer2.core.study import Feature
 from aimer2.core.study.formula import ROLES
 from aimer2.core.table import Cell, Table, number
+from aimer2.core.tree import NumpyArray
 from aimer2.statistics import distributions, families
 from aimer2.statistics.comparison import events
 from aimer2.statistics.design import Design, Floats, design, rare_outcome, too_few
@@ -235,7 +236,7 @@ End = tuple[int, bool, float]
 
 def _advanced(one: Values, known: Values, height: float, free: NDArray[np.bool_], kept: NDArray[np.bool_], end: End | None) -> Values:
     """A fit's next point, or the end of an interval's, from the sums at the last one."""
-    now = dict(one)
+    now: dict[str, NumpyArray] = dict(one)
     if one["cover"].any():
         way = one["at"] - one["where"]
         if one["slope"].any():
@@ -253,7 +254,14 @@ def _advanced(one: Values, known: Values, height: float, free: NDArray[np.bool_]
         move = move + cover[term] * np.sqrt(max(room, 0.0) / cover[term, term]) * (1 if is_upper else -1)
     far = float(move @ information @ move) if now["slope"].any() else FAR
     moved = beta + _limited(move)
-    return now | {"at": beta, "cover": inverse(information, kept), "beta": moved, "best": beta, "objective": height, "settled": far}
+    return now | {
+        "at": beta,
+        "cover": inverse(information, kept),
+        "beta": moved,
+        "best": beta,
+        "objective": np.array(height),
+        "settled": np.array(far),
+    }
 
 
 def _learnt(known: Floats, way: Floats, missed: Floats) -> Floats:

@@ -30,7 +30,7 @@ from aimer2.core.dataset import Frame
 from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import BadUpdate
 from aimer2.core.study import Feature
-from aimer2.core.table import Table, number
+from aimer2.core.table import Cell, Table, number
 from aimer2.statistics import families
 from aimer2.statistics.design import Design, Floats, design, numbers, rare_outcome, too_few
 from aimer2.statistics.estimates import Fit, Scale, coefficients, independent, inverse
@@ -192,7 +192,7 @@ class Gee(AbstractStatistic):
         )
         rows, patients, clusters = (int(value) for value in values["size"])
         _, dispersion = self._association(values["residuals"], rows, int(kept.sum()))
-        facts = {
+        facts: dict[str, Cell] = {
             "family": self.family,
             "link": USUAL_LINKS[self.family],
             "clusters": self.clusters,

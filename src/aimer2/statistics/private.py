@@ -28,6 +28,9 @@ Floats = npt.NDArray[np.float64]
 NOISY = "parts"
 """The sum that gets noise; besides it a site says only that it is there."""
 
+_BLOCK = 1024
+"""Patients whose parts are in memory together."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AbstractPrivate(AbstractStatistic):
@@ -67,9 +70,12 @@ class AbstractPrivate(AbstractStatistic):
     def sums(self, values: Values, frame: Frame, round_number: int) -> Values:
         self.look(values)
         rows = self.read(frame)
-        made = self.parts(values, rows)
-        lengths = np.maximum(np.linalg.norm(made, axis=1, keepdims=True), self.reach)
-        return {NOISY: (made / lengths).sum(axis=0), "sites": np.array([float(len(rows) > 0)])}
+        told = self.parts(values, rows.at(np.zeros(len(rows), bool))).sum(axis=0)
+        for start in range(0, len(rows), _BLOCK):
+            made = self.parts(values, rows.at(np.arange(start, min(start + _BLOCK, len(rows)))))
+            lengths = np.maximum(np.linalg.norm(made, axis=1, keepdims=True), self.reach)
+            told = told + (made / lengths).sum(axis=0)
+        return {NOISY: told, "sites": np.array([float(len(rows) > 0)])}
 
     def noised(self, sums: Mapping[str, NumpyArray], source: SecureBytes) -> dict[str, NumpyArray]:
         """The sums as they may leave."""

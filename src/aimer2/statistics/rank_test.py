@@ -2,7 +2,8 @@
 
 ``outcome ~ group``. Ranks need the order of all patients of all hospitals; what is sent are counts per group in bins with common edges. Patients
 of a bin share its middle rank, as ties do, so the test is exactly that of the binned values. By how much binning can move it is bounded from the
-counts alone: a pair of patients within one bin counts a half and could count 0 or 1.
+counts alone: a pair of patients within one bin counts a half and could count 0 or 1. So of more groups each mean rank has a range, and the statistic one
+at least as wide as its own.
 
 Papers: H. B. Mann, D. R. Whitney, Annals of Mathematical Statistics 18 (1947); W. H. Kruskal, W. A. Wallis, JASA 47 (1952), both with the usual
 correction for ties.
@@ -78,6 +79,19 @@ def kruskal_wallis(counts: NDArray[np.integer] | Floats) -> Significance:
     return chi_squared(max(float(statistic / correction), 0.0), len(table) - 1)
 
 
+def kruskal_wallis_range(counts: NDArray[np.integer] | Floats) -> tuple[float, float]:
+    """Between which the statistic of all values lies that have these counts: each group's mean rank by itself as near to the middle as its bins let it
+    be, and as far; exact values have no more ties than binned ones."""
+    table = np.asarray(counts, np.float64)
+    table = table[table.sum(axis=1) > 0]
+    size, together, n = table.sum(axis=1), table.sum(axis=0), table.sum()
+    ranks = np.cumsum(together) - together / 2 + 0.5
+    far = np.abs(table @ ranks / size - (n + 1) / 2)
+    half = (table * (together - table)).sum(axis=1) / (2 * size)
+    least, most = (12 / (n * (n + 1)) * float(size @ one**2) for one in (np.maximum(far - half, 0.0), far + half))
+    return least, min(most / (1 - _ties(table) / (n**3 - n)), float(n - 1))
+
+
 def undecided(counts: NDArray[np.integer] | Floats) -> float:
     """The share of the pairs of patients of different groups that lie in one bin, whose order is not known; near 0 binning moves nothing."""
     table = np.asarray(counts, np.float64)
@@ -149,7 +163,11 @@ class RankTest(AbstractComparison):
             }
         else:
             title, test = "Kruskal-Wallis test", kruskal_wallis(counts)
-        note = "Values of one bin are tied. At least and at most: what the superiority of the exact values can be."
+            least, most = kruskal_wallis_range(counts)
+            shown |= {"statistic_at_least": least, "statistic_at_most": most}
+            shown |= {"p_at_least": number(chi_squared(most, *test.freedom).p), "p_at_most": number(chi_squared(least, *test.freedom).p)}
+        of_what = "superiority" if len(self.levels) == 2 else "statistic"
+        note = f"Values of one bin are tied. At least and at most: what the {of_what} of the exact values can be."
         return [
             Table(
                 analysis=name,
@@ -158,7 +176,7 @@ class RankTest(AbstractComparison):
                 columns=("term", *SIGNIFICANCE),
                 rows=((str(self._group), *significance_cells(test)),),
                 facts=shown,
-                notes=(note,) if len(self.levels) == 2 else (note.split(". ", maxsplit=1)[0] + ".",),
+                notes=(note,),
             )
         ]
 
