@@ -176,6 +176,7 @@ _PICTURES: Mapping[str, Callable[[Table, Sequence[Table]], Iterator[Chart]]] = {
     "Cumulative hazard": _hazard,
     "Cumulative incidence": _incidence,
     "Coefficients": _forest,
+    "Pooled over imputations": _forest,
     "Common effect": _forest,
     "Histograms": _histograms,
     "Weeks": _epidemic,

@@ -1,9 +1,9 @@
 """Whether values of one group tend to lie above another's: Mann-Whitney and Kruskal-Wallis from histograms.
 
-``outcome ~ group``. Ranks need the order of all patients of all hospitals; what is sent are counts per group in bins with common edges. Patients
-of a bin share its middle rank, as ties do, so the test is exactly that of the binned values. By how much binning can move it is bounded from the
-counts alone: a pair of patients within one bin counts a half and could count 0 or 1. So of more groups each mean rank has a range, and the statistic one
-at least as wide as its own.
+``outcome ~ group``. Ranks need the order of all patients of all hospitals; what is sent are counts per group in bins with common edges. Patients of
+a bin share its middle rank, as ties do, so the test is exactly that of the binned values. By how much binning can move it is bounded from the
+counts alone: a pair of patients within one bin counts a half and could count 0 or 1. So of more groups each mean rank has a range, and the
+statistic one at least as wide as its own.
 
 Papers: H. B. Mann, D. R. Whitney, Annals of Mathematical Statistics 18 (1947); W. H. Kruskal, W. A. Wallis, JASA 47 (1952), both with the usual
 correction for ties.
@@ -80,8 +80,8 @@ def kruskal_wallis(counts: NDArray[np.integer] | Floats) -> Significance:
 
 
 def kruskal_wallis_range(counts: NDArray[np.integer] | Floats) -> tuple[float, float]:
-    """Between which the statistic of all values lies that have these counts: each group's mean rank by itself as near to the middle as its bins let it
-    be, and as far; exact values have no more ties than binned ones."""
+    """Between which the statistic of all values lies that have these counts: each group's mean rank by itself as near to the middle as its bins
+    let it be, and as far; exact values have no more ties than binned ones."""
     table = np.asarray(counts, np.float64)
     table = table[table.sum(axis=1) > 0]
     size, together, n = table.sum(axis=1), table.sum(axis=0), table.sum()
