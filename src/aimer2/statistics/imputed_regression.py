@@ -1,17 +1,17 @@
 """A regression of patients some of whose values are missing: imputed several times at the hospital, fitted each time, and pooled by Rubin's rules.
 
-``y ~ age + bmi + C(sex)``, or ``Surv(time, event) ~ …`` with ``model`` cox: in place of leaving out who lacks a value on the right side, each
+``y ~ age + bmi + C(sex)``, or ``Surv(time, event) ~ …`` with ``regression`` cox: in place of leaving out who lacks a value on the right side, each
 hospital fills its own patients' gaps by chained equations (`chained_equations`) from all columns of the formula, the outcome among them; of
 survival the event and the cumulative hazard (I. R. White, P. Royston, Statistics in Medicine 28 (2009)). The regressions of all imputations go
 through the rounds side by side, and are pooled (`multiple_imputation`). Who lacks the outcome, a weight or an offset is left out. Values are right
 on average where what is missing follows from what is known; nothing can tell whether it does. Draws follow from the hospital's data, so that every
 round has the same, and nobody else knows them. No imputed value leaves.
 
-Leaves the site: of each imputation what `glm` or `cox` sends, by the same names: ``size`` = rows, patients, and sum of weights or events; ``sites`` =
-1 where there is any row; ``moments`` = per column sums of values and squares; ``start`` = sums of the response, of the offset and of its
-exponential, or with an own intercept whether all outcomes are the same; ``score`` = per coefficient the derivative of the log-likelihood;
-``information`` = per pair of coefficients its second derivative; ``fit`` = sums of deviance, Pearson's χ² and log-likelihood; ``likelihood`` = of
-``model`` cox the log-likelihood; and ``gaps`` = per column of the formula how many values were missing.
+Leaves the site: ``size`` = rows, patients, and sum of weights or events (this and the others but the last: of each imputation, as `glm` or `cox`
+sends it); ``sites`` = 1 where there is any row; ``moments`` = per column sums of values and squares; ``start`` = sums of the response, of the
+offset and of its exponential, or with an own intercept whether all outcomes are the same; ``score`` = per coefficient the derivative of the
+log-likelihood; ``information`` = per pair of coefficients its second derivative; ``fit`` = sums of deviance, Pearson's χ² and log-likelihood;
+``likelihood`` = of ``regression`` cox the log-likelihood; ``gaps`` = per column of the right side how many values were missing.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ KNOWN = 2
 @final
 @dataclass(frozen=True, kw_only=True)
 class ImputedRegression(AbstractStatistic):
-    """``model`` with its ``family`` and ``sites`` (of ``glm``; hospitals are strata of ``cox``). ``imputations``: how many; ``cycles`` of each.
+    """``regression`` with its ``family`` and ``sites`` (of ``glm``; hospitals are strata of ``cox``). ``imputations``: how many; ``cycles`` of each.
     ``level`` of the intervals."""
 
     of_sites: ClassVar[frozenset[str]] = frozenset({"size", "sites", "moments", "start", "score", "information", "fit", "likelihood", "gaps"})
 
-    model: Literal["glm", "cox"] = "glm"
+    regression: Literal["glm", "cox"] = "glm"
     family: Literal["gaussian", "binomial", "poisson", "gamma"] = "gaussian"
     sites: Literal["pooled", "fixed"] = "pooled"
     imputations: Annotated[int, Field(ge=2, le=50)] = 10
@@ -57,8 +57,8 @@ class ImputedRegression(AbstractStatistic):
 
     def faults(self) -> Iterator[str]:
         yield from self._inner.faults()
-        if self.model == "cox" and (self.family != "gaussian" or self.sites != "pooled"):
-            yield "`family` and `sites` are of model glm; in Cox regression hospitals are strata"
+        if self.regression == "cox" and (self.family != "gaussian" or self.sites != "pooled"):
+            yield "`family` and `sites` are of regression glm; in Cox regression hospitals are strata"
 
     def against(self, frame: Frame, disclosure: Disclosure, *, secure: bool) -> Iterator[str]:
         yield from super().against(frame, disclosure, secure=secure)
@@ -70,7 +70,7 @@ class ImputedRegression(AbstractStatistic):
             yield from self._inner.against(self._imputed(rows)[0], disclosure, secure=secure)
 
     def _least(self, table: Incomplete) -> int:
-        return KNOWN * (1 + table.beside.shape[1] + sum(table.levels.get(name, 2) - 1 for name in table.columns))
+        return KNOWN * int(1 + table.beside.shape[1] + sum(table.levels.get(name, 2) - 1 for name in table.columns))
 
     def read(self, frame: Frame) -> Frame:
         """The rows in which nothing is missing but on the right side."""
@@ -84,7 +84,7 @@ class ImputedRegression(AbstractStatistic):
 
     @property
     def _inner(self) -> Glm | Cox:
-        if self.model == "cox":
+        if self.regression == "cox":
             return Cox(formula=self.formula, features=self.features, rounds=self.rounds, level=self.level)
         return Glm(formula=self.formula, features=self.features, rounds=self.rounds, level=self.level, family=self.family, sites=self.sites)
 
@@ -97,10 +97,10 @@ class ImputedRegression(AbstractStatistic):
     def _incomplete(self, rows: Frame) -> Incomplete:
         levels = {feature.name: len(feature.categories) for feature in self.features if feature.categories}
         formula = self.parsed
-        response = [rows.columns[variable.name] for variable in formula.response]
+        beside = [rows.columns[variable.name] for variable in formula.response]
         if formula.survival:
-            response = [response[-1] > 0, _hazard(response[-2], response[-1] > 0)]
-        beside = [np.asarray(one, np.float64) for one in response]
+            event = (beside[-1] > 0).astype(np.float64)
+            beside = [event, _hazard(beside[-2], event)]
         for variable in formula.strata:
             beside += [1.0 * (rows.columns[variable.name] == code) for code in range(1, levels[variable.name])]
         columns = {name: rows.columns[name] for name in self._right}
@@ -122,9 +122,9 @@ class ImputedRegression(AbstractStatistic):
         ended = values.get("ended", np.zeros(self.imputations)) > 0
         moved: list[Values] = []
         for place in range(self.imputations):
-            own = {name: value for name, value in _nth(values, place).items() if name not in ("gaps", "ended")}
+            own: Values = {name: value for name, value in _nth(values, place).items() if name not in ("gaps", "ended")}
             if not ended[place]:
-                own, is_done = self._inner.step(own, _nth({name: one for name, one in total.items() if name != "gaps"}, place), round_number)
+                own, is_done = self._inner.step(own, _nth(total, place), round_number)
                 ended[place] = is_done
             moved.append(own)
         gaps = total["gaps"] if round_number == 1 else values["gaps"]
@@ -145,7 +145,7 @@ class ImputedRegression(AbstractStatistic):
             columns = (*columns, ratio, f"{ratio}_low", f"{ratio}_high")
             rows = tuple((*row, *(None if row[place] is None else float(np.exp(row[place])) for place in at)) for row in rows)  # type: ignore[arg-type]
         alike = {key: value for key, value in fits[0].facts.items() if key in ("family", "link", "rows", "patients", "events", "parameters")}
-        facts = {"model": self.model, **alike, **pooled.facts, "cycles": self.cycles}
+        facts = {"regression": self.regression, **alike, **pooled.facts, "cycles": self.cycles}
         facts |= {f"missing {column}": round(float(many)) for column, many in zip(self._right, values["gaps"], strict=True)}
         notes = [*dict.fromkeys(note for fit in fits for note in fit.notes)]
         notes.append("missing values were imputed at each site from its own patients; right where what is missing follows from what is known")
