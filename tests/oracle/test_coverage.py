@@ -21,7 +21,6 @@ from aimer2.core.study import Feature
 from aimer2.core.update import Update
 from aimer2.statistics.cox import Cox
 from aimer2.statistics.glm import Glm
-from aimer2.statistics.imputed_regression import ImputedRegression
 from aimer2.statistics.kaplan_meier import KaplanMeier
 from aimer2.statistics.mantel_haenszel import MantelHaenszel
 from aimer2.statistics.meta_analysis import MetaAnalysis
@@ -83,14 +82,6 @@ def apart(rng: np.random.Generator, rows: int, own: float) -> Site:
     """Each hospital with an intercept of its own, which goes with its case mix."""
     x = rng.normal(0.5 * own, 1, rows)
     return {"x": x, "y": 1.0 * (rng.random(rows) < 1 / (1 + np.exp(0.8 - own - 0.5 * x)))}
-
-
-def incomplete(rng: np.random.Generator, rows: int, own: float) -> Site:
-    """z is missing the more often the larger the outcome is: patients who have it are no fair sample."""
-    x = rng.normal(0.3 * own, 1, rows)
-    z = 0.5 * x + rng.normal(size=rows)
-    y = 1 + 0.5 * x - 0.4 * z + rng.normal(size=rows)
-    return {"x": x, "z": np.where(rng.random(rows) < 0.8 / (1 + np.exp(1 - y)), np.nan, z), "y": y}
 
 
 def poisson(rng: np.random.Generator, rows: int, own: float) -> Site:
@@ -168,13 +159,6 @@ MODELS = {
     "logistic regression": Model(Glm(formula="y ~ x + z", features=numbers("x", "y", "z"), family="binomial"), logistic, "Coefficients", ("x",), 0.5),
     "logistic regression, hospitals' own intercepts": Model(
         Glm(formula="y ~ x", features=numbers("x", "y"), family="binomial", sites="fixed"), apart, "Coefficients", ("x",), 0.5
-    ),
-    "linear regression of incomplete data": Model(
-        ImputedRegression(formula="y ~ x + z", features=numbers("x", "y", "z"), imputations=5, cycles=3),
-        incomplete,
-        "Pooled over imputations",
-        ("z",),
-        -0.4,
     ),
     "Poisson regression": Model(
         Glm(formula="y ~ x + offset(log(years))", features=numbers("x", "y", "years"), family="poisson"), poisson, "Coefficients", ("x",), 0.3
