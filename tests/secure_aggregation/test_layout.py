@@ -36,6 +36,13 @@ def test_what_every_leaf_travels_as() -> None:
     ]
 
 
+@pytest.mark.parametrize(("size", "dtype", "bits"), [(1024, "float32", 128), (1025, "float32", 64), (1025, "float64", 128)])
+def test_many_float32_of_unknown_size_take_half_the_bits(size: int, dtype: str, bits: int) -> None:
+    leaf = Leaf("s", "x", (size,), dtype)
+    assert (leaf.bits, leaf.masked_shape) == (bits, (size,) if bits == 64 else (size, 2))
+    assert leaf.measured == (dtype == "float32")
+
+
 def test_every_leaf_begins_at_a_cipher_block_of_its_own() -> None:
     places = Layout.of(TREES, RANGES, 4).places
     ends = 0

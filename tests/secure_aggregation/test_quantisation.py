@@ -17,6 +17,7 @@ from aimer2.secure_aggregation.quantisation import add, decode, encode, largest_
 
 COUNTS = Leaf("s", "n", (4,), "int64")
 REALS = Leaf("s", "x", (4,), "float64")
+MANY = Leaf("s", "x", (4096,), "float32")
 
 words128 = st.lists(st.integers(0, 2**128 - 1) | st.sampled_from([0, 1, 2**64 - 1, 2**64, 2**127, 2**128 - 1]), min_size=1, max_size=6)
 
@@ -67,6 +68,7 @@ def test_as_many_of_the_largest_as_there_are_sites_do_not_overflow() -> None:
         for leaf, largest in [
             (Leaf("s", "x", (1,), "float32", 1.0), 1.0),
             (Leaf("s", "x", (1,), "float64", 1.0), 1.0),
+            (MANY, 2.0**24),
             (COUNTS, (2**63 - 1) // sites),
             (REALS, largest_real(sites)),
         ]:
@@ -89,6 +91,22 @@ def test_what_is_over_the_range_is_clipped_and_counted(dtype: str) -> None:
     assert found.largest == float(np.array(1e30, dtype))
     assert decode(found.words, leaf, 3) == pytest.approx([0.05, -0.1, 0.1, 0.1, 0.1], rel=1e-7)
     assert encode(np.array([0.1], np.float64).astype(dtype)[:0], leaf, 3).saturated == 0
+
+
+@pytest.mark.parametrize("exponent", [-5, 0, 6])
+def test_many_float32_of_unknown_size_add_to_their_own_precision(exponent: int) -> None:
+    values = np.random.default_rng(5).normal(size=(10, 4096)).astype(np.float32) * np.float32(10.0**exponent)
+    total = np.zeros(4096, np.uint64)
+    for one in values:
+        add(total, encode(one, MANY, 10).words, 1)
+    exact = values.astype(np.float64).sum(axis=0)
+    assert np.abs(decode(total, MANY, 10) - exact).max() <= 10 * 10 * 2.0**-40 + np.abs(exact).max() * 2.0**-24
+
+
+def test_many_float32_beyond_all_expectation_are_clipped_and_counted_not_refused() -> None:
+    found = encode(np.array([1.0, 2.0**25, -3e38], np.float32), MANY, 3)
+    assert (found.saturated, found.largest) == (2, float(np.float32(3e38)))
+    assert decode(found.words, MANY, 3).tolist() == [1.0, 2.0**24, -(2.0**24)]
 
 
 def test_a_value_at_the_range_is_not_counted() -> None:

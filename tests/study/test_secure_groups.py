@@ -201,7 +201,7 @@ def test_killed_while_one_group_is_lost_it_stays_lost_in_that_round() -> None:
 
 def test_a_group_keeps_the_ranges_of_its_own_sums(monkeypatch: pytest.MonkeyPatch) -> None:
     """A group of sites with large numbers costs the others no precision."""
-    monkeypatch.setattr("aimer2.study.secure_group._SMALL", 0)
+    monkeypatch.setattr("aimer2.study.secure_group.FEW", 0)
     world = nine(reals=True)
     kept: list[dict[str, Any]] = []
 

@@ -17,7 +17,7 @@ from aimer2.study.events import Event
 def ranged() -> Iterator[None]:
     """As large leaves are from their second round on."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("aimer2.study.secure_group._SMALL", 0)
+        patch.setattr("aimer2.study.secure_group.FEW", 0)
         yield
 
 

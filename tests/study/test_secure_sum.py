@@ -291,7 +291,7 @@ def test_a_site_that_signed_for_another_upload_in_a_round_that_is_lost_is_not_as
 
 
 def test_reals_have_a_range_from_the_second_round_on_and_the_stated_error_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aimer2.study.secure_group._SMALL", 0)
+    monkeypatch.setattr("aimer2.study.secure_group.FEW", 0)
     world = World(5, rounds=6, reals=True)
     events = world.run()
     found = float(np.asarray(read_tree(world.blobs.open(world.loop.model))["w"])[0])  # type: ignore[arg-type]
@@ -311,7 +311,7 @@ def test_a_few_reals_are_summed_with_all_their_bits() -> None:
 
 def test_values_above_their_range_are_clipped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """In round 2 a value may be four times the sum of all in round 1: d's is above that, and c's is not."""
-    monkeypatch.setattr("aimer2.study.secure_group._SMALL", 0)
+    monkeypatch.setattr("aimer2.study.secure_group.FEW", 0)
     world = World(4, reals=True)
     world.sites["d"] = Growing(world.sites["d"].digit)
     world.engine.inner = world.inner()

@@ -42,16 +42,17 @@ def encode(values: NumpyArray, leaf: Leaf, sites: int) -> Encoded:
     largest = float(max(values.max(), -values.min()))
     if not np.isfinite(largest):
         raise BadUpdate(f"{leaf.name} of {leaf.sum} has a value that is not finite.")
-    if leaf.range is None:
+    reach = leaf.reach
+    if reach is None:
         _check_size(largest, largest_real(sites), leaf)
         return Encoded(_two_limbs(values), 0, largest)
     most = limit(leaf.bits, sites)
-    scale = most / leaf.range
+    scale = most / reach
     scaled = np.multiply(values, scale, dtype=np.float64)
     np.rint(scaled, out=scaled)
     saturated = 0
     if largest * scale > most:
-        saturated = int(np.count_nonzero(np.abs(values) > np.float64(leaf.range)))
+        saturated = int(np.count_nonzero(np.abs(values) > np.float64(reach)))
         np.clip(scaled, -most, most, out=scaled)
     return Encoded(scaled.astype(_SIGNED[leaf.bits]).view(leaf.word), saturated, largest)
 
@@ -60,10 +61,10 @@ def decode(words: NumpyArray, leaf: Leaf, sites: int) -> NumpyArray:
     """The sum that the added words stand for: flat, of the leaf's type."""
     if leaf.dtype in INTEGERS:
         return words.view(_SIGNED[leaf.bits])
-    if leaf.range is None:
+    if leaf.reach is None:
         total = _real(words)
     else:
-        step = leaf.range / limit(leaf.bits, sites)
+        step = leaf.reach / limit(leaf.bits, sites)
         total = np.multiply(words.view(_SIGNED[leaf.bits]), step, dtype=np.float64)
     return total.astype(leaf.dtype, copy=False)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from aimer2.core.errors import BadInput
 
@@ -39,15 +40,23 @@ def combine(shares: Mapping[int, bytes]) -> bytes:
     Raises BadInput for a share that is no number below 2^256 − 189.
     """
     _check_indices(list(shares))
-    total = 0
-    for x, share in shares.items():
+    weights = _weights_at_zero(tuple(shares))
+    total = sum(_number(share) * weight for share, weight in zip(shares.values(), weights, strict=True))
+    return (total % PRIME).to_bytes(_BYTES, "big")
+
+
+@lru_cache(maxsize=4)
+def _weights_at_zero(xs: tuple[int, ...]) -> tuple[int, ...]:
+    """Lagrange's: what each index's value counts for. The same for all secrets of a round, and most of the work of opening one."""
+    weights = []
+    for x in xs:
         above = below = 1
-        for other in shares:
+        for other in xs:
             if other != x:
                 above = above * other % PRIME
                 below = below * (other - x) % PRIME
-        total += _number(share) * above * pow(below, -1, PRIME)
-    return (total % PRIME).to_bytes(_BYTES, "big")
+        weights.append(above * pow(below, -1, PRIME) % PRIME)
+    return tuple(weights)
 
 
 def _value(coefficients: Sequence[int], x: int) -> int:

@@ -17,7 +17,7 @@ from aimer2.core.task import Answer, BlobRef, Phase, SiteId, Task
 from aimer2.core.update import Update
 from aimer2.messages.tensors import read_tree
 from aimer2.secure_aggregation.coordinator import Epoch, Opened, Round
-from aimer2.secure_aggregation.layout import Layout
+from aimer2.secure_aggregation.layout import FEW, Layout
 from aimer2.secure_aggregation.masking import Unmasked, unmask
 from aimer2.secure_aggregation.messages import EpochTerms, RoundTerms, parsed
 from aimer2.secure_aggregation.quantisation import limit
@@ -41,9 +41,6 @@ _HEADROOM = 4.0
 
 _TINY = 1e-100
 """A range below this is none: what is always 0 is summed with all its bits."""
-
-_SMALL = 1024
-"""Elements up to which a leaf has no range: exact at four times the bytes, which is little, and a few numbers can grow by any factor."""
 
 
 @final
@@ -309,7 +306,7 @@ def _ranges(layout: Layout, found: Unmasked, before: Mapping[str, Mapping[str, f
     for leaf in layout.leaves:
         largest = found.largest.get(leaf.sum, {}).get(leaf.name, 0.0)
         known = max(_HEADROOM * largest, before.get(leaf.sum, {}).get(leaf.name, 0.0) / 2)
-        if leaf.size > _SMALL and known > _TINY:
+        if leaf.size > FEW and known > _TINY:
             ranges.setdefault(leaf.sum, {})[leaf.name] = known
     return ranges
 
@@ -319,8 +316,8 @@ def _error(layout: Layout, found: Unmasked, sites: int) -> float:
     worst = 0.0
     for leaf in layout.leaves:
         largest = found.largest.get(leaf.sum, {}).get(leaf.name, 0.0)
-        if leaf.range is not None and largest > 0:
-            step = leaf.range / limit(leaf.bits, layout.sites)
+        if leaf.reach is not None and largest > 0:
+            step = leaf.reach / limit(leaf.bits, layout.sites)
             worst = max(worst, sites * step / 2 / largest)
     return worst
 
