@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, final
 from aimer2.core.errors import BadInput, BadStudy, Fault
 from aimer2.core.study import DifferentialPrivacy, Study
 from aimer2.privacy.site_level import LARGEST_SIZE, LEAST_STEPS
-from aimer2.privacy.terms import PLACE, library, rounded_up
+from aimer2.privacy.terms import PLACE, how_much, library, rounded_up
 
 if TYPE_CHECKING:
     from aimer2.privacy.accounting import Spent
@@ -80,9 +80,7 @@ def site_incomplete(study: Study) -> list[Fault]:
         return []
     needed = {"delta": "give δ, for example 1e-5", "clip_norm": "give the largest norm of a site's mean change of the model, for example 0.5"}
     found = [Fault(f"{PLACE}.{name}", "is missing", remedy) for name, remedy in needed.items() if getattr(asked, name) is None]
-    if (asked.epsilon is None) == (asked.noise_multiplier is None):
-        problem = "needs `epsilon` or `noise_multiplier`" if asked.epsilon is None else "has `epsilon` and `noise_multiplier`, which may differ"
-        found.append(Fault(PLACE, problem, "give `epsilon` (the noise is calibrated) or `noise_multiplier` (ε follows), not both"))
+    found += how_much(asked)
     if asked.sampling_rate is not None:
         found.append(Fault(f"{PLACE}.sampling_rate", "is of patients, and whole sites are protected here", "leave it out"))
     return found

@@ -96,13 +96,19 @@ def incomplete(study: Study) -> list[Fault]:
         "sampling_rate": "give each patient's chance to be in a step, for example 0.05",
     }
     found += [Fault(f"{PLACE}.{name}", "is missing", remedy) for name, remedy in needed.items() if getattr(asked, name) is None]
-    if (asked.epsilon is None) == (asked.noise_multiplier is None):
-        problem = "needs `epsilon` or `noise_multiplier`" if asked.epsilon is None else "has `epsilon` and `noise_multiplier`, which may differ"
-        found.append(Fault(PLACE, problem, "give `epsilon` (the noise is calibrated) or `noise_multiplier` (ε follows), not both"))
+    found += how_much(asked)
     if study.training.local_steps is None:
         remedy = "set `training.local_steps`: epochs would tell how many patients a site has, and ε depends on the steps"
         found.append(Fault("training.local_steps", "is missing, and differential privacy counts steps", remedy))
     return found
+
+
+def how_much(asked: DifferentialPrivacy) -> list[Fault]:
+    """Either ε is stated or the noise: what a study of any kind is held to."""
+    if (asked.epsilon is None) != (asked.noise_multiplier is None):
+        return []
+    problem = "needs `epsilon` or `noise_multiplier`" if asked.epsilon is None else "has `epsilon` and `noise_multiplier`, which may differ"
+    return [Fault(PLACE, problem, "give `epsilon` (the noise is calibrated) or `noise_multiplier` (ε follows), not both")]
 
 
 def _noise(asked: DifferentialPrivacy, steps: int, held_out: bool) -> float:

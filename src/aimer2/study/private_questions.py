@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from aimer2.core.errors import BadInput, BadStudy, Fault, NotAvailable
 from aimer2.core.study import Analysis, Study
-from aimer2.privacy.terms import PLACE, library, rounded_up
+from aimer2.privacy.terms import PLACE, how_much, library, rounded_up
 from aimer2.statistics import catalogue
 from aimer2.statistics.private import AbstractPrivate
 from aimer2.statistics.statistic import AbstractStatistic
@@ -138,9 +138,7 @@ def _numbers(study: Study) -> Sequence[Fault]:
     found = [Fault(f"{PLACE}.{name}", "is of training", "leave it out") for name in _NOT_ASKED if getattr(asked, name) is not None]
     if asked.asserted:
         found.append(Fault(f"{PLACE}.asserted", "is for a study with code of its own; here AIMER2 vouches for ε", "leave it out"))
-    if (asked.epsilon is None) == (asked.noise_multiplier is None):
-        problem = "needs `epsilon` or `noise_multiplier`" if asked.epsilon is None else "has `epsilon` and `noise_multiplier`, which may differ"
-        found.append(Fault(PLACE, problem, "give `epsilon` (the noise is calibrated) or `noise_multiplier` (ε follows), not both"))
+    found += how_much(asked)
     if asked.delta is None:
         found.append(Fault(f"{PLACE}.delta", "is missing", "give δ, for example 1e-5"))
     elif asked.delta * 10 * patients > 1:
