@@ -18,6 +18,8 @@ BENCHMARKS = {
         "benchmarks.secure_round:large",
         "10 sites × 100 MB without processes: masks, stores and sums against the clear; computed for links",
     ),
+    "secure_figures": ("benchmarks.secure_figures:run", "masks over AES, 200 sites, Skellam noise, a ledger with 100 entries: each with its limit"),
+    "site_level": ("benchmarks.site_level:run", "20 and 50 hospitals, each protected as a whole: AUC on unseen X-rays by ε"),
     "study_torch": ("benchmarks.study_torch:run", "submit to finished: 3 sites, 10 rounds, PyTorch MLP on real data, with process starts"),
     "simulator": ("benchmarks.simulator:run", "100 virtual sites in one process, 1,000 floats: a round"),
     "simulation": ("benchmarks.simulation:run", "100 and 1,000 virtual sites with a small network: a round, on one core and on all, beside peers"),

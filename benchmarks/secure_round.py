@@ -1,7 +1,8 @@
 """What secure aggregation costs: rounds in secret against the same rounds in the clear, in one run, over real processes and without.
 
 ``small`` and ``many`` have one federation conduct both studies; processor time is that of all its processes. ``large`` has no processes
-and no training: each site stores its update, masked or not, as the agent does, and the coordinator adds up what lies in its store.
+and no training: each site stores its update, masked or not, as the agent does, the coordinator stores it once more as it comes in, and adds up
+what lies in its store.
 """
 
 from __future__ import annotations
@@ -104,32 +105,38 @@ def _cpu(pid: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Cost:
-    """Processor seconds; one core."""
+    """Processor seconds; one core. ``receiving``: of one upload at the coordinator, which checks and stores it."""
 
     site: float
+    receiving: float
     coordinator: float
     upload: int
     memory: float
 
     def round(self, sites: int, bytes_per_second: float | None = None) -> float:
-        """All on one core; or with the sites at work at once, and their uploads one after the other on the coordinator's link."""
+        """All on one core; or with the sites at work at once, and the coordinator storing their uploads as its link brings them, or as fast as
+        it can."""
         if bytes_per_second is None:
-            return sites * self.site + self.coordinator
-        return self.site + sites * self.upload / bytes_per_second + self.coordinator
+            return sites * (self.site + self.receiving) + self.coordinator
+        return self.site + sites * max(self.upload / bytes_per_second, self.receiving) + self.coordinator
+
+
+_WAYS = {"ranged": "later rounds", "lost": "one site lost late", "unranged": "first round"}
 
 
 def _protocol(benchmark: str, *, sites: int, size: int) -> Iterator[Row]:
     with tempfile.TemporaryDirectory(prefix="aimer2-bench-", dir=os.environ.get("AIMER2_SCRATCH")) as folder:
-        cost = {way: _apart(Path(folder) / way, way, sites, size) for way in ("plain", "ranged", "unranged")}
+        cost = {way: _apart(Path(folder) / way, way, sites, size) for way in ("plain", *_WAYS)}
     plain, case = cost["plain"], f"{sites} sites × {size * 4 / 1e6:g} MB"
-    for way in ("ranged", "unranged"):
-        secret, which = cost[way], f"{case}, {'first round' if way == 'unranged' else 'later rounds'}"
+    for way, told in _WAYS.items():
+        secret, which = cost[way], f"{case}, {told}"
         yield Row(benchmark, f"{which}, processor time on one core", secret.round(sites), "s", plain.round(sites))
         for gigabits in (1, 10):
             link = gigabits * _GIGABIT
             yield Row(benchmark, f"{which}, computed for {gigabits} Gb/s", secret.round(sites, link), "s", plain.round(sites, link))
         yield Row(benchmark, f"{which}, a site", secret.site, "s", plain.site)
-        yield Row(benchmark, f"{which}, the coordinator", secret.coordinator, "s", plain.coordinator)
+        yield Row(benchmark, f"{which}, the coordinator's sum", secret.coordinator, "s", plain.coordinator)
+        yield Row(benchmark, f"{which}, an upload received", secret.receiving, "s", plain.receiving)
         yield Row(benchmark, f"{which}, a site's upload", secret.upload / 1e6, "MB", plain.upload / 1e6)
         yield Row(benchmark, f"{which}, coordinator's memory, in models", secret.memory / (size * 4), "×")
 
@@ -140,6 +147,7 @@ def _apart(folder: Path, way: str, sites: int, size: int) -> _Cost:
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_round, args=(theirs, folder, way, sites, size))
     process.start()
+    theirs.close()  # so that a process that fails is not waited for
     cost: _Cost = ours.recv()
     process.join()
     return cost
@@ -147,12 +155,12 @@ def _apart(folder: Path, way: str, sites: int, size: int) -> _Cost:
 
 def _round(told: Connection, folder: Path, way: str, sites: int, size: int) -> None:
     """One round of one way; the seeds are drawn as the set-up would give them."""
-    blobs, rng = FolderStore(folder), np.random.default_rng(1)
+    blobs, sent, rng = FolderStore(folder / "received"), FolderStore(folder / "sent"), np.random.default_rng(1)
     pairs = {(one, other): os.urandom(32) for other in range(sites) for one in range(other)}
     own, context = [os.urandom(32) for _ in range(sites)], os.urandom(32)
     update = {"difference": {"w": rng.normal(size=size).astype(np.float32)}}
-    layout = Layout.of(update, {"difference": {"w": 40.0}} if way == "ranged" else {}, sites)
-    seconds, uploads = [], []
+    layout = Layout.of(update, {} if way == "unranged" else {"difference": {"w": 40.0}}, sites)
+    seconds, receiving, uploads = [], [], []
     for site in range(sites):
         update["difference"]["w"][0] = site  # no two sites send the same bytes
         began = time.process_time()
@@ -161,22 +169,39 @@ def _round(told: Connection, folder: Path, way: str, sites: int, size: int) -> N
             plus = [seed for (one, _), seed in pairs.items() if one == site]
             minus = [seed for (_, other), seed in pairs.items() if other == site]
             trees = mask(update, layout, context, own[site], plus, minus)
-        uploads.append({name: store(leaves, blobs) for name, leaves in trees.items()})
+        refs = {name: store(leaves, sent) for name, leaves in trees.items()}
         seconds.append(time.process_time() - began)
+        began = time.process_time()
+        uploads.append({name: _received(sent.open(ref).view(), blobs) for name, ref in refs.items()})
+        receiving.append(time.process_time() - began)
+        sent.delete(*refs.values())
     del update, trees
+    lost = [pairs[site, sites - 1] for site in range(sites - 1)] if way == "lost" else []
+    there = sites - 1 if lost else sites
     began, before = time.process_time(), _resident()
-    _add(uploads, blobs, layout, context, own if way != "plain" else None)
+    _add(uploads[:there], blobs, layout, context, None if way == "plain" else own[:there], lost)
     cost = time.process_time() - began
-    told.send(_Cost(statistics.median(seconds), cost, sum(ref.size for ref in uploads[0].values()), _peak() - before))
+    size = sum(ref.size for ref in uploads[0].values())
+    told.send(_Cost(statistics.median(seconds), statistics.median(receiving), cost, size, _peak() - before))
 
 
-def _add(uploads: list[dict[str, BlobRef]], blobs: FolderStore, layout: Layout, context: bytes, own: list[bytes] | None) -> None:
+def _received(view: memoryview, blobs: FolderStore) -> BlobRef:
+    """In the parts in which the network hands it over."""
+    writer = blobs.create()
+    for start in range(0, len(view), 1 << 20):
+        writer.write(view[start : start + (1 << 20)])
+    return writer.commit()
+
+
+def _add(
+    uploads: list[dict[str, BlobRef]], blobs: FolderStore, layout: Layout, context: bytes, own: list[bytes] | None, towards_lost: list[bytes]
+) -> None:
     """The sum, and stored."""
     opened = [{name: read_tree(blobs.open(ref), lazy=True) for name, ref in each.items()} for each in uploads]
     if own is None:
         sums = WeightedMean()(Update(each) for each in opened).sums
     else:
-        sums = unmask(opened, layout, context, own, (), ()).sums
+        sums = unmask(opened, layout, context, own, towards_lost, ()).sums
     store(tree.map(np.copy, sums["difference"]), blobs)
 
 
