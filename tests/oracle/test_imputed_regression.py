@@ -83,11 +83,14 @@ def test_known_values_stay_and_gaps_take_values_that_somebody_has(hospitals: lis
             np.testing.assert_array_equal(one.columns[name][known], rows.columns[name][known])
             assert set(one.columns[name][~known]) <= set(rows.columns[name][known])
         assert not np.array_equal(made[0].columns[name], made[1].columns[name])
+    [normal, *_] = imputed("y ~ x + z + s", imputations=2, numbers="normal")._imputed(rows)
+    assert not set(normal.columns["z"]) <= set(rows.columns["z"]) and set(normal.columns["s"]) == {0.0, 1.0, 2.0}
     again = imputed("y ~ x + z + s", imputations=5)._imputed(rows)
     assert all(np.array_equal(one.columns["z"], other.columns["z"]) for one, other in zip(made, again, strict=True))
 
 
-def test_draws_follow_what_is_known() -> None:
+@pytest.mark.parametrize("matched", [True, False])
+def test_draws_follow_what_is_known(matched: bool) -> None:
     """Of a number that follows from another, and a category whose chances do: where values are missing they come out as they would have been."""
     rng = np.random.default_rng(1)
     x = rng.normal(size=4000)
@@ -98,7 +101,7 @@ def test_draws_follow_what_is_known() -> None:
         {"category": 2},
         np.zeros((4000, 0)),
     )
-    filled = completed(table, 5, rng)
+    filled = completed(table, 5, rng, matched=matched)
     for name, true in (("number", number), ("category", category)):
         missing = np.isnan(table.columns[name])
         for low, high in ((0.3, 0.8), (0.8, 4.0)):
@@ -106,6 +109,7 @@ def test_draws_follow_what_is_known() -> None:
             assert filled[name][where].mean() == pytest.approx(true[where].mean(), abs=0.12), name
     missing = np.isnan(table.columns["number"])
     assert (filled["number"] - 2 * x)[missing].std() == pytest.approx(0.5, abs=0.06)
+    assert np.isin(filled["number"], number).all() == matched
 
 
 def test_a_fair_answer_where_complete_patients_have_none(ask: Any) -> None:

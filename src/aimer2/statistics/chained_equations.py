@@ -54,8 +54,8 @@ class Incomplete:
         return np.column_stack([np.ones(len(whole)), (whole[:, kept] - whole[:, kept].mean(axis=0)) / spread[kept]])
 
 
-def completed(table: Incomplete, cycles: int, rng: np.random.Generator) -> dict[str, Floats]:
-    """The columns without missing values. A column of which nothing is known cannot be."""
+def completed(table: Incomplete, cycles: int, rng: np.random.Generator, *, matched: bool = True) -> dict[str, Floats]:
+    """The columns without missing values; ``matched``: numbers are values that somebody has. A column of which nothing is known cannot be."""
     filled = {name: values.copy() for name, values in table.columns.items()}
     gaps = {name: np.isnan(table.columns[name]) for name in table.missing}
     for name, gap in gaps.items():
@@ -63,19 +63,24 @@ def completed(table: Incomplete, cycles: int, rng: np.random.Generator) -> dict[
     for _ in range(cycles if gaps else 0):
         for name, gap in gaps.items():
             matrix = table.regressors(name, filled)
-            draw = _category if name in table.levels else _number
-            filled[name][gap] = draw(matrix[~gap], table.columns[name][~gap], matrix[gap], rng)
+            known, values, wanted = matrix[~gap], table.columns[name][~gap], matrix[gap]
+            if name in table.levels:
+                filled[name][gap] = _category(known, values, wanted, rng)
+            else:
+                filled[name][gap] = _number(known, values, wanted, rng, matched=matched)
     return filled
 
 
-def _number(known: Floats, values: Floats, wanted: Floats, rng: np.random.Generator) -> Floats:
-    """By predictive mean matching: those who have it predicted by the estimates, those who lack it by drawn coefficients."""
+def _number(known: Floats, values: Floats, wanted: Floats, rng: np.random.Generator, *, matched: bool) -> Floats:
+    """By predictive mean matching: those who have it predicted by the estimates, those who lack it by drawn coefficients. Else with a normal rest."""
     products = known.T @ known
     cover = np.linalg.inv(products + _RIDGE * np.diag(np.diag(products)))
     estimates = cover @ (known.T @ values)
     rest = values - known @ estimates
     spread = np.sqrt(rest @ rest / rng.chisquare(max(len(values) - known.shape[1], 1)))
     drawn = estimates + spread * np.linalg.cholesky(cover) @ rng.standard_normal(len(estimates))
+    if not matched:
+        return np.asarray(wanted @ drawn + spread * rng.standard_normal(len(wanted)))
     return values[_donors(known @ estimates, wanted @ drawn, rng)]
 
 

@@ -43,7 +43,8 @@ KNOWN = 2
 @final
 @dataclass(frozen=True, kw_only=True)
 class ImputedRegression(AbstractStatistic):
-    """``regression`` with its ``family`` and ``sites`` (of ``glm``; hospitals are strata of ``cox``). ``imputations``: how many; ``cycles`` of each.
+    """``regression`` with its ``family`` and ``sites`` (of ``glm``; hospitals are strata of ``cox``). ``numbers``: drawn
+    from those who have them, or from a normal distribution. ``imputations``: how many; ``cycles`` of each.
     ``level`` of the intervals."""
 
     of_sites: ClassVar[frozenset[str]] = frozenset({"size", "sites", "moments", "start", "score", "information", "fit", "likelihood", "gaps"})
@@ -51,6 +52,7 @@ class ImputedRegression(AbstractStatistic):
     regression: Literal["glm", "cox"] = "glm"
     family: Literal["gaussian", "binomial", "poisson", "gamma"] = "gaussian"
     sites: Literal["pooled", "fixed"] = "pooled"
+    numbers: Literal["matched", "normal"] = "matched"
     imputations: Annotated[int, Field(ge=2, le=50)] = 10
     cycles: Annotated[int, Field(ge=1, le=50)] = 10
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
@@ -179,7 +181,8 @@ def _filled(method: ImputedRegression, keyed: _Keyed) -> tuple[Frame, ...]:
         return (rows,) * method.imputations
     table, made = method._incomplete(rows), []
     for place in range(method.imputations):
-        filled = completed(table, method.cycles, stream(0, "imputation", method.formula, keyed.key, place))
+        draws = stream(0, "imputation", method.formula, keyed.key, place)
+        filled = completed(table, method.cycles, draws, matched=method.numbers == "matched")
         made.append(Frame({**rows.columns, **filled}, rows.patients))
     return tuple(made)
 
