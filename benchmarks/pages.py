@@ -30,7 +30,7 @@ from aimer2.core.task import BlobRef, FigureDocument
 from aimer2.dashboard.app import Dashboard
 from aimer2.identity.keys import SigningKey
 from aimer2.messages.package import Package, digest
-from aimer2.site.description import describe_request
+from aimer2.site.description import described
 from aimer2.study.events import RoundFinished, StageStarted, StudyStarted
 from benchmarks.rows import Row
 
@@ -130,7 +130,7 @@ async def _rows() -> list[Row]:
         await coordinator.database.write(accounts.add_account, Account("ada", "operator"), time.time())
         await coordinator.registry.load()
         secret, _ = await coordinator.sessions.open("ada", "browser")
-        app, cookie = Dashboard(build_app(coordinator), describe_request), f"__Host-aimer2={secret}"
+        app, cookie = Dashboard(build_app(coordinator), described), f"__Host-aimer2={secret}"
         for path in ("/", "/studies", "/sites", f"/studies/{study}"):
             called = "the study" if study in path else path
             found.append(Row("pages", f"{called}, {STUDIES} studies × {SITES} sites, CPU", await page_times(app, cookie, path), "ms"))

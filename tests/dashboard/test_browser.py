@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Download, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Download, Locator, Page, expect
 from tests.browser import barriers
 
 from aimer2.cli.federation import RESEARCHER, Federation, Hospital
 from aimer2.client.run import Run
 from aimer2.core.study import Study
 from aimer2.identity.secret_files import write_secret
+from aimer2.site.balance import Budget
 
 pytestmark = pytest.mark.timeout(300)  # the first test waits for a whole federation to start
 
 SITES = ("east", "north", "west")
 POLICY = '[[rule]]\nname = "tests"\nset_by = "Test Person"\ndecision = "approve"\n'
 MAPPING = 'patient = "patient"\n[columns.age]\n[columns.lactate]\n[columns.died]\n'
+PRIVATE: dict[str, Any] = {
+    "name": "ages",
+    "question": "How old are the patients of these hospitals?",
+    "purpose": "a test",
+    "ethics": "none needed",
+    "principal_investigator": "Test Person",
+    "expires": "2100-01-01",
+    "sites": {"names": list(SITES), "minimum": 3},
+    "cohort": {"dataset": "registry", "minimum_patients": 100, "features": [{"name": "age", "minimum": 18, "maximum": 110}]},
+    "analyses": [{"name": "who", "method": "private_describe", "formula": "~ age"}],
+    "privacy": {"differential_privacy": {"epsilon": 1.5, "delta": 1e-5}},
+}
 EVIL = "<img src=x onerror=\"document.title='broken in'\"> Who dies in hospital?"
 
 
@@ -156,8 +170,38 @@ def test_a_model_is_promoted_and_its_card_and_record_are_taken_home(context: Bro
     page.close()
 
 
+def test_what_ledgers_have_charged_and_hospitals_publish_is_on_the_pages(context: BrowserContext, federation: Federation) -> None:
+    federation.set_budgets(SITES, "registry", Budget(3.0, 1e-5))
+    federation.command("site", "dataset", "publish", "registry", "--folder", str(federation.site("north")))
+    run = federation.researcher().submit(Study(**PRIVATE), federation.folder)
+    for _ in run.events():
+        pass
+    page = context.new_page()
+    page.goto("/sites/north")
+    # The agents tell it by themselves: the description when it is published, what was charged at the study's end.
+    with_data = page.get_by_role("heading", name="registry", exact=True)
+    expect(_again(page, with_data)).to_be_visible()
+    page.get_by_text("3 columns").click()
+    expect(page.get_by_role("rowheader", name="lactate")).to_be_visible()
+    page.goto(f"/studies/{run.digest}/leaves")
+    expect(_again(page, page.locator("#charged + .wide tbody tr").nth(2))).to_be_visible()
+    told = federation.researcher().spending(run.digest)
+    assert [one.site for one in told] == list(SITES)
+    asked = 1.5
+    assert all(0.5 * asked < one.epsilon <= asked and one.tasks >= 1 for one in told), "all that the plan may cost, and no more"
+    page.close()
+
+
+def _again(page: Page, wanted: Locator, seconds: float = 20.0) -> Locator:
+    """Loads the page until it is there."""
+    end = time.monotonic() + seconds
+    while not wanted.count() and time.monotonic() < end:
+        page.reload()
+    return wanted
+
+
 def pages_of(digest: str) -> list[str]:
-    ends = ("", "/live", "/rounds", "/leaves", "/code", "/results", f"/compare?with={digest}", "/stop")
+    ends = ("", "/people", "/live", "/rounds", "/leaves", "/code", "/results", f"/compare?with={digest}", "/stop")
     return [
         "/",
         "/studies",
@@ -166,6 +210,9 @@ def pages_of(digest: str) -> list[str]:
         "/models",
         f"/models/{digest}",
         "/privacy",
+        "/drafts",
+        "/consortium",
+        "/account",
         "/nowhere",
         *(f"/studies/{digest}{end}" for end in ends),
     ]
@@ -177,7 +224,7 @@ def test_axe_finds_nothing_serious_on_any_page(chromium: Browser, federation: Fe
     level = "['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']"
     rules = level if scheme == "light" else "{type: 'rule', values: ['color-contrast']}"
     found = []
-    for user, paths in ((RESEARCHER, ["/login", *pages_of(finished.digest)]), (auditor, ["/audit"])):
+    for user, paths in ((RESEARCHER, ["/login", *pages_of(finished.digest)]), (auditor, ["/audit", "/people"])):
         context = visitor(chromium, federation, user, color_scheme=scheme, bypass_csp=True)
         page = context.new_page()
         for path in paths:

@@ -210,7 +210,9 @@ def test_an_archived_study_is_out_of_the_list_and_still_has_its_pages(anna: Pers
 
 def test_what_leaves_a_site_is_what_the_hospital_reads(anna: Person, finished: str) -> None:
     page = anna.reader.text(f"/studies/{finished}/leaves")
-    assert "Reads here       data set &#39;d&#39;" in page and finished in page
+    assert "data set &#39;d&#39;, at least" in page and "each round: weight = n" in page
+    chinese = Reader(anna.reader.server, {**anna.reader.cookies, "__Host-language": "zh-Hans"}).text(f"/studies/{finished}/leaves")
+    assert "数据集“d”" in chinese and "each round" not in chinese
 
 
 def test_a_finished_study_is_downloaded_as_a_record_and_its_rounds_are_a_table(anna: Person, finished: str) -> None:

@@ -18,12 +18,12 @@ import pytest
 from aimer2.blobs.memory import MemoryBlob, MemoryStore
 from aimer2.core import task
 from aimer2.core.task import BlobRef, Document
-from aimer2.messages import consortium, drafts, package, people, record, wire
+from aimer2.messages import consortium, drafts, package, people, record, told, wire
 from aimer2.messages.tensors import read_tree, write_tree
 from aimer2.study import events
 
 HERE = Path(__file__).parent
-MODULES = (task, wire, people, consortium, drafts, record, events)
+MODULES = (task, wire, people, consortium, drafts, record, told, events)
 LINES = [line.split(" ", 1) for line in (HERE / "documents-1.jsonl").read_text().splitlines()]
 
 

@@ -1,20 +1,34 @@
 from __future__ import annotations
 
+import shlex
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 
+from aimer2.cli.site import site
 from aimer2.core.errors import BadInput, Conflict
 from aimer2.identity.keys import SigningKey
-from aimer2.site.bundle import make_bundle, unit, write_sums
+from aimer2.site.bundle import Process, make_bundle, unit, write_sums
 from aimer2.site.folder import SiteFolder
 from aimer2.site.settings import CoordinatorAddress, first_settings, read_settings
 
 
-def test_the_unit_names_folder_and_user_and_shuts_the_rest_out(tmp_path: Path) -> None:
-    text = unit(SiteFolder(tmp_path), "aimer2")
-    assert f"ReadWritePaths={tmp_path}\n" in text and "User=aimer2\n" in text
+def _command(name: str) -> click.Command:
+    found = site.get_command(click.Context(site), name)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(("process", "command", "service"), [("agent", "run", "aimer2-site"), ("console", "console", "aimer2-console")])
+def test_the_unit_names_folder_and_user_and_shuts_the_rest_out(tmp_path: Path, process: Process, command: str, service: str) -> None:
+    text = unit(SiteFolder(tmp_path), "aimer2", process)
+    assert f"ReadWritePaths={tmp_path}\n" in text and "User=aimer2\n" in text and f"enable --now {service}\n" in text
+    # What it starts is a command that there is, with options that it has.
+    started = shlex.split(next(line for line in text.splitlines() if line.startswith("ExecStart=")))
+    assert started[1:] == ["-I", "-m", "aimer2", "site", command, "--folder", str(tmp_path)]
+    assert "folder" in {option.name for option in _command(command).params}
     assert {"NoNewPrivileges=yes", "ProtectSystem=strict", "CapabilityBoundingSet="} <= set(text.splitlines())
     assert "{" not in text
 

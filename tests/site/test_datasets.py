@@ -13,7 +13,7 @@ from aimer2.identity.keys import SigningKey
 from aimer2.site import snapshots
 from aimer2.site.datasets import Datasets, DatasetSettings, suggest_mapping
 from aimer2.site.folder import SiteFolder
-from aimer2.site.settings import Retention
+from aimer2.site.settings import CoordinatorAddress, Retention, first_settings
 
 ROWS = "id,age,sex,note\n" + "".join(f"p{n},{40 + n},{'fm'[n % 2]},text {n}\n" for n in range(60))
 
@@ -101,6 +101,8 @@ def test_a_name_is_taken_once_and_a_bad_mapping_leaves_nothing_behind(datasets: 
 def test_what_is_published_is_rounded_and_recorded(datasets: Datasets, tmp_path: Path) -> None:
     add(datasets, tmp_path / "heart.csv")
     datasets.refresh("heart")
+    coordinator = CoordinatorAddress(url="https://c.example", name="C", key=SigningKey.generate().public.text)
+    datasets.folder.settings.write_text(first_settings("north", coordinator))
     described = datasets.publish("heart")
     assert all(not column.quantiles for column in described.columns)
     assert [entry.kind for entry in datasets.audit.read()] == ["dataset-added", "snapshot-made", "dataset-published"]

@@ -17,7 +17,7 @@ from aimer2.identity.keys import SigningKey
 from aimer2.privacy import terms
 from aimer2.privacy.accounting import Spent, epsilon, gaussian, laplace, subsampled_gaussian
 from aimer2.site import enrolment
-from aimer2.site.balance import Budget, are_different, ceiling, floor
+from aimer2.site.balance import Budget, Composition, are_different, ceiling, floor
 from aimer2.site.folder import SiteFolder
 from aimer2.site.ledger import Ledger, Ledgers
 from aimer2.study.spending import spending
@@ -78,6 +78,20 @@ def test_what_is_charged_is_what_the_accounting_says_of_all_of_it(heart: Ledger)
     for number, spent in enumerate(charges):
         heart.reserve(ONE, str(number), 1, spent)
         assert reached(heart) == pytest.approx(epsilon(charges[: number + 1], 1e-5), abs=2e-3)
+
+
+def test_what_is_told_of_a_study_is_its_own_and_nothing_of_others(heart: Ledger) -> None:
+    for number in range(3):
+        heart.reserve(ONE, f"one {number}", 1, gaussian(20))
+        heart.reserve(OTHER, f"other {number}", 1, gaussian(15))
+    heart.commit(ONE, "one 0", 1)
+    heart.release(ONE, "one 2", 1)
+    own = heart.charged(ONE)
+    assert own.budget is None and own.epsilon == 0 and {key[1] for key in own.charges} == {"one 0", "one 1"}
+    told = Composition().epsilon(own.totals, 1e-6)
+    assert told == pytest.approx(epsilon([gaussian(20), gaussian(20)], 1e-6), rel=1e-3)
+    assert told < reached(heart), "which holds the other's, too"
+    assert heart.charged("3" * 64).charges == {}
 
 
 def test_a_mechanism_of_long_ago_is_charged_again_and_given_back(heart: Ledger) -> None:

@@ -107,7 +107,7 @@ def test_before_any_approval_an_officer_sees_what_would_leak(
     assert found.sites == 4 and found.under_the_terms == "sum"
     entry = next(iter(site.audit.read(kinds={Kind.STUDY_REHEARSED})))
     assert (entry.actor, entry.study, entry.details["dataset"]) == ("Dr Ines Vogt", digest, "breast")
-    assert "almost exactly 8 of 8 without protection" in "\n".join(summary(found))
+    assert "almost exactly 8 of 8 without protection" in "\n".join(map(str, summary(found)))
 
 
 def test_the_page_stays_in_the_sites_folder_for_its_owner_alone(

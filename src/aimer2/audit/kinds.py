@@ -43,7 +43,8 @@ class Kind(StrEnum):
     AGENT_STARTED = "agent-started", "The site's agent was started."
     AGENT_STOPPED = "agent-stopped", "The site's agent was stopped."
     DATASET_ADDED = "dataset-added", "A data set was made known to the site."
-    DATASET_PUBLISHED = "dataset-published", "The description of a data set was approved to be seen by the coordinator."
+    DATASET_CHANGED = "dataset-changed", "A named person changed what the columns of a data set mean; it holds from the next snapshot on."
+    DATASET_PUBLISHED = "dataset-published", "A named person let the coordinator see the description of a data set, or took it back."
     SNAPSHOT_MADE = "snapshot-made", "A data set was refreshed from its source into a read-only snapshot."
     SNAPSHOT_REMOVED = "snapshot-removed", "A snapshot was removed."
 

@@ -29,7 +29,7 @@ from aimer2.core.errors import BadInput
 from aimer2.core.task import SITE_ID
 from aimer2.dashboard.app import Dashboard
 from aimer2.identity.certificates import fingerprint
-from aimer2.site.description import describe_request
+from aimer2.site.description import described
 from aimer2.site.sandbox import die_with_parent
 
 _ENDED_BY_SIGNAL = 0
@@ -96,7 +96,7 @@ def run(folder: Folder, ready_file: Path | None, parent: int | None) -> None:
             os.replace(draft, ready_file)
 
     collect_rarely()
-    run_server(folder, ready, lambda api: Dashboard(api, describe_request))
+    run_server(folder, ready, lambda api: Dashboard(api, described))
     # Threads of the server may still hold a request that nobody waits for; everything is stored and closed.
     os._exit(_ENDED_BY_SIGNAL)
 

@@ -264,12 +264,13 @@ def rotate(by: str, folder: Path | None) -> None:
 
 
 @site.command()
-@click.option("--user", default="aimer2", show_default=True, help="The user that the agent runs as.")
+@click.option("--user", default="aimer2", show_default=True, help="The user that it runs as; agent and console run as the same one.")
+@click.option("--console", is_flag=True, help="For the console in place of the agent.")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file.")
 @in_folder
-def unit(user: str, output: Path | None, folder: Path | None) -> None:
-    """A hardened systemd unit for the agent."""
-    text = bundles.unit(locate(folder), user)
+def unit(user: str, console: bool, output: Path | None, folder: Path | None) -> None:
+    """A hardened systemd unit for the agent, or for the console."""
+    text = bundles.unit(locate(folder), user, "console" if console else "agent")
     if output is None:
         click.echo(text, nl=False)
     else:

@@ -123,7 +123,13 @@ def list_datasets(folder: Path | None) -> None:
 
 @dataset.command()
 @click.argument("name")
+@click.option("--take-back", is_flag=True, help="The consortium sees it no longer.")
 @in_folder
-def publish(name: str, folder: Path | None) -> None:
-    """Print what may be told of a data set (rounded counts), for you to hand out; this is recorded in the audit log."""
-    click.echo(_datasets(existing(folder)).publish(name).model_dump_json(indent=1))
+def publish(name: str, take_back: bool, folder: Path | None) -> None:
+    """Let the consortium see what may be told of a data set (rounded counts), and print it; this is recorded in the audit log."""
+    datasets = _datasets(existing(folder))
+    if take_back:
+        datasets.take_back(name)
+        click.echo(f"{name} is no longer published.")
+    else:
+        click.echo(datasets.publish(name).model_dump_json(indent=1))

@@ -36,11 +36,11 @@ def rehearse(study: str, folder: Path | None, by: str | None, **given: Any) -> N
         done = attack(decisions, settings, study, Asked(by=by or account(), **given))
     console.print(Text(f"{done.subject.study.name}  {done.subject.digest[:SHOWN]}", "bold"))
     for line in summary(done.findings):
-        console.print(Text(f"• {line}"))
+        console.print(Text(f"{'  ' * line.depth}• {line}"))
     console.print(_table(done.findings))
     console.print(Text("What this does not show", "bold"))
-    for line in (*LIMITS, *done.findings.notes):
-        console.print(Text(f"• {line}", "dim"))
+    for remark in (*map(str, LIMITS), *done.findings.notes):
+        console.print(Text(f"• {remark}", "dim"))
     console.print(Text(f"With pictures, and a patient of yours: {done.report}\nThat page holds patients' values. It stays here.", "bold"))
 
 
@@ -48,8 +48,8 @@ def _table(findings: Findings) -> Table:
     """Records rebuilt; the column of the study's own terms is marked."""
     views = [attempt.view for attempt in findings.levels[0].attempts] if findings.levels else []
     now = findings.under_the_terms
-    headings = [short(view) + (" (this study)" if view == now else "") for view in views]
+    headings = [f"{short(view)}{' (this study)' if view == now else ''}" for view in views]
     table = Table("Each update is made of", *headings, title="Records rebuilt almost exactly", box=None)
     for level in findings.levels:
-        table.add_row(of_level(level), *(of_attempt(attempt) for attempt in level.attempts))
+        table.add_row(str(of_level(level)), *(str(of_attempt(attempt)) for attempt in level.attempts))
     return table

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 import json
-import re
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -23,16 +22,16 @@ from aimer2.client.figures import printable
 from aimer2.client.report import report
 from aimer2.client.run import Run
 from aimer2.core.clock import rfc3339
-from aimer2.core.errors import AimerError, BadInput, BadStudy, Conflict
-from aimer2.core.study import NAME, Study, read_study
+from aimer2.core.errors import AimerError, BadStudy, Conflict
+from aimer2.core.study import Study, read_study
 from aimer2.messages.wire import StudySummary
 from aimer2.repository.page import as_page
 from aimer2.study.check import refuse_faults
 from aimer2.study.differential_privacy import calibration
 from aimer2.study.events import StudyFinished
+from aimer2.study.template import new_study
 
 _SHOWN = 16
-_YEAR = datetime.timedelta(days=365)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _DECIDED = {"waiting": "waiting", "approve": "approved", "refuse": "refused", "withdraw": "withdrawn"}
 
@@ -62,15 +61,12 @@ def study() -> None:
 @click.argument("name")
 def new(name: str) -> None:
     """Write NAME/study.toml: a whole study with comments, to be changed."""
-    if not re.fullmatch(NAME, name):
-        raise BadInput("A study's name has lower-case letters, digits and '-', at most 63 characters.")
+    text = new_study(name, CLOCK)
     path = Path(name) / "study.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = Path(__file__).with_name("new_study.toml").read_text(encoding="utf-8")
-    expires = datetime.datetime.fromtimestamp(CLOCK.now(), datetime.UTC).date() + _YEAR
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(text.replace('"NAME"', f'"{name}"', 1).replace("2000-01-01", expires.isoformat(), 1))
+            file.write(text)
     except FileExistsError:
         raise Conflict(f"{path} exists and is not overwritten.", remedy="Choose another name.") from None
     click.echo(f"{path} is written. Next:\n\n  aimer2 study check {path}\n  aimer2 simulate {path}")
@@ -170,8 +166,12 @@ def list_studies(coordinator: Coordinator, archived: bool, as_json: bool) -> Non
 @_as_json
 @at_coordinator
 def show(coordinator: Coordinator, study: str, as_json: bool) -> None:
-    """Where the study stands, and what each hospital has decided."""
-    _show(coordinator.study(study), as_json)
+    """Where the study stands, what each hospital has decided, and what the hospitals' ledgers have charged to it."""
+    found = coordinator.study(study)
+    charged = coordinator.spending(found.digest)
+    _show(found, as_json, {"charged": [one.model_dump(mode="json") for one in charged]})
+    for one in () if as_json else charged:
+        click.echo(f"  {one.site} has charged ε = {one.epsilon:.3f} at δ = {one.delta:g} to each of its patients, for {one.tasks} tasks")
 
 
 @study.command()
@@ -253,9 +253,10 @@ def _follow(run: Run, console: Console) -> None:
     click.echo(f"aimer2 study results {run.digest[:_SHOWN]}", err=True)
 
 
-def _show(summary: StudySummary, as_json: bool) -> None:
+def _show(summary: StudySummary, as_json: bool, more: Mapping[str, Any] | None = None) -> None:
+    """``more``: what a machine is told besides."""
     if as_json:
-        click.echo(summary.model_dump_json(indent=1))
+        click.echo(json.dumps(summary.model_dump(mode="json") | dict(more or {}), indent=1, ensure_ascii=False))
         return
     facts = Table.grid(padding=(0, 2))
     facts.add_row("study", f"{printable(summary.name)} {summary.digest}")

@@ -37,6 +37,7 @@ from aimer2.messages.package import digest as digest_of
 from aimer2.messages.people import CodeLogin, Me, PasswordChange
 from aimer2.messages.record import ModelSummary, StageRequest, StudyRecord
 from aimer2.messages.tensors import read_tree
+from aimer2.messages.told import DataPublished, Spending
 from aimer2.messages.wire import CoordinatorInfo, FreezeState, Incident, Login, SiteStatus, StudySummary, Token
 from aimer2.repository.version import WEIGHTS, Version, open_version, read_version, write_version
 from aimer2.study.check import refuse_faults
@@ -280,6 +281,14 @@ class Coordinator:
 
     def sites(self) -> list[SiteStatus]:
         return parse(list[SiteStatus], self._transport.ask("GET", "/v1/sites"))
+
+    def spending(self, digest: str) -> list[Spending]:
+        """What each site's ledger has charged to a study so far, as the site has signed it; of sites that tell."""
+        return parse(list[Spending], self._transport.ask("GET", f"/v1/spending?study={digest}"))
+
+    def descriptions(self, site: str) -> list[DataPublished]:
+        """What a site's people have published of its data sets: words and coarse counts. Raises NotFound."""
+        return parse(list[DataPublished], self._transport.ask("GET", f"/v1/sites/{site}/descriptions"))
 
     def _roster(self, study: Study) -> dict[SiteId, str]:
         """Whom the study asks, with their keys. Raises BadStudy where it names a site that is not enrolled."""

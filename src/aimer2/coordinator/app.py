@@ -26,11 +26,13 @@ from aimer2.coordinator.http.research_api import Stop, research_routes
 from aimer2.coordinator.http.session_api import session_routes
 from aimer2.coordinator.http.site_api import site_routes
 from aimer2.coordinator.http.token_api import token_routes
+from aimer2.coordinator.http.told_api import told_routes
 from aimer2.messages.consortium import InvitationRequest, NewAcceptance, NewAgreement, OffBoarding
 from aimer2.messages.drafts import Archive, DraftChange, DraftText
 from aimer2.messages.package import Package
 from aimer2.messages.people import CodeLogin, CodeRequest, NewPerson, PartRequest, PasswordChange, RoleChange, TokenRequest
 from aimer2.messages.record import StageRequest
+from aimer2.messages.told import Told
 from aimer2.messages.wire import AuditHead, EnrolmentRequest, Exchange, Incident, KeyRotation, Login, Problem, SignedDecision
 
 _DESCRIPTION = """The interface of an AIMER2 coordinator. Sites open every connection; errors are problem documents (RFC 9457).
@@ -60,6 +62,7 @@ _BODIES = (
     TokenRequest,
     CodeLogin,
     CodeRequest,
+    Told,
     StageRequest,
     Stop,
     Problem,
@@ -88,6 +91,7 @@ def build_app(coordinator: Coordinator) -> FastAPI:
         consortium_routes,
         research_routes,
         draft_routes,
+        told_routes,
         model_routes,
         event_routes,
         incident_routes,

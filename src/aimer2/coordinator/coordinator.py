@@ -36,6 +36,7 @@ from aimer2.coordinator.store import members
 from aimer2.coordinator.store.database import Database, read_changes
 from aimer2.coordinator.store.migrate import migrate
 from aimer2.coordinator.studies import Conduct, Studies, StudyParts
+from aimer2.coordinator.told import SitesTold
 from aimer2.core.clock import Clock, SystemClock
 from aimer2.core.errors import AimerError, Conflict
 from aimer2.core.protocols import BlobStore
@@ -85,6 +86,7 @@ class Coordinator:
     openid: OpenId
     models: Models
     drafts: Drafts
+    told: SitesTold
     freezing: Freezing
     audit: Audit
     consortium: Consortium
@@ -129,6 +131,7 @@ class Coordinator:
             openid=OpenId(folder, settings, database, records, clock),
             models=Models(database, registry, records, key, clock),
             drafts=Drafts(database, registry, records, clock),
+            told=SitesTold(database, registry, records),
             freezing=Freezing(database, registry, records, queue, studies, clock),
             audit=Audit(folder.audit_log, settings.name, key, records, registry, clock),
             consortium=Consortium(database, registry, records, queue, studies, inviter(folder, settings, clock)),

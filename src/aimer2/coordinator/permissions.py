@@ -118,6 +118,8 @@ ROUTES: Mapping[str, Action | Door] = {
     "POST /v1/decisions": Door.AGENT,
     "POST /v1/sites/key": Door.AGENT,
     "POST /v1/audit/heads": Door.AGENT,
+    "POST /v1/spending": Door.AGENT,
+    "POST /v1/descriptions": Door.AGENT,
     # Agents and people
     "GET /v1/studies/{digest}/package": Door.PACKAGE,
     "GET /v1/blobs/{sha256}": Door.BLOBS,
@@ -154,7 +156,9 @@ ROUTES: Mapping[str, Action | Door] = {
     "POST /v1/agreements/{digest}/acceptances": Action.ACCEPT_AGREEMENT,
     # Studies
     "GET /v1/sites": Action.SEE_SITES,
+    "GET /v1/sites/{site}/descriptions": Action.SEE_SITES,
     "GET /v1/overview": Action.SEE_STUDY,
+    "GET /v1/spending": Action.SEE_STUDY,
     "GET /v1/studies": Action.SEE_STUDY,
     "POST /v1/studies": Action.SUBMIT_STUDY,
     "GET /v1/studies/{digest}": Action.SEE_STUDY,

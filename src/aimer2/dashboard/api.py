@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Scope
@@ -45,7 +45,14 @@ class Api:
     async def ask(self, request: Request, method: str, path: str, body: Any = None, *, csrf: str = "") -> Reply:
         """``path``: percent-encoded, as `route` makes it. Raises the error that the API's problem document tells of."""
         sent = b"" if body is None else json.dumps(body).encode()
-        headers = {"content-type": "application/json"} if body is not None else {}
+        return await self._ask(request, method, path, sent, {"content-type": "application/json"} if body is not None else {}, csrf)
+
+    async def put(self, request: Request, path: str, content: bytes, *, csrf: str) -> None:
+        """Uploads a blob in one piece."""
+        size = str(len(content))
+        await self._ask(request, "PUT", path, content, {"upload-offset": "0", "upload-length": size, "content-length": size}, csrf)
+
+    async def _ask(self, request: Request, method: str, path: str, sent: bytes, headers: dict[str, str], csrf: str) -> Reply:
         if csrf:
             headers["x-csrf-token"] = csrf
         pieces = list[bytes]()
@@ -127,7 +134,8 @@ def _scope(request: Request, method: str, path: str, headers: Mapping[str, str])
         "http_version": "1.1",
         "method": method,
         "scheme": "https",
-        "path": plain,
+        # A value that holds "/" stays one part of the path, which then names nothing.
+        "path": unquote(plain.replace("%2F", "%252F")),
         "raw_path": plain.encode(),
         "query_string": query.encode(),
         "root_path": "",

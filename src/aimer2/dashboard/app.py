@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from aimer2.dashboard import audit, doors, models, overview
+from aimer2.dashboard import accounts, audit, consortium, doors, drafts, models, overview
 from aimer2.dashboard.api import Api
 from aimer2.dashboard.live import Live
 from aimer2.dashboard.studies import Describe, StudyPages
@@ -21,9 +21,12 @@ from aimer2.web.translation import mark
 NAVIGATION = (
     Link(mark("Overview"), "/"),
     Link(mark("Studies"), "/studies"),
+    Link(mark("Drafts"), "/drafts", "submit-study"),
     Link(mark("Sites"), "/sites"),
     Link(mark("Models"), "/models"),
     Link(mark("Privacy"), "/privacy"),
+    Link(mark("Consortium"), "/consortium", "see-consortium"),
+    Link(mark("People"), "/people", "see-people"),
     Link(mark("Audit"), "/audit", "read-audit"),
 )
 _API = ("/v1/", "/health", "/metrics", "/openapi.json")
@@ -73,6 +76,29 @@ def _application(api: Api, describe: Describe) -> Starlette:
         get("/models/{digest}/card.html", models.card_page),
         get("/models/{digest}/card.md", models.card_text),
         post("/models/{digest}/stage", models.move),
+        get("/consortium", consortium.consortium),
+        post("/consortium/invite", consortium.invite),
+        post("/consortium/invitations/{identifier}/take-back", consortium.take_back),
+        post("/consortium/agreements", consortium.add_agreement),
+        post("/consortium/agreements/{digest}/accept", consortium.accept),
+        get("/consortium/{site}/off-board", consortium.off_board_page),
+        post("/consortium/{site}/off-board", consortium.off_board),
+        get("/people", accounts.people),
+        post("/people/add", accounts.add_person),
+        post("/people/change", accounts.change_person),
+        post("/people/log-out", accounts.log_person_out),
+        post("/people/close", accounts.close_person),
+        get("/account", accounts.account),
+        post("/account/tokens", accounts.make_token),
+        post("/account/tokens/revoke", accounts.revoke_token),
+        post("/account/password", accounts.change_password),
+        post("/account/log-out", accounts.log_out_everywhere),
+        get("/drafts", drafts.drafts),
+        post("/drafts", drafts.begin),
+        get("/drafts/{draft}", drafts.draft),
+        post("/drafts/{draft}", drafts.save),
+        post("/drafts/{draft}/submit", drafts.submit),
+        post("/drafts/{draft}/discard", drafts.discard),
         get("/studies/{digest}", study.document),
         get("/studies/{digest}/live", study.live),
         get("/studies/{digest}/live/stream", study.stream),
@@ -88,6 +114,12 @@ def _application(api: Api, describe: Describe) -> Starlette:
         post("/studies/{digest}/start", study.start),
         post("/studies/{digest}/pause", study.pause),
         post("/studies/{digest}/resume", study.resume),
+        post("/studies/{digest}/archive", study.archive),
+        post("/studies/{digest}/data-check", study.check_data),
+        post("/studies/{digest}/new-version", drafts.next_version),
+        get("/studies/{digest}/people", study.people),
+        post("/studies/{digest}/people", study.share),
+        post("/studies/{digest}/people/remove", study.unshare),
         *answers.routes(),
     ]
     return Starlette(routes=routes, exception_handlers=answers.exception_handlers())

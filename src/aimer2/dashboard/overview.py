@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from aimer2.charts.chart import Axis, Chart, Series
 from aimer2.core.errors import NotFound
+from aimer2.dashboard.api import route
 from aimer2.dashboard.visit import Visit
 from aimer2.web.translation import mark
 
@@ -55,7 +56,7 @@ async def sites(visit: Visit) -> Response:
 
 
 async def site(visit: Visit) -> Response:
-    """Health, what it says of itself, and what it has decided."""
+    """Health, what it says of itself, what its people have published of its data, and what it has decided."""
     name = visit.part("site")
     found = await read(visit)
     line = next((one for one in found["sites"] if one["site"] == name), None)
@@ -63,16 +64,21 @@ async def site(visit: Visit) -> Response:
     if line is None or status is None:
         raise NotFound("There is no such site.")
     asked = [study for study in found["studies"][::-1] if name in study["decisions"]]
+    published = await visit.get(route("/v1/sites/{}/descriptions", name))
     told = [(key.replace("_", " "), _said(value)) for key, value in status["status"].items() if key != "time"]
-    return visit.page("site.html", current="/sites", site=line, key=status["key"], told=told, studies=asked)
+    return visit.page("site.html", current="/sites", site=line, key=status["key"], told=told, studies=asked, published=published)
 
 
 async def privacy(visit: Visit) -> Response:
-    """What each study has asked for, and what the finished ones have spent by their signed results."""
+    """What each study has asked for, what the sites' ledgers have charged to it so far, and what the finished ones state in their signed results."""
     found = (await read(visit))["studies"][::-1]
-    spent = {model["study"]: model["epsilon"] for model in await visit.get("/v1/models")} if visit.may("see-models") else {}
+    stated = {model["study"]: model["epsilon"] for model in await visit.get("/v1/models")} if visit.may("see-models") else {}
+    charged: dict[str, list[dict[str, Any]]] = {}
+    for one in await visit.get("/v1/spending"):
+        charged.setdefault(one["study"], []).append(one)
     for study in found:
-        study["spent"] = spent.get(study["digest"])
+        study["stated"], study["charged"] = stated.get(study["digest"]), charged.get(study["digest"], [])
+        study["spent"] = max((one["epsilon"] for one in study["charged"]), default=study["stated"])
     bars = [study for study in found if study["spent"] is not None][:_MOST_BARS]
     return visit.page("privacy.html", current="/privacy", studies=found, chart=_spent(visit, bars) if bars else None)
 

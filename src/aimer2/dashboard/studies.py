@@ -11,7 +11,7 @@ from starlette.responses import RedirectResponse, Response
 
 from aimer2.charts.answers import charts
 from aimer2.charts.chart import Axis, Chart, Series
-from aimer2.core.errors import NotFound
+from aimer2.core.errors import BadInput, NotFound
 from aimer2.core.table import Table
 from aimer2.dashboard.api import route
 from aimer2.dashboard.live import PARTS, Live
@@ -26,10 +26,10 @@ from aimer2.study.events import RoundFinished
 from aimer2.web.answers import read_form
 from aimer2.web.code import coloured_page
 from aimer2.web.pages import moment
-from aimer2.web.translation import mark
+from aimer2.web.translation import Said, mark, nested
 
-Describe: TypeAlias = Callable[[Package, str, Mapping[str, str]], Sequence[str]]
-"""The text that a hospital's data-protection officer is shown: of a package, its digest, the texts of its code."""
+Describe: TypeAlias = Callable[[Package], Mapping[str, Sequence[Said]]]
+"""What a hospital's data-protection officer is told of a package: what is read there, what runs and what leaves."""
 
 _LARGEST_CODE = 1 << 20
 
@@ -40,7 +40,9 @@ TABS = (
     ("code", mark("Code"), "see-study"),
     ("results", mark("Results"), "follow-study"),
     ("compare", mark("Compare"), "see-study"),
+    ("people", mark("People"), "follow-study"),
 )
+PARTS_IN_A_STUDY = ("principal-investigator", "researcher", "auditor")
 FINAL = mark("Final model, with 95 % intervals")
 
 
@@ -65,13 +67,15 @@ class StudyPages:
             digest_code=study["digest"],
             submitted=moment(study["submitted"]) + f" · {study['submitted_by']}",
             related=[one for one in found[::-1] if one["name"] == study["name"] and one is not line],
+            may_change=study["submitted_by"] == visit.me["user"] and study["superseded_by"] is None and study["state"] != "running",
         )
 
     async def leaves(self, visit: Visit) -> Response:
         study, package = await _study(visit), Package.model_validate(await _package(visit))
-        files = await _files(visit, package)
-        texts = {name: text for name, text, _ in files}
-        return _page(visit, study, "leaves", "leaves.html", lines=self._describe(package, study["digest"], texts))
+        private = package.study.privacy.differential_privacy is not None
+        charged = await visit.get(route("/v1/spending?study={}", study["digest"])) if private else []
+        described = {part: nested(lines) for part, lines in self._describe(package).items()}
+        return _page(visit, study, "leaves", "leaves.html", described=described, private=private, charged=charged)
 
     async def code(self, visit: Visit) -> Response:
         study, files = await _study(visit), await _files(visit, Package.model_validate(await _package(visit)))
@@ -132,6 +136,29 @@ class StudyPages:
                 "figures": [(name, figures[0].get(name), figures[1].get(name)) for name in names],
             }
         return _page(visit, study, "compare", "compare.html", **given)
+
+    async def people(self, visit: Visit) -> Response:
+        study = await _study(visit)
+        found = await visit.get(route("/v1/studies/{}/people", study["digest"]))
+        return _page(visit, study, "people", "study_people.html", people=found, parts=PARTS_IN_A_STUDY)
+
+    async def share(self, visit: Visit) -> Response:
+        form = await read_form(visit.request)
+        return await _share(visit, form, "PUT", {"part": form.get("part", "")})
+
+    async def unshare(self, visit: Visit) -> Response:
+        return await _share(visit, await read_form(visit.request), "DELETE")
+
+    async def check_data(self, visit: Visit) -> Response:
+        """Asks the sites whether their data fit, and shows what they say; nothing is computed."""
+        study = await _study(visit)
+        found = await visit.do("POST", route("/v1/studies/{}/preflight", study["digest"]))
+        return _page(visit, study, "", "data_check.html", sites=found["sites"])
+
+    async def archive(self, visit: Visit) -> Response:
+        archived = (await read_form(visit.request)).get("archived") == "yes"
+        await visit.do("POST", route("/v1/studies/{}/archive", visit.part("digest")), {"archived": archived})
+        return RedirectResponse(f"/studies/{visit.part('digest')}", 303)
 
     async def stop_page(self, visit: Visit) -> Response:
         return _page(visit, await _study(visit), "live", "stop.html")
@@ -213,6 +240,15 @@ async def _figures(visit: Visit, digest: str) -> dict[str, float | None]:
 async def _change(visit: Visit, verb: str, body: Any = None) -> Response:
     await visit.do("POST", route("/v1/studies/{}/{}", visit.part("digest"), verb), body)
     return RedirectResponse(f"/studies/{visit.part('digest')}/live", 303)
+
+
+async def _share(visit: Visit, form: Mapping[str, str], method: str, body: Any = None) -> Response:
+    """The form names the person: an account may bear a name that is no part of a path."""
+    digest, name = visit.part("digest"), form.get("name", "").strip()
+    if not name:
+        raise BadInput("The form names nobody.")
+    await visit.do(method, route("/v1/studies/{}/people/{}", digest, name), body)
+    return RedirectResponse(f"/studies/{digest}/people", 303)
 
 
 def _values(event: RoundFinished) -> dict[str, float | None]:

@@ -37,6 +37,7 @@ from aimer2.site.performing import Performing, Ready
 from aimer2.site.reports import write_report
 from aimer2.site.sandbox import Capabilities, capabilities
 from aimer2.site.settings import Protection, Settings, read_toml
+from aimer2.site.telling import Telling
 from aimer2.site.threads import Threads
 from aimer2.site.witness import exchange_heads
 from aimer2.site.workers import Workers
@@ -46,6 +47,7 @@ _RECORD_SECONDS = 0.5
 """Each record waits for the disk, which the studies' secrets wait for too."""
 _TIDY_SECONDS = 1.0
 _HEADS_SECONDS = 3600.0
+_TELL_SECONDS = 30.0
 _LOG = logging.getLogger("aimer2.site")
 
 _Event: TypeAlias = tuple[Kind, str | None, Mapping[str, Json]]
@@ -77,6 +79,8 @@ class Agent:
         self._notices: asyncio.Queue[Sequence[StudyNotice]] = asyncio.Queue()
         self._broken: asyncio.Future[None] | None = None
         self._heads_due = asyncio.Event()
+        self._telling = Telling(decisions, settings, self._connection)
+        self._tell_due = asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
         self._delivered: list[tuple[str, Answer]] = []
         self._events: list[_Event] = []
@@ -99,7 +103,7 @@ class Agent:
             self._offers.enforced = protections(found)
             self._workers.prepare()
             async with serve_control(self._decisions.folder, self.command):
-                running = [loop.create_task(part) for part in (self._exchanging.run(), self._attend(), self._resume(), self._witness())]
+                running = [loop.create_task(part) for part in (self._exchanging.run(), self._attend(), self._resume(), self._witness(), self._tell())]
                 try:
                     await self._first_end(stop, running)
                 finally:
@@ -209,6 +213,7 @@ class Agent:
             write_report(self._decisions, digest)
             self._record(Kind.REPORT_WRITTEN, digest, {})
             self._heads_due.set()
+            self._tell_due.set()
         self._decisions.store.note(f"reported {digest}", "yes")
 
     async def _resume(self) -> None:
@@ -230,6 +235,15 @@ class Agent:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_HEADS_SECONDS):
                     await self._heads_due.wait()
+
+    async def _tell(self) -> None:
+        """What it has to tell of itself: at the start, at each study's end, and from time to time."""
+        while True:
+            self._tell_due.clear()
+            await self._persist(self._telling.tell)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_TELL_SECONDS):
+                    await self._tell_due.wait()
 
     def _exchange_heads(self) -> None:
         try:
@@ -272,6 +286,9 @@ class Agent:
         if kind == "status":
             told = {"connected": self._exchanging.connected, "problem": self._exchanging.problem, "halted": self._performing.halted}
             return {**told, "processes": {"agent": os.getpid(), **self._workers.processes()}}
+        if kind == "tell":
+            self._tell_due.set()
+            return {}
         if kind in ("freeze", "thaw"):
             try:
                 return (self._freeze if kind == "freeze" else self._thaw)(**asked)

@@ -6,18 +6,21 @@ import hashlib
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from aimer2 import __version__
 from aimer2.core.errors import Conflict, NotAvailable
 from aimer2.site.folder import SiteFolder
 
+Process: TypeAlias = Literal["agent", "console"]
+_COMMANDS: Final[dict[Process, tuple[str, str]]] = {"agent": ("aimer2-site", "run"), "console": ("aimer2-console", "console")}
+
 # ProtectProc and ProcSubset would hide what a worker's libraries read; RestrictNamespaces would forbid the worker its empty network.
 _UNIT: Final = """\
-# AIMER2 agent of this hospital. Copy to /etc/systemd/system/aimer2-site.service, then:
-#   systemctl daemon-reload && systemctl enable --now aimer2-site
+# AIMER2 {process} of this hospital. Copy to /etc/systemd/system/{name}.service, then:
+#   systemctl daemon-reload && systemctl enable --now {name}
 [Unit]
-Description=AIMER2 site agent
+Description=AIMER2 site {process}
 Wants=network-online.target
 After=network-online.target
 
@@ -26,7 +29,7 @@ Type=exec
 User={user}
 Environment=AIMER2_SITE={folder}
 # Environment=HTTPS_PROXY=http://proxy.hospital.example:3128
-ExecStart={python} -I -m aimer2 site run --folder {folder}
+ExecStart={python} -I -m aimer2 site {command} --folder {folder}
 Restart=always
 RestartSec=5
 KillMode=mixed
@@ -69,9 +72,10 @@ echo "Installed. Next: $target/bin/aimer2 site init INVITATION"
 """
 
 
-def unit(folder: SiteFolder, user: str) -> str:
-    """A systemd unit that runs the agent with as little of the machine as it needs."""
-    return _UNIT.format(folder=folder.path, user=user, python=sys.executable)
+def unit(folder: SiteFolder, user: str, process: Process = "agent") -> str:
+    """A systemd unit that runs agent or console with as little of the machine as it needs; the console starts workers as the agent does."""
+    name, command = _COMMANDS[process]
+    return _UNIT.format(folder=folder.path, user=user, python=sys.executable, process=process, name=name, command=command)
 
 
 def make_bundle(target: Path, extras: str, constraints: Path | None) -> None:

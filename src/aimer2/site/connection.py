@@ -26,6 +26,7 @@ from aimer2.core.task import BlobRef, Digest, Document
 from aimer2.identity.assertions import make_assertion
 from aimer2.identity.keys import SigningKey
 from aimer2.messages.package import Package
+from aimer2.messages.told import Told
 from aimer2.messages.wire import (
     AuditHead,
     CoordinatorInfo,
@@ -124,6 +125,10 @@ class Connection:
     def exchange_heads(self, head: AuditHead) -> AuditHead:
         """Hands in the head of this site's audit log for that of the coordinator's."""
         return _document(AuditHead, self._as_site(_posted("/v1/audit/heads", head)))
+
+    def tell(self, path: str, statement: str) -> None:
+        """What the site says of itself, signed."""
+        self._as_site(_posted(path, Told(statement=statement)))
 
     def rotate(self, rotation: KeyRotation) -> None:
         self._as_site(_posted("/v1/sites/key", rotation))

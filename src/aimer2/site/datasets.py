@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,9 +26,11 @@ from aimer2.core.clock import Clock
 from aimer2.core.errors import BadInput, Conflict, NotFound
 from aimer2.core.study import NAME
 from aimer2.core.task import Document
+from aimer2.messages.told import DataPublished
 from aimer2.site import snapshots
+from aimer2.site.control import ask_agent
 from aimer2.site.folder import SiteFolder
-from aimer2.site.settings import Retention, read_toml
+from aimer2.site.settings import Retention, read_settings, read_toml
 from aimer2.site.snapshots import SnapshotRecord
 
 MOST_CATEGORIES = 50
@@ -69,6 +72,24 @@ class Datasets:
             raise
         self.audit.append(Kind.DATASET_ADDED, actor=self.by, details={"dataset": settings.name, "kind": settings.kind})
 
+    def mapping(self, name: str) -> str:
+        """What its columns mean, as it is written."""
+        self.settings(name)
+        return (self.folder.dataset(name) / "mapping.toml").read_text(encoding="utf-8")
+
+    def change(self, name: str, mapping: str) -> None:
+        """Another text of its mapping file, from the next refresh on. Raises BadInput with every fault, and then nothing has changed."""
+        self.settings(name)
+        path = self.folder.dataset(name) / "mapping.toml"
+        draft = path.with_suffix(".draft")
+        draft.write_text(mapping, encoding="utf-8")
+        try:
+            read_mapping(draft)
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+        self.audit.append(Kind.DATASET_CHANGED, actor=self.by, details={"dataset": name})
+
     def refresh(self, name: str) -> SnapshotRecord:
         """Reads the source anew, without those who opted out, and erases snapshots past their retention."""
         connector = self._connector(name)
@@ -90,10 +111,37 @@ class Datasets:
         return describe_locally(self._table(name))
 
     def publish(self, name: str) -> DataDescription:
-        """The disclosure-controlled description, recorded as seen by the person who published it."""
+        """Lets the consortium see the disclosure-controlled description: the agent tells the coordinator, in the name of the person."""
         description = describe(self._table(name))
-        self.audit.append(Kind.DATASET_PUBLISHED, actor=self.by, details={"dataset": name, "columns": len(description.columns)})
+        columns = [column.model_dump(exclude={"quantiles"}) for column in description.columns]
+        said = {"rows": description.rows, "patients": description.patients, "columns": columns}
+        self._let_know(name, DataPublished.model_validate(self._by_now(name) | said))
         return description
+
+    def take_back(self, name: str) -> None:
+        """The consortium sees the description no longer. Raises Conflict where it does not."""
+        if self.published(name) is None:
+            raise Conflict(f"The description of '{name}' is not published.")
+        self._let_know(name, DataPublished.model_validate(self._by_now(name) | {"published": False}))
+
+    def published(self, name: str) -> DataPublished | None:
+        """What the consortium may see of it; None: nothing."""
+        path = self.folder.published(name)
+        said = DataPublished.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return said if said is not None and said.published else None
+
+    def _by_now(self, name: str) -> dict[str, Any]:
+        return {"site": read_settings(self.folder.settings).site, "dataset": name, "by": self.by, "time": self.clock.now()}
+
+    def _let_know(self, name: str, said: DataPublished) -> None:
+        details: dict[str, Json] = {"dataset": name, "columns": len(said.columns), "published": said.published}
+        self.audit.append(Kind.DATASET_PUBLISHED, actor=self.by, details=details)
+        path = self.folder.published(name)
+        draft = path.with_suffix(".draft")
+        draft.write_text(said.model_dump_json(), encoding="utf-8")
+        os.replace(draft, path)
+        # Where none runs, the next one tells it when it starts.
+        ask_agent(self.folder, {"command": "tell"})
 
     def settings(self, name: str) -> DatasetSettings:
         path = self.folder.dataset(name) / "dataset.toml"

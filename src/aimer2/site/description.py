@@ -1,4 +1,4 @@
-"""What a person at the hospital reads before deciding about a study."""
+"""What a person at the hospital reads before deciding about a study: sentences of ours with the study's own words in them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from aimer2.privacy.site_terms import site_terms
 from aimer2.secure_aggregation.roster import MINIMUM, threshold
 from aimer2.statistics import catalogue as statistics
 from aimer2.study.secure_update import groups_of, quorum_of
+from aimer2.web.translation import Said, say
 
 
 def describe_request(package: Package, digest: str, code: Mapping[str, str] | None = None) -> list[str]:
@@ -40,8 +41,13 @@ def describe_request(package: Package, digest: str, code: Mapping[str, str] | No
     ]
 
 
-def _titled(title: str, lines: Iterable[str]) -> Iterator[str]:
-    return (f"{'' if number else title:17}{line}" for number, line in enumerate(lines))
+def described(package: Package) -> Mapping[str, Sequence[Said]]:
+    """What is read, what runs and what leaves, to be told in the reader's language."""
+    return {"reads": tuple(reads(package.study)), "runs": tuple(runs(package)), "leaves": tuple(leaves(package))}
+
+
+def _titled(title: str, lines: Iterable[Said]) -> Iterator[str]:
+    return (f"{'' if number else title:17}{'  ' * line.depth}{line}" for number, line in enumerate(lines))
 
 
 def _sites_needed(package: Package) -> int:
@@ -52,176 +58,233 @@ def _sites_needed(package: Package) -> int:
         return package.study.sites.minimum
 
 
-def reads(study: Study) -> Iterator[str]:
+def reads(study: Study) -> Iterator[Said]:
     """Which rows and columns, the first line as a heading of the others."""
     cohort = study.cohort
-    yield f"data set '{cohort.dataset}', at least {cohort.minimum_patients} patients, only these columns:"
+    yield say("data set '{name}', at least {count} patients, only these columns:", name=cohort.dataset, count=cohort.minimum_patients)
     for feature in study.columns:
-        kind = feature.unit or ("number" if feature.kind == "number" else "one of " + ", ".join(feature.categories))
-        yield f"{feature.name} ({kind})"
+        if feature.unit:
+            yield Said("{name} ({unit})", {"name": feature.name, "unit": feature.unit})
+        elif feature.kind == "number":
+            yield say("{name} (number)", name=feature.name)
+        else:
+            yield say("{name} (one of {categories})", name=feature.name, categories=", ".join(feature.categories))
     if cohort.image is not None:
-        yield f"{cohort.image.name} (images: {cohort.image.size})"
+        yield say("{name} (images: {size})", name=cohort.image.name, size=cohort.image.size)
     if cohort.group is not None:
-        yield f"{cohort.group.name} (one of {', '.join(cohort.group.categories)}; groups that are looked at apart)"
+        categories = ", ".join(cohort.group.categories)
+        yield say("{name} (one of {categories}; groups that are looked at apart)", name=cohort.group.name, categories=categories)
     for column in cohort.target.columns:
-        yield f"{column.name} (what the model is to tell)"
+        yield say("{name} (what the model is to tell)", name=column.name)
 
 
-def runs(package: Package) -> Iterator[str]:
+def runs(package: Package) -> Iterator[Said]:
     """Which method with which parameters, or which statistical questions."""
     study = package.study
     if study.analyses:
         yield from _asks(package)
         return
-    yield f"{study.method.name}, version {package.method_version}, {study.method.rounds} rounds: {_summary(study.method.name)}"
-    for name, value in sorted(study.method.parameters.items()):
-        yield f"{name} = {value}"
+    method = study.method
+    yield say(
+        "{method}, version {version}, {count} rounds: {summary}",
+        method=method.name,
+        version=package.method_version,
+        count=method.rounds,
+        summary=_summary(method.name),
+    )
+    yield from _parameters(method.parameters)
     yield from _aggregator(study)
-    yield f"model {study.model.name or study.model.code} ({study.model.framework})"
+    yield say("model {name} ({framework})", name=study.model.name or study.model.code, framework=study.model.framework)
 
 
-def _asks(package: Package) -> Iterator[str]:
+def _parameters(parameters: Mapping[str, object], depth: int = 0) -> Iterator[Said]:
+    """A study's own words, the same in every language."""
+    return (Said("{name} = {value}", {"name": name, "value": value}, depth) for name, value in sorted(parameters.items()))
+
+
+def _asks(package: Package) -> Iterator[Said]:
     """The locked plan: what is not in it cannot be run."""
     if all(analysis.method == "feasibility" for analysis in package.study.analyses):
-        yield "a feasibility question, before a study is written: rounded counts of patients, of all hospitals together"
-    yield "only these statistical questions:"
+        yield say("a feasibility question, before a study is written: rounded counts of patients, of all hospitals together")
+    yield say("only these statistical questions:")
     for analysis in package.study.analyses:
-        version = package.versions.get(analysis.method)
-        yield f"{analysis.name}: {analysis.formula}"
-        yield f"  {analysis.method}, version {version}, at most {analysis.rounds} rounds: {_statistic(analysis.method)}"
-        for name, value in sorted(analysis.options.items()):
-            yield f"  {name} = {value}"
+        yield Said("{name}: {formula}", {"name": analysis.name, "formula": analysis.formula})
+        yield Said(
+            _QUESTION.message,
+            {
+                "method": analysis.method,
+                "version": package.versions.get(analysis.method),
+                "count": analysis.rounds,
+                "summary": _statistic(analysis.method),
+            },
+            1,
+        )
+        yield from _parameters(analysis.options, 1)
 
 
-def _statistic(name: str) -> str:
-    return statistics.summary(name) if name in statistics.names() else "this installation does not have it"
+_QUESTION = say("{method}, version {version}, at most {count} rounds: {summary}")
+_NOT_HERE = say("this installation does not have it")
 
 
-def _sums_of(analysis: Analysis) -> Sequence[str]:
+def _statistic(name: str) -> Said:
+    return Said(statistics.summary(name)) if name in statistics.names() else _NOT_HERE
+
+
+def _sums_of(analysis: Analysis) -> Iterator[Said]:
     if analysis.method not in statistics.names():
-        return (f"unknown: this installation does not have the method '{analysis.method}' and would refuse its tasks",)
-    return [f"each round, of {analysis.name}: {line.replace('``', '')}" for line in statistics.leaves(analysis.method)]
+        yield say("unknown: this installation does not have the method '{name}' and would refuse its tasks", name=analysis.method)
+        return
+    for line in statistics.leaves(analysis.method):
+        yield say("each round, of {name}: {sum}", name=analysis.name, sum=_sum(line))
 
 
-def _aggregator(study: Study) -> Iterator[str]:
+def _sum(line: str) -> Said:
+    """A line of a method's page about what leaves, as plain text."""
+    return Said(line.replace("``", ""))
+
+
+def _aggregator(study: Study) -> Iterator[Said]:
     name = study.method.aggregator
     if name not in aggregators.names():
-        yield f"updates are combined by '{name}', which this installation does not have and cannot tell about"
+        yield say("updates are combined by '{name}', which this installation does not have and cannot tell about", name=name)
         return
-    yield f"updates are combined by {name}: {aggregators.summary(name)}"
-    for parameter, value in sorted(study.method.aggregator_parameters.items()):
-        yield f"{parameter} = {value}"
+    yield say("updates are combined by {name}: {summary}", name=name, summary=Said(aggregators.summary(name)))
+    yield from _parameters(study.method.aggregator_parameters)
     if study.privacy.group_size is not None:
-        yield "for that the coordinator compares the sums of groups of sites, see below with whom this one is added up"
+        yield say("for that the coordinator compares the sums of groups of sites, see below with whom this one is added up")
     elif not aggregators.example(name).additive:
-        yield "for that the coordinator compares the sites' updates one by one, so it must see this site's alone"
+        yield say("for that the coordinator compares the sites' updates one by one, so it must see this site's alone")
 
 
-def leaves(package: Package) -> Iterator[str]:
-    """Exactly what is sent, who sees it, and how much noise is on it; a line that begins with blanks goes on with the one before."""
+def leaves(package: Package) -> Iterator[Said]:
+    """Exactly what is sent, who sees it, and how much noise is on it."""
     study = package.study
-    yield "only these sums over all patients of the cohort, never a record:"
+    yield say("only these sums over all patients of the cohort, never a record:")
     yield from what_leaves(study)
     yield from _secrecy(package)
     yield from _noise(study)
 
 
-def what_leaves(study: Study) -> Sequence[str]:
-    lines = ["before the first round: whether the data meet the study's contract, as sentences with rounded counts"]
+def what_leaves(study: Study) -> Iterator[Said]:
+    """The sums alone."""
+    yield say("before the first round: whether the data meet the study's contract, as sentences with rounded counts")
     if study.analyses:
-        lines.append(
+        yield say(
             "and whether this site's limits (`[disclosure]` in site.toml), or what was answered here before, speak against answering, with the reason"
         )
-        return [*lines, *(line for analysis in study.analyses for line in _sums_of(analysis))]
+        for analysis in study.analyses:
+            yield from _sums_of(analysis)
+        return
     if study.cohort.common_moments:
-        lines.append("before the first round: of each column how many values and their sum")
-        lines.append("and then, about the mean that came of it: the sums of the distances and of the squared distances")
-    lines += [f"each round: {line.replace('``', '')}" for line in _method(study.method.name)]
-    lines += _compressed(study)
+        yield say("before the first round: of each column how many values and their sum")
+        yield say("and then, about the mean that came of it: the sums of the distances and of the squared distances")
+    yield from _method(study.method.name)
+    yield from _compressed(study)
     if study.method.largest_change is not None:
-        lines.append(f"of that, a mean change of the model longer than {study.method.largest_change:g} is shortened here to this length")
-    if study.evaluation.held_out > 0:
-        named = f" for {', '.join(study.evaluation.metrics)}" if study.evaluation.metrics else ""
-        lines.append(f"each round: counts and sums of the model's evaluation on held-out patients{named}")
+        length = f"{study.method.largest_change:g}"
+        yield say("of that, a mean change of the model longer than {length} is shortened here to this length", length=length)
+    if study.evaluation.held_out > 0 and study.evaluation.metrics:
+        metrics = ", ".join(study.evaluation.metrics)
+        yield say("each round: counts and sums of the model's evaluation on held-out patients for {metrics}", metrics=metrics)
+    elif study.evaluation.held_out > 0:
+        yield say("each round: counts and sums of the model's evaluation on held-out patients")
     if study.evaluation.release_per_site:
-        lines.append("once, at the end: this site's own figures, under its name")
-    return lines
+        yield say("once, at the end: this site's own figures, under its name")
 
 
-def _compressed(study: Study) -> Iterator[str]:
+def _compressed(study: Study) -> Iterator[Said]:
     asked = study.method.compression
     if asked is None:
         return
     if asked.name not in compressions.names():
-        yield f"of that, the difference compressed by '{asked.name}', which this installation does not have and would refuse"
+        yield say("of that, the difference compressed by '{name}', which this installation does not have and would refuse", name=asked.name)
         return
-    stated = "".join(f", {parameter} = {value}" for parameter, value in sorted(asked.parameters.items()))
-    yield f"of that, the difference compressed here by {asked.name}{stated}: {compressions.summary(asked.name)}"
+    stated = asked.name + "".join(f", {parameter} = {value}" for parameter, value in sorted(asked.parameters.items()))
+    yield say("of that, the difference compressed here by {name}: {summary}", name=stated, summary=Said(compressions.summary(asked.name)))
     if compressions.example(asked.name).remembers:
-        yield "  what is left out stays here, in the site's memory of the study, and goes along later"
+        yield say("what is left out stays here, in the site's memory of the study, and goes along later", 1)
 
 
-def _method(name: str) -> Sequence[str]:
+def _method(name: str) -> Iterator[Said]:
     try:
-        return catalogue.leaves(name)
+        for line in catalogue.leaves(name):
+            yield say("each round: {sum}", sum=_sum(line))
     except BadStudy:
-        return (f"unknown: this installation does not have the method '{name}' and would refuse its tasks",)
+        yield say("unknown: this installation does not have the method '{name}' and would refuse its tasks", name=name)
 
 
-def _summary(name: str) -> str:
+def _summary(name: str) -> Said:
     try:
-        return catalogue.summary(name)
+        return Said(catalogue.summary(name))
     except BadStudy:
-        return "this installation does not have it"
+        return _NOT_HERE
 
 
-def _secrecy(package: Package) -> Iterator[str]:
+def _secrecy(package: Package) -> Iterator[Said]:
     study, sites = package.study, len(package.roster)
     if not study.privacy.secure_aggregation:
-        yield "in the clear: the coordinator sees this site's sums. The researcher says why:"
-        yield f"  {study.privacy.why_not_secure or 'nothing'}"
+        yield say("in the clear: the coordinator sees this site's sums. The researcher says why:")
+        yield Said("{why}", {"why": study.privacy.why_not_secure or "nothing"}, 1)
         return
     if study.privacy.group_size is None:
-        yield f"masked: the coordinator gets the sum of at least {threshold(sites)} of the {sites} sites, and nobody sees this site's alone"
+        least = threshold(sites)
+        yield say(
+            "masked: the coordinator gets the sum of at least {least} of the {sites} sites, and nobody sees this site's alone",
+            least=least,
+            sites=sites,
+        )
     else:
-        yield f"masked: the coordinator gets the sum of each group of {study.privacy.group_size} sites or more, and nobody sees this site's alone;"
-        yield "  a group's sum hides a site among fewer others than the sum of all would. The groups, the same in every round:"
+        size = study.privacy.group_size
+        yield say("masked: the coordinator gets the sum of each group of {size} sites or more, and nobody sees this site's alone;", size=size)
+        yield say("a group's sum hides a site among fewer others than the sum of all would. The groups, the same in every round:", 1)
         for group in groups_of(package):
-            yield f"    {', '.join(group)} (a sum is of at least {max(MINIMUM, threshold(len(group)))} of them)"
-    yield "  (secure aggregation; it rests on the keys that people here have verified: `aimer2 site roster show`)"
+            yield say("{sites} (a sum is of at least {least} of them)", 2, sites=", ".join(group), least=max(MINIMUM, threshold(len(group))))
+    yield say("(secure aggregation; it rests on the keys that people here have verified: `aimer2 site roster show`)", 1)
 
 
-def _noise(study: Study) -> Iterator[str]:
+def _noise(study: Study) -> Iterator[Said]:
     asked = study.privacy.differential_privacy
     if asked is None:
-        yield "without differential privacy: what is learnt from the sum of all is not limited by noise"
+        yield say("without differential privacy: what is learnt from the sum of all is not limited by noise")
         return
-    much = f"ε = {asked.epsilon:g}" if asked.epsilon is not None else f"noise of {asked.noise_multiplier:g} times the clip norm"
+    much = (
+        Said("ε = {epsilon}", {"epsilon": f"{asked.epsilon:g}"})
+        if asked.epsilon is not None
+        else say("noise of {times} times the clip norm", times=f"{asked.noise_multiplier:g}")
+    )
     if asked.level == "site":
-        yield f"with differential privacy of whole sites: {much} for each site over the whole study. What the worker hands over, whatever"
-        yield "  code made it, is shortened to the clip norm and gets this site's share of the noise before it is masked; no number of"
-        yield "  patients leaves"
+        yield say(
+            "with differential privacy of whole sites: {much} for each site over the whole study. What the worker hands over, whatever", much=much
+        )
+        yield say("code made it, is shortened to the clip norm and gets this site's share of the noise before it is masked; no number of", 1)
+        yield say("patients leaves", 1)
         if study.privacy.of_sites is not None and study.privacy.of_sites.clip_quantile is not None:
-            yield "  and, under the same noise, whether it had to shorten: by that the next round's clip norm is chosen"
+            yield say("and, under the same noise, whether it had to shorten: by that the next round's clip norm is chosen", 1)
         yield from _of_a_patient(study)
-        return
-    yield f"with differential privacy: {much} for each patient over the whole study, taken from the data set's budget (`aimer2 site budget show`)"
-    if study.analyses:
-        yield "  each patient's part in a sum is shortened to a public length, and the sum gets Gaussian noise here, before it leaves"
-    if asked.asserted:
-        yield "  on the researcher's word: code of the study computes the gradients, so AIMER2 does not vouch for it"
+    else:
+        yield say(
+            "with differential privacy: {much} for each patient over the whole study, taken from the data set's budget (`aimer2 site budget show`)",
+            much=much,
+        )
+        if study.analyses:
+            yield say("each patient's part in a sum is shortened to a public length, and the sum gets Gaussian noise here, before it leaves", 1)
+        if asked.asserted:
+            yield say("on the researcher's word: code of the study computes the gradients, so AIMER2 does not vouch for it", 1)
+    yield say(
+        "from time to time, signed: how many tasks of this study were charged here, and the ε and δ of these together (`tell_spending` keeps it here)"
+    )
 
 
-def _of_a_patient(study: Study) -> Iterator[str]:
+def _of_a_patient(study: Study) -> Iterator[Said]:
     """What the ledger is charged: a patient's rows may turn a site's part round, so that ε is larger for a patient than for a site."""
     try:
         kept = site_terms(study)
         epsilon = kept.epsilon(kept.rounds, evaluations=kept.evaluations, of="patient")
     except AimerError as error:
-        yield f"  what that costs this site's patients cannot be told here: {error.sentence}"
+        yield say("what that costs this site's patients cannot be told here: {why}", 1, why=error.sentence)
         return
-    yield f"  for each of this site's patients that is ε = {epsilon:.2f} at δ = {kept.delta:g},"
-    yield "  taken from the data set's budget (`aimer2 site budget show`)"
+    yield say("for each of this site's patients that is ε = {epsilon} at δ = {delta},", 1, epsilon=f"{epsilon:.2f}", delta=f"{kept.delta:g}")
+    yield say("taken from the data set's budget (`aimer2 site budget show`)", 1)
 
 
 def _code(code: Mapping[str, str]) -> Iterator[str]:

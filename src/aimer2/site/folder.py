@@ -78,6 +78,10 @@ class SiteFolder:
     def dataset(self, name: str) -> Path:
         return self.path / "datasets" / name
 
+    def published(self, dataset: str) -> Path:
+        """What a person has let the consortium know of a data set."""
+        return self.dataset(dataset) / "published.json"
+
     def ledger(self, dataset: str) -> Path:
         """The privacy ledger of a data set."""
         return self.path / "ledgers" / f"{dataset}.jsonl"

@@ -154,6 +154,16 @@ class Ledger:
         with self._locked() as balance:
             return deepcopy(balance)
 
+    def charged(self, study: str) -> Balance:
+        """What was charged to this study alone, as if there were no other; no budget."""
+        own = Balance()
+        with self._locked() as balance:
+            for task, charge in balance.charges.items():
+                if charge.study == study:
+                    own.totals = own.after(charge.spent)
+                    own.charges[task] = charge
+        return own
+
     def shared(self) -> str | None:
         """The data set under whose budget this one is."""
         with self._locked() as balance:

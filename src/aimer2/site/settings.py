@@ -59,6 +59,7 @@ class ConsoleSettings(Document):
     certificate: Path | None = Field(default=None, description="PEM, for TLS")
     private_key: Path | None = Field(default=None, description="PEM, for TLS")
     idle_minutes: float = Field(default=30, gt=0, description="of silence, after which a person logs in again")
+    data_folders: tuple[Path, ...] = Field(default=(), description="where files lie that its people may make data sets of; none: by command only")
     session_hours: float = Field(default=10, gt=0, description="after which a person logs in again in any case")
 
     @property
@@ -104,6 +105,7 @@ class Settings(Document):
     retention: Retention = Retention()
     disclosure: Disclosure = Disclosure()
     console: ConsoleSettings = ConsoleSettings()
+    tell_spending: bool = Field(default=True, description="a study with differential privacy is told what it, and it alone, was charged here")
     small_differences: Literal["warn", "refuse"] = Field(
         default="warn", description="when two sums in secret, one after the other, differ by one or two sites: recorded, or not opened either"
     )

@@ -101,10 +101,10 @@ class Answers:
         return answer
 
 
-async def read_form(request: Request, seconds: float = FORM_SECONDS) -> dict[str, str]:
+async def read_form(request: Request, seconds: float = FORM_SECONDS, *, most: int = LARGEST_FORM) -> dict[str, str]:
     """The fields of a form (`application/x-www-form-urlencoded`). Raises TooLarge, BadInput where it does not arrive in time or is no form.
 
-    A request has one form, however often it is read.
+    A request has one form, however often it is read; ``most``: bytes.
     """
     known: dict[str, str] | None = getattr(request.state, "form", None)
     if known is not None:
@@ -114,7 +114,7 @@ async def read_form(request: Request, seconds: float = FORM_SECONDS) -> dict[str
         raise BadInput("This is not a form of these pages.")
     try:
         async with asyncio.timeout(seconds):
-            body = await _read(request)
+            body = await _read(request, most)
         request.state.form = form = dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=200))
         return form
     except TimeoutError:
@@ -125,12 +125,12 @@ async def read_form(request: Request, seconds: float = FORM_SECONDS) -> dict[str
         raise BadInput("The form was broken off.") from None
 
 
-async def _read(request: Request) -> bytes:
+async def _read(request: Request, most: int) -> bytes:
     pieces, size = list[bytes](), 0
     async for piece in request.stream():
         size += len(piece)
-        if size > LARGEST_FORM:
-            raise TooLarge(f"A form has at most {LARGEST_FORM} bytes.")
+        if size > most:
+            raise TooLarge(f"A form has at most {most} bytes.")
         pieces.append(piece)
     return b"".join(pieces)
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from aimer2.charts.svg import STYLE
 from aimer2.web.assets import Assets
+from aimer2.web.findings import finding
 from aimer2.web.pictures import numbers, picture
 from aimer2.web.translation import Language, choose, read_languages
 
@@ -66,7 +67,7 @@ def _environment(folders: Sequence[Path], language: Language, named: Mapping[str
         auto_reload=False,
         cache_size=-1,
     )
-    environment.globals |= {**named, "picture": picture, "numbers": numbers}
+    environment.globals |= {**named, "picture": picture, "numbers": numbers, "told": language.told, "finding": finding}
     environment.filters |= {"number": number, "size": size, "moment": moment, "share": share, "duration": duration, "short": short}
     environment.install_gettext_callables(language.text, language.counted, newstyle=True)  # type: ignore[attr-defined]  # of the extension
     return environment

@@ -154,7 +154,7 @@ def token(client: TestClient, path: str = "/") -> str:
     return found[1]
 
 
-def send(client: TestClient, path: str, page: str = "/", **fields: str) -> Any:
+def send(client: TestClient, path: str, /, page: str = "/", **fields: str) -> Any:
     """A form, as a browser sends it from one of the console's pages."""
     return client.post(path, data={"csrf": token(client, page), **fields}, headers={"Origin": BASE, "Sec-Fetch-Site": "same-origin"})
 

@@ -241,18 +241,39 @@ def test_the_audit_log_is_filtered_verified_and_handed_on(officer: TestClient, c
     assert "1 problem" in text_of(officer.get("/audit?verify=yes"))
 
 
-def test_a_description_is_handed_out_with_rounded_counts_by_name(officer: TestClient, console: Console) -> None:
+def test_a_description_is_published_with_rounded_counts_by_name_and_taken_back(officer: TestClient, console: Console, folder: SiteFolder) -> None:
     assert "80" in text_of(officer.get("/datasets/registry"))
-    published = send(officer, "/datasets/registry/publish", page="/datasets/registry")
-    told = json.loads(html.unescape(published.text.partition('<pre class="code card">')[2].partition("</pre>")[0]))
-    assert told["patients"] == "80" and "quantiles" not in str(told["columns"][0].get("quantiles") or "")
-    assert (str(Kind.DATASET_PUBLISHED), "Dr Ines Vogt") in kinds(console)
+    assert send(officer, "/datasets/registry/take-back").status_code == 409
+    assert send(officer, "/datasets/registry/publish").headers["location"] == "/datasets/registry?done=published"
+    told = json.loads(folder.published("registry").read_text())
+    assert (told["site"], told["by"], told["patients"], told["published"]) == ("north", "Dr Ines Vogt", "80", True)
+    assert all("quantiles" not in column for column in told["columns"])
+    assert "Published by Dr Ines Vogt" in text_of(officer.get("/datasets/registry"))
+    assert send(officer, "/datasets/registry/take-back").headers["location"] == "/datasets/registry?done=taken-back"
+    assert "Published by" not in text_of(officer.get("/datasets/registry"))
+    told = json.loads(folder.published("registry").read_text())
+    assert told["published"] is False and not told["columns"], "that it was taken back is told, and nothing else"
+    assert kinds(console).count((str(Kind.DATASET_PUBLISHED), "Dr Ines Vogt")) == 2
 
 
 def test_every_page_is_there_in_chinese(officer: TestClient, folder: SiteFolder, tmp_path: Path) -> None:
     digest = offer(folder, tmp_path / "b")
     officer.post("/language", data={"language": "zh-Hans", "back": "/"}, headers={"Origin": BASE})
-    for path in ("/", f"/requests/{digest}", "/datasets", "/budgets", "/reports", "/models", "/keys", "/policy", "/audit", "/machine", "/people"):
+    for path in (
+        "/",
+        f"/requests/{digest}",
+        "/datasets",
+        "/datasets/new",
+        "/datasets/registry/mapping",
+        "/budgets",
+        "/reports",
+        "/models",
+        "/keys",
+        "/policy",
+        "/audit",
+        "/machine",
+        "/people",
+    ):
         shown = officer.get(path).text
         heading = re.search(r"<h1>(.*?)</h1>", shown)
         assert 'lang="zh-Hans"' in shown and heading is not None

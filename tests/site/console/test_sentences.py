@@ -11,8 +11,7 @@ from tests.site.console.conftest import STUDY, offer
 
 from aimer2.site.console import console
 from aimer2.site.console.console import Console
-from aimer2.site.console.sentences import told
-from aimer2.site.description import leaves, reads, runs
+from aimer2.site.description import described
 from aimer2.site.folder import SiteFolder
 from aimer2.web.pages import HERE
 from aimer2.web.translation import read_languages
@@ -30,16 +29,9 @@ CASES: list[dict[str, Any]] = [
 def test_every_sentence_of_ours_is_there(case: dict[str, Any], console: Console, folder: SiteFolder, tmp_path: Path) -> None:
     known = console.decisions.store.study(offer(folder, tmp_path / "b", **case))
     assert known is not None and known.package is not None
-    study = known.package.study
-    lines = [line.strip() for line in (*reads(study), *runs(known.package), *leaves(known.package))]
-    assert [told(ENGLISH, line)[0] for line in lines] == lines
-    left = [line for line in lines if not told(CHINESE, line)[1]]
+    lines = [line for part in described(known.package).values() for line in part]
+    assert [ENGLISH.told(line) for line in lines] == [(str(line), True) for line in lines]
+    left = [str(line) for line in lines if not CHINESE.told(line)[1]]
     # parameters, names with units, and the researcher's own words are nobody's to translate
     assert [line for line in left if not re.search(r" = |^\w+ \(\S+\)$|^a test$", line)] == []
-    assert all(re.search(r"[\u4e00-\u9fff]", told(CHINESE, line)[0]) for line in lines if line not in left)
-
-
-def test_braces_in_a_study_s_words_are_words() -> None:
-    line = "model {0.__class__} ({x!r})"
-    assert told(ENGLISH, line) == (line, True)
-    assert "{0.__class__}" in told(CHINESE, line)[0]
+    assert all(re.search(r"[\u4e00-\u9fff]", CHINESE.told(line)[0]) for line in lines if str(line) not in left)

@@ -222,6 +222,17 @@ drafts = Table(
     Column("changed", Double, nullable=False),
 )
 
+# Of each thing the last word of a site, as it has signed it: of a study (its digest) or a data set (its name).
+told = Table(
+    "told",
+    metadata,
+    Column("kind", String(20), primary_key=True),
+    Column("site", _Site, ForeignKey("sites.site"), primary_key=True),
+    Column("subject", String(64), primary_key=True),
+    Column("time", Double, nullable=False),
+    Column("statement", Text, nullable=False),
+)
+
 # The last row says whether everything is stopped; rows are never changed.
 freezes = Table(
     "freezes",

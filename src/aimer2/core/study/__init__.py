@@ -13,6 +13,7 @@ from aimer2.core.study.fields import NAME, Scalar
 from aimer2.core.study.image import Image
 from aimer2.core.study.study import Study, read_study
 from aimer2.core.study.terms import DifferentialPrivacy, Evaluation, Privacy, Sites
+from aimer2.core.study.text import study_text
 from aimer2.core.study.training import Compression, Method, Model, Training
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "Training",
     "faults_of",
     "read_study",
+    "study_text",
 ]

@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from aimer2.site.console import budgets, datasets, keys, machine, people, records, requests, results
+from aimer2.site.console import budgets, datasets, keys, machine, new_datasets, people, records, requests, results
 from aimer2.site.console.console import Console
 from aimer2.site.console.door import KnownHosts, Page, opened
 from aimer2.site.console.entrance import entrance
@@ -17,6 +17,8 @@ from aimer2.web.answers import Protected
 
 PAGES: Final[Sequence[Page]] = (
     *requests.PAGES,
+    # Before the page of a data set: none may bear the name `new`.
+    *new_datasets.PAGES,
     *datasets.PAGES,
     *budgets.PAGES,
     *results.PAGES,

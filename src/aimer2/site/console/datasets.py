@@ -26,7 +26,7 @@ class Known:
     work: Piece | None
 
 
-def _datasets(visit: Visit) -> Datasets:
+def datasets_of(visit: Visit) -> Datasets:
     decisions = visit.console.decisions
     return Datasets(decisions.folder, decisions.audit, visit.console.clock, visit.console.settings.retention, visit.person.name)
 
@@ -41,36 +41,42 @@ def _known(visit: Visit, datasets: Datasets, name: str) -> Known:
 
 
 def show_list(visit: Visit) -> Response:
-    datasets = _datasets(visit)
+    datasets = datasets_of(visit)
     known = [_known(visit, datasets, name) for name in snapshots.names(datasets.folder)]
-    return visit.page("datasets.html", current="/datasets", datasets=known)
+    return visit.page("datasets.html", current="/datasets", datasets=known, can_add=bool(visit.console.settings.console.data_folders))
 
 
 def show(visit: Visit) -> Response:
-    datasets = _datasets(visit)
-    name = _checked(visit, datasets)
+    datasets = datasets_of(visit)
+    name = checked(visit, datasets)
     known = _known(visit, datasets, name)
     described = datasets.describe(name) if known.snapshot is not None else None
-    return visit.page("dataset.html", current="/datasets", known=known, described=described, published=None)
+    return visit.page("dataset.html", current="/datasets", known=known, described=described, published=datasets.published(name))
 
 
 def refresh(visit: Visit) -> Response:
-    datasets = _datasets(visit)
-    name = _checked(visit, datasets)
+    datasets = datasets_of(visit)
+    name = checked(visit, datasets)
     visit.console.work.begin(f"refresh {name}", lambda tell: datasets.refresh(name), by=visit.person.name)
     return visit.go("/datasets", "begun")
 
 
 def publish(visit: Visit) -> Response:
-    """The description that may be handed out, to be copied; the person's name stands in the audit log."""
-    datasets = _datasets(visit)
-    name = _checked(visit, datasets)
-    published = datasets.publish(name)
-    known = _known(visit, datasets, name)
-    return visit.page("dataset.html", current="/datasets", known=known, described=None, published=published.model_dump_json(indent=1))
+    """The consortium may see the description; the person's name stands in the audit log, and beside the description."""
+    datasets = datasets_of(visit)
+    name = checked(visit, datasets)
+    datasets.publish(name)
+    return visit.go(f"/datasets/{name}", "published")
 
 
-def _checked(visit: Visit, datasets: Datasets) -> str:
+def take_back(visit: Visit) -> Response:
+    datasets = datasets_of(visit)
+    name = checked(visit, datasets)
+    datasets.take_back(name)
+    return visit.go(f"/datasets/{name}", "taken-back")
+
+
+def checked(visit: Visit, datasets: Datasets) -> str:
     """The name, if there is a data set of it: it becomes a part of paths. Raises NotFound."""
     name = visit.name("name")
     if name not in snapshots.names(datasets.folder):
@@ -83,4 +89,5 @@ PAGES = (
     Page("GET", "/datasets/{name}", "see patients", show),
     Page("POST", "/datasets/{name}/refresh", "refresh", refresh),
     Page("POST", "/datasets/{name}/publish", "publish", publish),
+    Page("POST", "/datasets/{name}/take-back", "publish", take_back),
 )

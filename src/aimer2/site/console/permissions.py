@@ -15,6 +15,7 @@ Action: TypeAlias = Literal[
     "withdraw",
     "rehearse",
     "refresh",
+    "add data sets",
     "publish",
     "set budgets",
     "verify keys",
@@ -33,6 +34,8 @@ PERMISSIONS: Mapping[Action, frozenset[Role]] = {
     "withdraw": frozenset({"administrator", "data-protection-officer"}),
     "rehearse": frozenset({"administrator", "data-protection-officer"}),
     "refresh": frozenset({"administrator", "data-protection-officer"}),
+    # of files under the folders that `data_folders` names; also what their columns mean
+    "add data sets": frozenset({"administrator", "data-protection-officer"}),
     "publish": frozenset({"data-protection-officer"}),
     # the ledger itself asks for two different persons
     "set budgets": frozenset({"administrator", "data-protection-officer"}),

@@ -17,11 +17,10 @@ from aimer2.messages.wire import Decision
 from aimer2.site import snapshots
 from aimer2.site.approval import stands, valid_until
 from aimer2.site.console.door import Page, Visit
-from aimer2.site.console.sentences import told
 from aimer2.site.console.work import Tell
 from aimer2.site.cost import foresee
 from aimer2.site.decisions import Decisions, Word, decide
-from aimer2.site.description import leaves, reads, runs
+from aimer2.site.description import described
 from aimer2.site.leak import pictures
 from aimer2.site.leak.confined import Asked, read_rehearsal, rehearse
 from aimer2.site.leak.words import LIMITS, of_attempt, of_level, short, summary
@@ -29,7 +28,7 @@ from aimer2.site.preflight import check_here
 from aimer2.site.store import KnownStudy
 from aimer2.site.versions import change_of, code_of
 from aimer2.web.code import coloured_files
-from aimer2.web.translation import mark
+from aimer2.web.translation import Said, mark, nested
 
 _OVER = ("finished", "stopped", "failed", "archived")
 _LOOK_SECONDS = 0.5
@@ -122,13 +121,10 @@ def show(visit: Visit) -> Response:
         badges=BADGES,
         package=package,
         study=study,
-        reads=_nested(reads(study)),
-        runs=_nested(runs(package)),
-        leaves=_nested(leaves(package)),
+        described={part: nested(lines) for part, lines in described(package).items()},
         code=[(name, text) for (name, _), text in zip(named, texts, strict=True)],
         change=change,
         changed_code=changed if change and change.code else "",
-        told=partial(told, visit.console.answers.language(visit.request)),
         history=decisions.store.decisions(known.digest),
         datasets=names,
         dataset=dataset,
@@ -139,17 +135,6 @@ def show(visit: Visit) -> Response:
         last_day=datetime.fromtimestamp(study.expires_at, UTC).date().isoformat(),
         today=datetime.fromtimestamp(visit.console.clock.now(), UTC).date().isoformat(),
     )
-
-
-def _nested(lines: Any) -> list[tuple[str, list[str]]]:
-    """A line that begins with blanks belongs to the one before."""
-    found: list[tuple[str, list[str]]] = []
-    for line in lines:
-        if line.startswith(" ") and found:
-            found[-1][1].append(line.strip())
-        else:
-            found.append((line, []))
-    return found
 
 
 def _cost(visit: Visit, known: KnownStudy, dataset: str) -> Any:
@@ -239,11 +224,15 @@ def show_rehearsal(visit: Visit) -> Response:
     kept = read_rehearsal(visit.console.folder, known.digest)
     if kept is None:
         raise NotFound("This study has not been rehearsed here yet.")
-    found = kept.findings
+    found, language = kept.findings, visit.console.answers.language(visit.request)
+
+    def tell(said: Said) -> str:
+        return language.told(said)[0]
+
     drawn = {
-        "rebuilt": pictures.rebuilt(found) if found.levels else "",
-        "patient": pictures.patient(found.example.cells) if found.example is not None else "",
-        "traced": pictures.traced(found.tracing.results) if found.tracing.results else "",
+        "rebuilt": pictures.rebuilt(found, tell) if found.levels else "",
+        "patient": pictures.patient(found.example.cells, tell) if found.example is not None else "",
+        "traced": pictures.traced(found.tracing.results, tell) if found.tracing.results else "",
     }
     words = found.words
     shown = () if words is None else zip(_SQUARES, (words.clear, words.masked, words.again), strict=True)
@@ -256,11 +245,11 @@ def show_rehearsal(visit: Visit) -> Response:
         study=known.package.study,
         kept=kept,
         found=found,
-        said=list(summary(found)),
+        said=nested(summary(found)),
         # Made by `pictures`, which escapes what the worker has said.
         drawn={name: Markup(picture) for name, picture in drawn.items()},
         squares=[(title, Markup(picture)) for title, picture in squares],
-        limits=[*LIMITS, *found.notes],
+        limits=nested([*LIMITS, *map(Said, found.notes)]),
         of_level=of_level,
         of_attempt=of_attempt,
         view=short,

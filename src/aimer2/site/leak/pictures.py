@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
 from aimer2.site.leak.findings import Cell, Findings, Membership
 from aimer2.site.leak.words import attack_of, of_attempt, of_level, of_membership, short
+from aimer2.web.translation import Said, say
 
 _COLOURS = {"alone": "#b3261e", "masked": "#8a8f98", "sum": "#1f6f54", "noisy": "#8a5a00", "noisy-sum": "#2f5fa8"}
 _SIDE = 32
 _PIXEL = 6
 
 
-def rebuilt(findings: Findings) -> str:
+def rebuilt(findings: Findings, tell: Callable[[Said], str] = str) -> str:
     """Bars: which share of the records was rebuilt, by what an update is made of and through whose eyes."""
     rows, top = [], 0
     for level in findings.levels:
-        rows.append(_text(0, top + 14, f"Updates of {of_level(level)}", "bold"))
+        rows.append(_text(0, top + 14, tell(say("Updates of {level}", level=of_level(level))), "bold"))
         for place, attempt in enumerate(level.attempts):
             y = top + 24 + 22 * place
             width = 300 * attempt.rebuilt / max(attempt.tried, 1)
-            rows.append(_text(0, y + 13, short(attempt.view)))
+            rows.append(_text(0, y + 13, tell(short(attempt.view))))
             rows.append(f'<rect x="190" y="{y}" width="300" height="16" fill="#eceef1"/>')
             rows.append(f'<rect x="190" y="{y}" width="{width:.1f}" height="16" fill="{_COLOURS[attempt.view]}"/>')
-            rows.append(_text(500, y + 13, of_attempt(attempt)))
+            rows.append(_text(500, y + 13, tell(of_attempt(attempt))))
         top += 44 + 22 * len(level.attempts)
-    return _svg(660, top, "Records rebuilt almost exactly", rows)
+    return _svg(660, top, tell(say("Records rebuilt almost exactly")), rows)
 
 
 def bytes_picture(content: str, title: str) -> str:
@@ -41,7 +42,7 @@ def bytes_picture(content: str, title: str) -> str:
     return _svg(_SIDE * _PIXEL, lines * _PIXEL, title, squares)
 
 
-def patient(cells: Sequence[Cell]) -> str:
+def patient(cells: Sequence[Cell], tell: Callable[[Said], str] = str) -> str:
     """The record (ring), what was rebuilt without protection (dot), the nearest that came of the sum (cross), between the hospital's extremes."""
     rows = []
     for place, cell in enumerate(cells):
@@ -54,20 +55,20 @@ def patient(cells: Sequence[Cell]) -> str:
             rows.append(f'<path d="{cross}" stroke="{_COLOURS["sum"]}" stroke-width="2"/>')
         rows.append(f'<circle cx="{_along(cell, cell.alone):.1f}" cy="{y}" r="4" fill="{_COLOURS["alone"]}"/>')
         rows.append(f'<circle cx="{_along(cell, cell.real):.1f}" cy="{y}" r="7" fill="none" stroke="#1b1c1e" stroke-width="1.5"/>')
-    return _svg(640, 26 * len(cells) + 8, "A patient, and what was rebuilt", rows)
+    return _svg(640, 26 * len(cells) + 8, tell(say("A patient, and what was rebuilt")), rows)
 
 
-def traced(results: Sequence[Membership]) -> str:
+def traced(results: Sequence[Membership], tell: Callable[[Said], str] = str) -> str:
     """The chance to tell a member from another, with its interval; the line is guessing."""
     rows = [f'<line x1="{_chance(0.5)}" x2="{_chance(0.5)}" y1="0" y2="{22 * len(results) + 4}" stroke="#8a8f98" stroke-dasharray="3 3"/>']
     for place, found in enumerate(results):
         y = 14 + 22 * place
         colour = _COLOURS[found.view]
-        rows.append(_text(0, y + 4, f"{short(found.view)}: {attack_of(found)}"))
+        rows.append(_text(0, y + 4, f"{tell(short(found.view))}: {tell(attack_of(found))}"))
         rows.append(f'<line x1="{_chance(found.low):.1f}" x2="{_chance(found.high):.1f}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="2"/>')
         rows.append(f'<circle cx="{_chance(found.auc):.1f}" cy="{y}" r="4" fill="{colour}"/>')
-        rows.append(_text(690, y + 4, of_membership(found)))
-    return _svg(830, 22 * len(results) + 6, "Who was trained on", rows)
+        rows.append(_text(690, y + 4, tell(of_membership(found))))
+    return _svg(830, 22 * len(results) + 6, tell(say("Who was trained on")), rows)
 
 
 def _along(cell: Cell, value: float) -> float:

@@ -17,6 +17,7 @@ from aimer2.core.update import Update, total
 from aimer2.site.leak.findings import Attempt, Cell, Example, Level, View
 from aimer2.site.leak.hospitals import Hospitals, Rows, deal
 from aimer2.site.leak.view import garbled
+from aimer2.web.translation import mark
 
 MOST_STEPS = 16
 """Training steps of all hospitals in a sum that a search replays; larger updates are read off the first layer alone."""
@@ -148,7 +149,7 @@ class Rebuilding:
         if self.module is None or self.hospitals.study.cohort.target.kind not in _REPLAYED:
             return False
         if not self.initial.keys() <= self.hospitals.first_update(self.initial, np.arange(size), 0).sums["difference"].keys():
-            self.notes.append("The method sends parts of the model, or factors of it; updates are read off the first layer alone.")
+            self.notes.append(mark("The method sends parts of the model, or factors of it; updates are read off the first layer alone."))
             return False
         parameters = sum(tree.size(leaf) for leaf in self.initial.values())
         if self.hospitals.steps(size) * self.sites > MOST_STEPS or parameters > MOST_PARAMETERS or self._searching > SECONDS:

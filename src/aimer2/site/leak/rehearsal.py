@@ -34,6 +34,7 @@ from aimer2.statistics.moments import Moments
 from aimer2.study import cohort, preflight
 from aimer2.study.pack import initialise
 from aimer2.study.site_level import SiteLevel
+from aimer2.web.translation import mark
 
 DIFFERENCE = "difference"
 
@@ -86,7 +87,7 @@ class Rehearsal:
             levels=tuple(levels),
             example=rebuilding.example,
             words=view(update, self.sites),
-            tracing=trace(setting, self.spent) if trains else untried("the method sends no weights"),
+            tracing=trace(setting, self.spent) if trains else untried(mark("the method sends no weights")),
             told=tuple(self._told(design, hospitals.learner)),
             notes=tuple(dict.fromkeys(self.notes)),
             seconds=self.spent() - began,
@@ -113,7 +114,7 @@ class Rehearsal:
         moments = cohort.own_moments(train)
         rows = cohort.complete(train, self.study.cohort, moments)
         if self.study.cohort.common_moments:
-            self.notes.append("Columns are standardised by this hospital's own means; in the study by those of all hospitals.")
+            self.notes.append(mark("Columns are standardised by this hospital's own means; in the study by those of all hospitals."))
         return train, moments, rows
 
     def _sizes(self, hospitals: Hospitals, initial: Tree) -> list[int]:
@@ -123,7 +124,7 @@ class Rehearsal:
             hospitals.first_update(initial, np.arange(1), 0)
         except BadData:
             least = 2
-            self.notes.append("The model cannot be trained on a single record (batch normalisation); the smallest updates are of two.")
+            self.notes.append(mark("The model cannot be trained on a single record (batch normalisation); the smallest updates are of two."))
         return sorted({size for size in (least, 4, self.records, rows) if size <= rows})
 
     def _learner(self, study: Study, rows: Samples) -> Learner:
@@ -145,7 +146,7 @@ class Rehearsal:
         """The study's torch module; None for other frameworks, whose updates are read off the first layer alone."""
         model = self.study.model
         if model.framework != "torch" or find_spec("torch") is None:
-            self.notes.append("Without torch no records are searched by optimisation; updates are read off the first layer alone.")
+            self.notes.append(mark("Without torch no records are searched by optimisation; updates are read off the first layer alone."))
             return None
         classes = self.study.cohort.target.classes
         if model.code is None:

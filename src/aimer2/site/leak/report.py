@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from html import escape
 from typing import final
@@ -14,6 +14,7 @@ from aimer2.core.study import Study
 from aimer2.site.leak import pictures
 from aimer2.site.leak.findings import TITLES, Example, Findings, View
 from aimer2.site.leak.words import LIMITS, of_attempt, of_level, short, summary
+from aimer2.web.translation import Said
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1b1c1e;background:#fff;max-width:60rem;margin:2rem auto;padding:0 1rem}
@@ -53,7 +54,7 @@ def _parts(findings: Findings, subject: Subject) -> Iterator[str]:
     yield '<p class="keep"><b>This page shows values of real patients of this hospital. It stays here: do not send it to anybody outside.</b></p>'
     yield f"<p>{escape(subject.study.question)}</p>"
     yield _facts(findings, subject)
-    yield "<h2>In plain words</h2>" + _list(list(summary(findings)))
+    yield "<h2>In plain words</h2>" + _list(summary(findings))
     yield "<h2>Records rebuilt from an update</h2>"
     yield (
         "<p>A record counts as rebuilt where its features are hit to a tenth of a standard deviation, on the average over them. An update of few "
@@ -92,11 +93,11 @@ def _table(findings: Findings) -> str:
     def mark(view: View) -> str:
         return ' class="now"' if view == now else ""
 
-    head = "".join(f'<th title="{escape(TITLES[view])}"{mark(view)}>{escape(short(view))}</th>' for view in views)
-    rows = [
-        f"<tr><th>{escape(of_level(level))}</th>" + "".join(f"<td{mark(one.view)}>{escape(of_attempt(one))}</td>" for one in level.attempts) + "</tr>"
-        for level in findings.levels
-    ]
+    head = "".join(f'<th title="{escape(TITLES[view])}"{mark(view)}>{escape(str(short(view)))}</th>' for view in views)
+    rows = []
+    for level in findings.levels:
+        cells = "".join(f"<td{mark(one.view)}>{escape(str(of_attempt(one)))}</td>" for one in level.attempts)
+        rows.append(f"<tr><th>{escape(str(of_level(level)))}</th>{cells}</tr>")
     return f"<table><tr><th>each update is made of</th>{head}</tr>{''.join(rows)}</table><p>Shaded: what this study's own terms give.</p>"
 
 
@@ -146,8 +147,8 @@ def _told(findings: Findings) -> Iterator[str]:
     yield "<p>With secure aggregation the coordinator has these of all hospitals together.</p>"
 
 
-def _list(lines: Sequence[str]) -> str:
-    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
+def _list(lines: Iterable[Said | str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(str(line))}</li>" for line in lines) + "</ul>"
 
 
 def _or_nothing(value: float | None) -> str:
