@@ -91,8 +91,11 @@ class DataQuality(AbstractStatistic):
         return frame
 
     def cohorts(self, frame: Frame) -> Iterator[Cohort]:
-        """Besides, of each rule: in whose rows it can be judged, is broken, and holds. Two rules that part few patients differently tell of them."""
+        """Besides, who has a value in each column; and of each rule in whose rows it can be judged, is broken, and holds. Two that part few patients
+        differently tell of them."""
         yield from super().cohorts(frame)
+        for name in dict.fromkeys(variable.name for variable in self._columns):
+            yield Cohort(f"{name} is known", frame.complete([name]), frozenset([name]))
         for rule in dict.fromkeys(self.rules):
             judged, broken = _judge(rule, frame)
             columns = frozenset(one for one in _parsed(rule)[0] if isinstance(one, str))
@@ -100,9 +103,15 @@ class DataQuality(AbstractStatistic):
                 yield Cohort(f"'{rule}' {name}", frame.at(rows), columns)
 
     def equations(self) -> Mapping[str, Sequence[str]]:
-        """A rule is one more equation of each of its columns."""
-        known = super().equations()
-        return {column: (*terms, *(rule for rule in dict.fromkeys(self.rules) if column in _parsed(rule)[0])) for column, terms in known.items()}
+        """A rule is one more equation of each of its columns; so is a count of missing values, each edge between two bins, and each category."""
+        rules = dict.fromkeys(self.rules)
+        found = {name: [*terms, "missing", *(rule for rule in rules if name in _parsed(rule)[0])] for name, terms in super().equations().items()}
+        for variable in self._ranged:
+            low, high = self._range(variable)
+            found[variable.name] += [f"{variable} < {low + (high - low) * place / self.bins:g}" for place in range(1, self.bins)]
+        for variable in self._categories:
+            found[variable.name] += [f"{variable} = {level}" for level in self._levels(variable)]
+        return {name: tuple(terms) for name, terms in found.items()}
 
     def _has_few(self, frame: Frame, disclosure: Disclosure) -> bool:
         ruled = [rows for rule in self.rules for judged, broken in [_judge(rule, frame)] for rows in (judged, broken, judged & ~broken)]
