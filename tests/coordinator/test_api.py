@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import socket
+import ssl
+import time
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -95,3 +99,17 @@ def test_the_log_says_what_happens_and_no_secret(server: Server, sites: list[Sit
 
 def test_every_setting_is_documented() -> None:
     assert not [name for name, field in Settings.model_fields.items() if not field.description]
+
+
+def test_requests_that_never_end_keep_nobody_waiting(server: Server, researcher: Client) -> None:
+    """Half of them do not even begin to speak TLS; the server closes them all after half a minute."""
+    context = ssl.create_default_context(cafile=str(server.folder / "tls" / "certificate.pem"))
+    with ExitStack() as still_open:
+        for number in range(64):
+            line = still_open.enter_context(socket.create_connection(("127.0.0.1", server.port), 5))
+            if number % 2:
+                half = still_open.enter_context(context.wrap_socket(line, server_hostname="127.0.0.1"))
+                half.sendall(b"POST /v1/sessions HTTP/1.1\r\nHost: here\r\nContent-Le")
+        began = time.monotonic()
+        assert Client(server).get("/health")["status"] == "ok"
+        assert time.monotonic() - began < 5

@@ -27,6 +27,7 @@ def evil(anna: Person, three: list[SiteClient]) -> str:
     texts = dict.fromkeys(("question", "purpose", "ethics", "principal_investigator"), EVIL)
     digest = submit(anna.api, three, **texts, privacy={"secure_aggregation": False, "why_not_secure": EVIL})
     assert three[0].decide(digest, "refuse", by=EVIL, reason=EVIL).status == 204
+    three[0].post("/v1/exchange", {"wait_seconds": 0, "status": {"version": EVIL, "capabilities": {EVIL: EVIL}}})
     return digest
 
 
@@ -131,6 +132,22 @@ def test_no_text_of_a_study_or_site_is_markup_on_any_page(anna: Person, evil: st
         assert (
             b"<script>alert" not in anna.reader.call("GET", path.replace('"', "%22").replace(" ", "%20").replace("<", "%3C").replace(">", "%3E")).data
         )
+
+
+def test_no_name_of_a_person_or_site_is_markup(people: Callable[[str, str], Person], evil: str, server: Server) -> None:
+    name = "<img src=x onerror=alert(1)>"
+    page = people(name, "auditor").reader.text(f"/studies/{evil}")
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page and "<img src=x" not in page
+    body = {"code": "x", "site": name, "key": "x", "version": "1"}
+    Client(server).post("/v1/enrolments", body, 400)
+
+
+def test_guessing_at_the_log_in_page_is_slowed_down(server: Server, people: Callable[[str, str], Person]) -> None:
+    """As at the API itself: the page does not hide who asks from it."""
+    people("guessed", "auditor")
+    answers = [Reader(server).log_in("guessed", f"wrong {number}").status for number in range(12)]
+    assert answers[0] == 401 and answers[-1] == 429 and sorted(answers) == answers
+    assert Reader(server).log_in("guessed").status == 429, "the right password does not help for a while"
 
 
 def test_every_page_forbids_foreign_scripts_and_frames(anna: Person, evil: str) -> None:

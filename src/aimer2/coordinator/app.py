@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import Depends, FastAPI
-from fastapi.openapi.utils import get_openapi
-from pydantic.json_schema import models_json_schema
 
 from aimer2 import __version__
 from aimer2.coordinator.coordinator import Coordinator
@@ -14,6 +10,7 @@ from aimer2.coordinator.http import problems
 from aimer2.coordinator.http.access import gate
 from aimer2.coordinator.http.blob_api import blob_routes
 from aimer2.coordinator.http.consortium_api import consortium_routes
+from aimer2.coordinator.http.document import describe
 from aimer2.coordinator.http.draft_api import draft_routes
 from aimer2.coordinator.http.events_api import event_routes
 from aimer2.coordinator.http.health import health_routes
@@ -22,52 +19,14 @@ from aimer2.coordinator.http.model_api import model_routes
 from aimer2.coordinator.http.openid_api import openid_routes
 from aimer2.coordinator.http.overview_api import overview_routes
 from aimer2.coordinator.http.people_api import part_routes, people_routes
-from aimer2.coordinator.http.research_api import Stop, research_routes
+from aimer2.coordinator.http.research_api import research_routes
 from aimer2.coordinator.http.session_api import session_routes
 from aimer2.coordinator.http.site_api import site_routes
 from aimer2.coordinator.http.token_api import token_routes
 from aimer2.coordinator.http.told_api import told_routes
-from aimer2.messages.consortium import InvitationRequest, NewAcceptance, NewAgreement, OffBoarding
-from aimer2.messages.drafts import Archive, DraftChange, DraftText
-from aimer2.messages.package import Package
-from aimer2.messages.people import CodeLogin, CodeRequest, NewPerson, PartRequest, PasswordChange, RoleChange, TokenRequest
-from aimer2.messages.record import StageRequest
-from aimer2.messages.told import Told
-from aimer2.messages.wire import AuditHead, EnrolmentRequest, Exchange, Incident, KeyRotation, Login, Problem, SignedDecision
 
 _DESCRIPTION = """The interface of an AIMER2 coordinator. Sites open every connection; errors are problem documents (RFC 9457).
 Tasks, decisions and results are signed (JWS, Ed25519); weights and updates travel as blobs named by their SHA-256."""
-
-# Bodies that routes read by themselves, so FastAPI does not know them.
-_BODIES = (
-    Archive,
-    AuditHead,
-    DraftChange,
-    DraftText,
-    EnrolmentRequest,
-    Exchange,
-    Incident,
-    KeyRotation,
-    InvitationRequest,
-    Login,
-    NewAcceptance,
-    NewAgreement,
-    NewPerson,
-    OffBoarding,
-    Package,
-    PartRequest,
-    PasswordChange,
-    RoleChange,
-    SignedDecision,
-    TokenRequest,
-    CodeLogin,
-    CodeRequest,
-    Told,
-    StageRequest,
-    Stop,
-    Problem,
-)
-_REF = "#/components/schemas/{model}"
 
 
 def build_app(coordinator: Coordinator) -> FastAPI:
@@ -78,10 +37,10 @@ def build_app(coordinator: Coordinator) -> FastAPI:
         dependencies=[Depends(gate(coordinator))],
         docs_url=None,
         redoc_url=None,
-        responses={"default": {"description": "A problem", "content": {problems.MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}}},
     )
     for router in (
         site_routes,
+        told_routes,
         blob_routes,
         session_routes,
         openid_routes,
@@ -91,7 +50,6 @@ def build_app(coordinator: Coordinator) -> FastAPI:
         consortium_routes,
         research_routes,
         draft_routes,
-        told_routes,
         model_routes,
         event_routes,
         incident_routes,
@@ -100,14 +58,5 @@ def build_app(coordinator: Coordinator) -> FastAPI:
     ):
         app.include_router(router(coordinator))
     problems.install(app)
-    app.openapi = lambda: _describe(app)  # type: ignore[method-assign]  # FastAPI's documented way
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
-
-
-def _describe(app: FastAPI) -> dict[str, Any]:
-    if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-        _, read = models_json_schema([(body, "validation") for body in _BODIES], ref_template=_REF)
-        document.setdefault("components", {}).setdefault("schemas", {}).update(read["$defs"])
-        app.openapi_schema = document
-    return app.openapi_schema

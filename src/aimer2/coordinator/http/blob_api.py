@@ -14,7 +14,7 @@ from aimer2.blobs.folder import FolderStore
 from aimer2.coordinator.coordinator import Coordinator
 from aimer2.coordinator.http.access import Asker, asker_of, may
 from aimer2.coordinator.http.bodies import drain
-from aimer2.coordinator.http.files import PIECE, send_blob
+from aimer2.coordinator.http.files import DOCUMENTED, PIECE, send_blob
 from aimer2.coordinator.http.problems import response_of
 from aimer2.coordinator.permissions import SITE, Action
 from aimer2.coordinator.store.members import has_uploaded, note_upload
@@ -22,6 +22,8 @@ from aimer2.coordinator.store.studies import studies_of_model
 from aimer2.core.errors import AimerError, Conflict, NotFound, Tampered, TooLarge
 from aimer2.core.task import BlobRef
 from aimer2.messages.wire import problem_of
+
+BYTES_BODY = {"requestBody": {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}}
 
 
 class _Receiver(Protocol):
@@ -135,13 +137,13 @@ def blob_routes(coordinator: Coordinator) -> APIRouter:
     uploads = Uploads(coordinator)
     largest = coordinator.settings.max_blob_bytes
 
-    @routes.get("/v1/blobs/{sha256}")
+    @routes.get("/v1/blobs/{sha256}", response_class=Response, responses=DOCUMENTED)
     async def get(request: Request, sha256: str) -> Response:
         """A blob of a study of the caller's; whole, or one byte range (206)."""
         store = await store_for(coordinator, asker_of(request), sha256)
         return await send_blob(coordinator, request, store, sha256)
 
-    @routes.head("/v1/blobs/{sha256}")
+    @routes.head("/v1/blobs/{sha256}", response_class=Response, responses={404: {"description": "`Upload-Offset` says how much of it is here"}})
     async def head(request: Request, sha256: str) -> Response:
         """Whether the caller can fetch it or has uploaded it; if not, `Upload-Offset` says from which byte an upload goes on."""
         asker = asker_of(request)
@@ -153,7 +155,13 @@ def blob_routes(coordinator: Coordinator) -> APIRouter:
             return Response(status_code=404, headers={"Upload-Offset": str(offset)})
         return Response(status_code=200, headers={"Content-Length": str(blob.ref.size), "ETag": f'"{sha256}"', "Accept-Ranges": "bytes"})
 
-    @routes.put("/v1/blobs/{sha256}")
+    @routes.put(
+        "/v1/blobs/{sha256}",
+        status_code=201,
+        response_class=Response,
+        responses={201: {"description": "It is complete"}, 202: {"description": "`Upload-Offset` says how far it has come"}},
+        openapi_extra=BYTES_BODY,
+    )
     async def put(
         request: Request,
         sha256: str,

@@ -23,7 +23,7 @@ _PAUSE_SECONDS = 0.05
 def event_routes(coordinator: Coordinator, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> APIRouter:
     routes = APIRouter(tags=["researchers"])
 
-    @routes.get("/v1/studies/{digest}/events")
+    @routes.get("/v1/studies/{digest}/events", response_class=Response, responses={200: {"content": {"text/event-stream": {}}}})
     async def events(
         request: Request, digest: str, follow: Annotated[bool, Query(description="false: only what has happened so far")] = True
     ) -> Response:

@@ -7,12 +7,14 @@ import os
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 from fastapi import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 
 from aimer2.blobs.folder import FolderStore
 from aimer2.coordinator.coordinator import Coordinator
+from aimer2.coordinator.http import problems
 from aimer2.coordinator.http.problems import response_of
 from aimer2.core.errors import BadInput
 from aimer2.core.protocols import Blob
@@ -20,6 +22,13 @@ from aimer2.messages.wire import problem_of
 
 PIECE = 1 << 20
 MEDIA_TYPE = "application/octet-stream"
+_BYTES: dict[str, Any] = {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}
+DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The whole blob", "content": _BYTES},
+    206: {"description": "The byte range that was asked for", "content": _BYTES},
+    416: {"description": "No range of this blob", "content": {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}},
+}
+"""What `send_blob` answers, for the OpenAPI document."""
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 

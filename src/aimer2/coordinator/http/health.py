@@ -36,7 +36,7 @@ def health_routes(coordinator: Coordinator) -> APIRouter:
             )
         return Health(status="frozen" if coordinator.freezing.state.frozen else "ok")
 
-    @routes.get("/metrics", response_class=Response)
+    @routes.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics(request: Request) -> Response:
         """Figures in Prometheus' text format."""
         return Response(coordinator.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

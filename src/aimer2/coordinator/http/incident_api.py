@@ -29,7 +29,7 @@ def incident_routes(coordinator: Coordinator) -> APIRouter:
         """Takes the freeze back. Paused studies wait until somebody resumes them."""
         return await coordinator.freezing.thaw(asker_of(request).subject, (await read_document(request, Incident, SMALL_BODY)).reason)
 
-    @routes.get("/v1/audit", response_class=StreamingResponse)
+    @routes.get("/v1/audit", response_class=StreamingResponse, responses={200: {"content": {"application/jsonl": {}}}})
     async def audit(request: Request, after: int = 0, study: str | None = None, kind: str | None = None) -> StreamingResponse:
         """The audit log, JSON lines as they were signed: whole it verifies offline; or only entries after a number, of a study, of a kind."""
         lines = await coordinator.audit.lines(asker_of(request).subject, after=after, study=study, kind=kind)

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from aimer2.coordinator.coordinator import Coordinator
 from aimer2.coordinator.http.access import Asker, asker_of, may, study_for
 from aimer2.coordinator.http.bodies import described, read_document
-from aimer2.coordinator.http.files import send_blob
+from aimer2.coordinator.http.files import DOCUMENTED, send_blob
 from aimer2.coordinator.permissions import Action
 from aimer2.core.errors import NotFound
 from aimer2.messages.record import ModelSummary, StageRequest, StudyRecord
@@ -39,7 +39,7 @@ def model_routes(coordinator: Coordinator) -> APIRouter:
         """The version that the study of this digest has left."""
         return await model_for(request, digest)
 
-    @routes.get("/v1/models/{digest}/weights")
+    @routes.get("/v1/models/{digest}/weights", response_class=Response, responses=DOCUMENTED)
     async def weights(request: Request, digest: str) -> Response:
         """The weights, a tensor blob; ranges as for blobs."""
         found = await model_for(request, digest)

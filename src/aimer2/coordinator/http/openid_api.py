@@ -33,7 +33,7 @@ def openid_routes(coordinator: Coordinator) -> APIRouter:
         """The OpenID provider's name, for the page where people log in; none where there is none."""
         return OpenIdProvider(name=coordinator.openid.name)
 
-    @routes.get("/v1/openid/login", status_code=303)
+    @routes.get("/v1/openid/login", status_code=303, response_class=RedirectResponse)
     async def login(target: Annotated[str, Query(alias="next", description="the page of this coordinator to come back to")] = "/") -> Response:
         """Sends the browser to the OpenID provider."""
         address, state = await coordinator.openid.start(target)
@@ -41,7 +41,7 @@ def openid_routes(coordinator: Coordinator) -> APIRouter:
         response.set_cookie(STATE_COOKIE, state, max_age=LOGIN_SECONDS, path="/", secure=True, httponly=True, samesite="lax")
         return response
 
-    @routes.get(CALLBACK, status_code=303)
+    @routes.get(CALLBACK, status_code=303, response_class=RedirectResponse)
     async def callback(request: Request) -> Response:
         """Where the provider sends the browser back to: opens a session, as `POST /v1/session` does, and goes to the page that was wanted."""
         account, target = await coordinator.openid.finish(dict(request.query_params), request.cookies.get(STATE_COOKIE, ""))

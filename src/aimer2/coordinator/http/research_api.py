@@ -6,12 +6,12 @@ import hashlib
 
 from fastapi import APIRouter, Request
 from pydantic import Field
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
 from aimer2.coordinator.coordinator import Coordinator
 from aimer2.coordinator.http.access import asker_of, may, study_for
 from aimer2.coordinator.http.bodies import described, read_document
-from aimer2.coordinator.http.files import send_blob
+from aimer2.coordinator.http.files import DOCUMENTED, send_blob
 from aimer2.coordinator.permissions import Action, Reach, reach_of
 from aimer2.coordinator.preflight import Rehearsal, rehearse
 from aimer2.coordinator.store.studies import last_model, read_result
@@ -19,6 +19,8 @@ from aimer2.core.errors import NotFound
 from aimer2.core.task import Document
 from aimer2.messages.package import Package
 from aimer2.messages.wire import StudySummary
+
+_JOSE = "application/jose"
 
 
 class Stop(Document):
@@ -89,16 +91,16 @@ def research_routes(coordinator: Coordinator) -> APIRouter:
         study_for(coordinator, request, digest)
         return await rehearse(coordinator.queue.view(digest))
 
-    @routes.get("/v1/studies/{digest}/result", response_class=PlainTextResponse)
+    @routes.get("/v1/studies/{digest}/result", response_class=Response, responses={200: {"content": {_JOSE: {"schema": {"type": "string"}}}}})
     async def result(request: Request, digest: str) -> Response:
         """The signed record of the finished study (JWS of kind `result`)."""
         study_for(coordinator, request, digest)
         _, text = await coordinator.database.read(read_result, digest)
         if text is None:
             raise NotFound("The study has no result yet.", remedy="Its state says whether it runs; a result comes when it has finished.")
-        return PlainTextResponse(text, media_type="application/jose")
+        return Response(text, media_type=_JOSE)
 
-    @routes.get("/v1/studies/{digest}/model")
+    @routes.get("/v1/studies/{digest}/model", response_class=Response, responses=DOCUMENTED)
     async def model(request: Request, digest: str) -> Response:
         """The newest model of the study, a tensor blob; ranges as for blobs."""
         study_for(coordinator, request, digest)
