@@ -34,6 +34,7 @@ BENCHMARKS = {
     "question": ("benchmarks.question:run", "a statistical question over 5 sites, real processes, approved by their rules: asked to answered"),
     "pneumonia": ("benchmarks.pneumonia:run", "chest X-rays at hospitals with other labels and scanners, methods compared; writes docs/benchmarks"),
     "pages": ("benchmarks.pages:run", "the coordinator's pages over 200 studies × 50 sites; an event to 1 and to 200 open live views"),
+    "viewers": ("benchmarks.viewers:run", "a study of real processes with and without 200 open live views or event streams: a round, an event's way"),
     "help": ("benchmarks.help:run", "`aimer2 --help`"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 import numpy as np
@@ -9,10 +10,11 @@ import numpy.typing as npt
 
 
 class Trivial:
-    """A numpy model of ``size`` float32 weights; its gradient is a constant that differs by site."""
+    """A numpy model of ``size`` float32 weights; its gradient is a constant that differs by site; it takes ``seconds``, idle."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, seconds: float) -> None:
         self._size = size
+        self._seconds = seconds
         self._steps: dict[float, npt.NDArray[np.float32]] = {}
 
     def initial(self, rng: np.random.Generator) -> dict[str, npt.NDArray[np.float32]]:
@@ -21,6 +23,7 @@ class Trivial:
     def gradient(
         self, parameters: Mapping[str, npt.NDArray[np.float32]], features: npt.NDArray[np.float64], targets: npt.NDArray[np.int64]
     ) -> tuple[float, dict[str, npt.NDArray[np.float32]]]:
+        time.sleep(self._seconds)
         slope = float(features[0, 0])
         if slope not in self._steps:
             self._steps = {slope: np.full(self._size, slope, np.float32)}
@@ -30,5 +33,5 @@ class Trivial:
         return np.full(len(features), 0.5)
 
 
-def build(features: int, classes: int, size: int) -> Trivial:
-    return Trivial(size)
+def build(features: int, classes: int, size: int, seconds: float = 0.0) -> Trivial:
+    return Trivial(size, seconds)
