@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from aimer2.client.coordinator import Coordinator
     from aimer2.client.diagnose import diagnose
+    from aimer2.client.evaluate import evaluate
     from aimer2.client.leave_one_out import leave_one_out
     from aimer2.client.questions import ask
     from aimer2.client.simulate import federate, simulate
     from aimer2.core.study import Study
 
-__all__ = ["Coordinator", "Study", "__version__", "ask", "diagnose", "federate", "leave_one_out", "simulate"]
+__all__ = ["Coordinator", "Study", "__version__", "ask", "diagnose", "evaluate", "federate", "leave_one_out", "simulate"]
 __version__ = "0.1.0"
 
 # Loaded when first asked for, so that `import aimer2` costs nothing.
@@ -22,6 +23,7 @@ _HOMES = {
     "Study": "aimer2.core.study",
     "ask": "aimer2.client.questions",
     "diagnose": "aimer2.client.diagnose",
+    "evaluate": "aimer2.client.evaluate",
     "federate": "aimer2.client.simulate",
     "leave_one_out": "aimer2.client.leave_one_out",
     "simulate": "aimer2.client.simulate",

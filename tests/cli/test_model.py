@@ -52,6 +52,32 @@ def test_a_model_is_pulled_checked_moved_on_compared_and_used(logged_in: Any, wr
     assert "PyTorch" in logged_in("model", "export", folder, tmp_path / "out.onnx", "--to", "onnx").err
 
 
+def test_a_model_is_measured_by_a_study_of_its_own(logged_in: Any, federation: Any, write_study: WriteStudy, tmp_path: Path) -> None:
+    assert logged_in("study", "submit", write_study("judged"), "--watch").status == 0
+    told = logged_in("model", "evaluate", "judged")
+    assert told.status == 2 and "--investigator" in told.err
+    terms = ("--ethics", "none needed", "--investigator", "Dr Eva Test", "--why-not-secure", "a test of one site", "--minimum", 1)
+    told = logged_in("model", "evaluate", "judged", *terms, "--watch")
+    assert told.status == 0, told.err
+    assert "the 20% of patients held out at all sites" in " ".join(told.out.split())
+    model = next(one for one in json.loads(logged_in("model", "list", "--json").out) if one["name"] == "judged")
+    assert [(one["name"], one["sites"], one["figures"]) for one in model["evaluations"]] == [("judged-evaluation", ["north"], model["figures"])]
+    assert "judged-evaluation" not in logged_in("model", "list").out
+    found = json.loads(logged_in("model", "compare", "judged", "judged", "--json").out)
+    assert found["evaluations"]["auc (north: registry, 20% held out)"][0]["value"] == model["figures"][0]["value"]
+    assert "auc (north" in logged_in("model", "compare", "judged", "judged").out
+
+    folder = tmp_path / "judged"
+    assert logged_in("model", "pull", "judged", folder).status == 0
+    assert "evaluation by judged-evaluation" in logged_in("model", "verify", folder).out
+    file = federation.folder / "north.csv"
+    told = logged_in("model", "evaluate", folder, "--sites", f"new={file}", "--json")
+    assert told.status == 0, told.err
+    here = json.loads(told.out)
+    assert here["evaluation"]["held_out"] == 1 and here["figures"][0]["n"] == 80
+    assert logged_in("model", "evaluate", folder, "--patient", "age").status == 2
+
+
 def test_a_finished_study_becomes_one_page(logged_in: Any, write_study: WriteStudy, tmp_path: Path) -> None:
     page = tmp_path / "record.html"
     path = write_study("paged", 900)
@@ -69,7 +95,8 @@ def test_a_changed_folder_is_not_believed(logged_in: Any, write_study: WriteStud
     folder = tmp_path / "pulled"
     assert logged_in("model", "pull", "changed", folder).status == 0
     weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    before = weights.read_bytes()
+    weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
     told = logged_in("model", "verify", folder, "--json")
     assert told.status == 4
     assert [one["what"] for one in json.loads(told.out) if not one["holds"]] == ["weights"]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from aimer2.blobs.folder import FolderStore
+from aimer2.client.questions import Asked, Terms
 from aimer2.core.study import read_study
 from aimer2.identity.keys import SigningKey
 from aimer2.messages.package import digest
@@ -66,3 +67,15 @@ def test_it_says_what_leaks_where_the_page_is_and_what_it_does_not_prove(command
 def test_a_study_that_is_not_known_ends_with_its_status(command: Callable[..., Any], folder: Path) -> None:
     done = command("site", "rehearse", "abcdef", "--folder", folder)
     assert done.status == 4 and "No study here" in done.err
+
+
+def test_a_question_has_no_updates_to_attack(command: Callable[..., Any], folder: Path, tmp_path: Path) -> None:
+    site, blobs = SiteFolder(folder), FolderStore(tmp_path / "blobs")
+    question = Asked(method="describe", formula="~ age", dataset="registry", terms=Terms(why_not_secure="a test", minimum_sites=1)).study()
+    package = pack(question, tmp_path, {"north": SigningKey.generate().public.text}, blobs)
+    store = Store(site.state)
+    store.note_study(digest(package), "offered", 0)
+    store.keep_package(digest(package), package)
+    store.close()
+    done = command("site", "rehearse", digest(package)[:12], "--folder", folder)
+    assert done.status != 0 and "asks statistical questions" in done.err and "not-available" in done.err

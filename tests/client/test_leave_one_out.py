@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 
 import aimer2
-from aimer2.core.errors import BadInput
+from aimer2.client.questions import Asked, Terms
+from aimer2.core.errors import BadInput, NotAvailable
 from aimer2.core.study import Study
+from aimer2.study.diagnosis import trial
 
 
 def study_of(**changes: Any) -> Study:
@@ -78,3 +80,13 @@ def test_a_personal_method_is_measured_by_its_common_model() -> None:
 def test_two_hospitals_are_too_few() -> None:
     with pytest.raises(BadInput, match="three sites"):
         aimer2.leave_one_out(study_of(), dict(list(hospitals().items())[:2]))
+
+
+def test_a_study_that_trains_no_model_leaves_nobody_out() -> None:
+    question = Asked(method="describe", formula="~ u", terms=Terms(why_not_secure="a test", minimum_sites=1)).study()
+    measuring = Study(**(study_of().model_dump(exclude={"method"}) | {"evaluates": "5e" * 32}))
+    for study, does in ((question, "asks statistical questions"), (measuring, "measures a model")):
+        with pytest.raises(NotAvailable, match=does):
+            aimer2.leave_one_out(study, hospitals())
+        with pytest.raises(NotAvailable, match=does):
+            trial(study)

@@ -75,6 +75,12 @@ def test_what_does_not_hold_is_named(make: Make, node: str) -> None:
     assert failing(node, made, decisions=[decided(study, "east", made_up_key("north")), *good[1:]]) == {"approval of east"}
     assert failing(node, made, decisions=[decided(study, "east", decision="refuse"), *good[1:]]) == {"approval of east"}
     assert failing(node, made, stages=[staged(study, "2" * 64, "released")]) == {"stage"}
+    measured = made.simulation.result | {"evaluation": {"of": study, "dataset": "heart", "held_out": 1}}
+    assert failing(node, made, evaluations=[signed(measured)]) == set()
+    assert failing(node, made, evaluations=[signed(measured | {"evaluation": {"of": "2" * 64}})]) == {"evaluation"}
+    assert failing(node, made, evaluations=[signed(made.simulation.result)]) == {"evaluation"}
+    assert failing(node, made, evaluations=[signed(measured | {"model": {"sha256": "2" * 64, "size": 1}})]) == {"evaluation"}
+    assert failing(node, made, evaluations=[signed(measured, made_up_key("east"))]) == {"evaluation"}
     assert failing(node, made, stages=[staged(study, made.version.model.sha256, "released", made_up_key("east"))]) == {"stage"}
     assert failing(node, made, result=signed(made.simulation.result, made_up_key("east"))) == {"result"}
     result = made.simulation.result | {"model": {"sha256": "1" * 64, "size": 1}}

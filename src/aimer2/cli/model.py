@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aimer2.cli.login import CLOCK
+from aimer2.cli.partly_lazy import PartlyLazy
 from aimer2.client.coordinator import Coordinator
 from aimer2.client.figures import printable
 from aimer2.client.logins import connect
@@ -48,7 +49,7 @@ def _as_json(command: Callable[..., None]) -> Callable[..., None]:
     return click.option("--json", "as_json", is_flag=True, help="For a machine.")(command)
 
 
-@click.group()
+@click.group(cls=PartlyLazy, lazy={"evaluate": "aimer2.cli.model_evaluate:evaluate"})
 def model() -> None:
     """What studies have left: versions of models. MODEL: a folder that was pulled; or a name (its newest version), NAME@NUMBER, or a study's
     digest at the coordinator."""
@@ -142,13 +143,19 @@ def compare(first: str, second: str, url: str | None, as_json: bool) -> None:
     """Two versions beside each other: their figures, and where their studies differ."""
     found = compare_versions(_version(first, url, None), _version(second, url, None))
     if as_json:
-        figures = {name: [None if one is None else one.model_dump() for one in pair] for name, pair in found.figures.items()}
-        click.echo(json.dumps({"figures": figures, "differences": found.differences}, indent=1))
+        figures, evaluations = (
+            {name: [None if one is None else one.model_dump() for one in pair] for name, pair in pairs.items()}
+            for pairs in (found.figures, found.evaluations)
+        )
+        click.echo(json.dumps({"figures": figures, "evaluations": evaluations, "differences": found.differences}, indent=1))
         return
     for head, rows in (
         ("figure", [(name, *map(_figure, pair)) for name, pair in found.figures.items()]),
+        ("evaluated", [(name, *map(_figure, pair)) for name, pair in found.evaluations.items()]),
         ("place", [(place, *map(_said, pair)) for place, pair in found.differences.items()]),
     ):
+        if head == "evaluated" and not rows:
+            continue
         table = Table(head, printable(first), printable(second), box=None, pad_edge=False)
         for row in rows:
             table.add_row(*(Text(printable(cell)) for cell in row))

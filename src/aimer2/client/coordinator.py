@@ -39,6 +39,7 @@ from aimer2.messages.record import ModelSummary, StageRequest, StudyRecord
 from aimer2.messages.tensors import read_tree
 from aimer2.messages.told import DataPublished, Spending
 from aimer2.messages.wire import CoordinatorInfo, FreezeState, Incident, Login, SiteStatus, StudySummary, Token
+from aimer2.repository.evaluation import Terms, evaluation_of
 from aimer2.repository.version import WEIGHTS, Version, open_version, read_version, write_version
 from aimer2.study.check import refuse_faults
 from aimer2.study.events import EVENT, Event, StudyFinished, StudyStopped
@@ -119,7 +120,7 @@ class Coordinator:
             try:
                 run.summary()
             except NotFound:
-                for ref in {package.initial, *package.files.values()}:
+                for ref in dict.fromkeys(package.blobs):
                     self._upload(blobs.open(ref))
                 self._transport.ask("POST", "/v1/studies", package)
             return run
@@ -251,6 +252,16 @@ class Coordinator:
         self._save(f"/v1/models/{model.study}/weights", version.model.sha256, folder / WEIGHTS)
         write_version(folder, version)
         return version
+
+    def evaluate(self, which: str | Version, terms: Terms, *, supersedes: str | None = None) -> Run:
+        """Submits a study that measures a version on hospitals' patients and trains nothing. ``which``: see `find_model`; or a pulled version, also
+        of another coordinator, with its code beside it where it has any. Raises BadStudy with all faults, and as `pull`."""
+        if isinstance(which, Version):
+            if which.weights is None:
+                raise NotFound("The weights of this version are not at hand.", remedy="`aimer2 model pull` brings them.")
+            return self.submit(evaluation_of(which, terms), which.weights.parent, supersedes=supersedes)
+        with tempfile.TemporaryDirectory(prefix="aimer2-") as scratch:
+            return self.evaluate(self.pull(which, Path(scratch)), terms, supersedes=supersedes)
 
     def move_model(self, digest: str, stage: Literal["validated", "released", "retired"], reason: str) -> ModelSummary:
         """Moves a version to another stage. Raises Conflict where it cannot be reached from its present one."""

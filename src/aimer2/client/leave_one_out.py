@@ -29,6 +29,7 @@ from aimer2.learners.catalogue import make_learner
 from aimer2.metrics.figures import figures
 from aimer2.study import cohort
 from aimer2.study.evaluation import documents
+from aimer2.study.kinds import require_training
 
 
 @final
@@ -77,8 +78,9 @@ def leave_one_out(
     A left-out hospital is prepared as a new one would be: with the means and deviations of the others' training patients, or with its own where
     each site standardises for itself. Of a personal method it is the common model that is measured: a new hospital has no other.
 
-    Raises BadInput for fewer than three sites, and what `aimer2.simulate` raises.
+    Raises BadInput for fewer than three sites, NotAvailable for a study that trains no model, and what `aimer2.simulate` raises.
     """
+    require_training(study, "Leaving one hospital out")
     if len(sites) < 3:
         raise BadInput("Leave-one-out needs three sites or more: two must be left to train together.")
     prepared = {site: _table(site, data, patient) for site, data in sorted(sites.items())}

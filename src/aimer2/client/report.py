@@ -25,6 +25,7 @@ def _parts(result: Mapping[str, Any]) -> Iterator[RenderableType]:
     yield Text(printable(result["name"]), "bold")
     yield Text(printable(result["question"]))
     yield _facts(result)
+    model, patients = ("Final model", "the patients held out") if "evaluation" not in result else _measured(result["evaluation"])
     yield from _section("Sites", _sites(result))
     yield from _section("Rounds", _rounds(result))
     if "tables" in result:
@@ -32,13 +33,19 @@ def _parts(result: Mapping[str, Any]) -> Iterator[RenderableType]:
     if "diagnosis" in result:
         yield from _section("How the sites differ", diagnosed(result["diagnosis"]))
     if result["figures"]:
-        yield from _section("Final model on the patients held out at all sites", _figures(result["figures"]))
+        yield from _section(f"{model} on {patients} at all sites", _figures(result["figures"]))
     for site, figures in result["released"].items():
-        yield from _section(f"Final model at {site}, released by the site", _figures(figures))
+        yield from _section(f"{model} at {site}, released by the site", _figures(figures))
     yield from _section("Privacy", Text(printable(result["privacy"]["statement"])))
     if result["privacy"]["differential_privacy"]:
         yield Padding(_differential_privacy(result["privacy"]["differential_privacy"]), (0, 0, 0, 2))
     yield from _section("Lineage", _lineage(result))
+
+
+def _measured(evaluation: Mapping[str, Any]) -> tuple[str, str]:
+    """The model of an evaluation, and on whom it was measured."""
+    patients = "all patients" if evaluation["held_out"] == 1 else f"the {evaluation['held_out']:.0%} of patients held out"
+    return f"Model of the study {evaluation['of'][:16]}…", patients
 
 
 def diagnosed(diagnosis: Mapping[str, Any]) -> Group:
@@ -104,7 +111,8 @@ def _not_covered(grid: Table, stated: Mapping[str, Any]) -> Table:
 
 
 def _sites(result: Mapping[str, Any]) -> Table:
-    training = sum(item["stage"] in ITERATED for item in result["rounds"])
+    counted = ("final",) if "evaluation" in result else ITERATED
+    training = sum(item["stage"] in counted for item in result["rounds"])
     table = Table("site", "rounds that count", "received", "sent", "absences, with the reason", box=None, pad_edge=False)
     for site, part in result["sites"].items():
         absences = [f"{a['stage']} {a['round']}: {a['outcome']}{': ' if a['reason'] else ''}{a['reason']}" for a in part["absences"]]
@@ -150,6 +158,9 @@ def _figures(documents: list[Mapping[str, Any]]) -> Table:
 def _lineage(result: Mapping[str, Any]) -> Table:
     lineage = result["lineage"]
     grid = _grid()
+    if "evaluation" in result:
+        grid.add_row("model measured", lineage["initial"])
+        return grid
     if "analyses" not in result:
         grid.add_row("untrained weights", lineage["initial"])
     for name, sha256 in lineage["code"].items():

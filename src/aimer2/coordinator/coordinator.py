@@ -26,7 +26,7 @@ from aimer2.coordinator.people import People
 from aimer2.coordinator.presence import Presence
 from aimer2.coordinator.queue import Queue, QueueParts, StudyQueue
 from aimer2.coordinator.records import LOG, Records
-from aimer2.coordinator.registry import Registry
+from aimer2.coordinator.registry import Offer, Registry
 from aimer2.coordinator.sessions import Sessions
 from aimer2.coordinator.settings import Folder, Settings
 from aimer2.coordinator.setup import inviter
@@ -139,6 +139,11 @@ class Coordinator:
             closing=Signal(),
             lock=lock,
         )
+
+    async def submit(self, package: Package, by: str) -> Offer:
+        """As `Studies.submit`; a study that measures a model of this coordinator brings that very model. Raises BadStudy with all faults, Frozen."""
+        await self.models.refuse_misfits(package)
+        return await self.studies.submit(package, by)
 
     async def start(self) -> None:
         """Reads what is stored, and goes on with every study that was running."""

@@ -6,7 +6,7 @@ Read again whenever the database says that something of it has changed, in this 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -65,8 +65,12 @@ class Offer:
         return sorted(self.package.roster.keys() - self.decisions.keys())
 
     @property
-    def blobs(self) -> list[BlobRef]:
-        return [self.package.initial, *self.package.files.values()]
+    def blobs(self) -> Sequence[BlobRef]:
+        return self.package.blobs
+
+    def rounds_done(self, stored: int) -> int:
+        """Of the method's rounds; a study that measures a model has one, which is the last of every study and is not counted elsewhere."""
+        return 1 if self.package.study.evaluates is not None and self.state == "finished" else stored
 
     def summary(self, round_number: int = 0, result: str | None = None) -> StudySummary:
         study = self.package.study
@@ -78,7 +82,7 @@ class Offer:
             reason=self.reason,
             submitted_by=self.submitted_by,
             submitted=self.submitted,
-            round_number=round_number,
+            round_number=self.rounds_done(round_number),
             rounds=study.rounds,
             sites=tuple(self._decision(site) for site in sorted(self.package.roster)),
             result=result,

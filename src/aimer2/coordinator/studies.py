@@ -87,7 +87,7 @@ class Studies:
         key = digest_of(package)
         known = parts.registry.studies.get(key)
         if known is None:
-            faults_of_blobs = await parts.database.read(rows.missing_uploads, [package.initial, *package.files.values()], f"user:{by}")
+            faults_of_blobs = await parts.database.read(rows.missing_uploads, package.blobs, f"user:{by}")
             await asyncio.to_thread(check_package, package, by, parts.registry, faults_of_blobs, parts.clock.now())
             new = NewStudy(key, package.model_dump_json(), sorted(package.roster), by, parts.clock.now(), package.supersedes)
             replaced = await parts.database.write(self._add, new, package, self._supersession(new))
@@ -116,7 +116,7 @@ class Studies:
 
     def _add(self, connection: Connection, new: NewStudy, package: Package, ended: Transition | None) -> str | None:
         """The version that has ended with it. Raises Conflict."""
-        refs = [package.initial, *package.files.values()]
+        refs = package.blobs
         self._parts.storage.claim(new.digest, refs)
         rows.add_study(connection, new)
         for ref in refs:

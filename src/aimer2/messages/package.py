@@ -23,8 +23,16 @@ class Package(Document):
     versions: Mapping[str, int] = Field(default_factory=dict, exclude_if=unset, description="of each method of the analyses, likewise")
     files: Mapping[str, BlobRef] = Field(default_factory=dict, description="code beside the study: `model.py`")
     initial: BlobRef = Field(description="the untrained weights, a tensor blob")
+    moments: BlobRef | None = Field(
+        default=None, exclude_if=unset, description="of a study that measures a model: the means and deviations of that model's inputs, a tensor blob"
+    )
     roster: Mapping[SiteId, str] = Field(description="every site asked, with its public key as the researcher saw it")
     supersedes: Digest | None = Field(default=None, exclude_if=unset, description="the version of the study before this one, whose place it takes")
+
+    @property
+    def blobs(self) -> tuple[BlobRef, ...]:
+        """What is uploaded with it."""
+        return (self.initial, *self.files.values(), *(() if self.moments is None else (self.moments,)))
 
 
 def digest(package: Package) -> Digest:

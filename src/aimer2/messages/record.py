@@ -6,7 +6,8 @@ from typing import Literal, TypeAlias
 
 from pydantic import Field
 
-from aimer2.core.task import BlobRef, Digest, Document, FigureDocument
+from aimer2.core.study.fields import unset
+from aimer2.core.task import BlobRef, Digest, Document, FigureDocument, SiteId
 from aimer2.messages.package import Package
 
 ModelStage: TypeAlias = Literal["candidate", "validated", "released", "retired"]
@@ -35,6 +36,19 @@ class StageRequest(Document):
     reason: str = Field(min_length=3, max_length=500)
 
 
+class EvaluationSummary(Document):
+    """A finished study that has measured a version of a model."""
+
+    study: Digest
+    name: str
+    finished: float
+    submitted_by: str
+    sites: tuple[SiteId, ...] = Field(description="whose patients are in the figures")
+    dataset: str
+    held_out: float = Field(description="the share of each data set's patients that was measured; 1: all")
+    figures: tuple[FigureDocument, ...] = ()
+
+
 class ModelSummary(Document):
     """One version of a model: what the study of this digest has ended with."""
 
@@ -50,6 +64,7 @@ class ModelSummary(Document):
     sites: int = Field(description="that took part in training")
     epsilon: float | None = None
     figures: tuple[FigureDocument, ...] = ()
+    evaluations: tuple[EvaluationSummary, ...] = Field(default=(), description="by studies of their own, the oldest first")
 
 
 class StudyRecord(Document):
@@ -61,4 +76,7 @@ class StudyRecord(Document):
     decisions: tuple[str, ...] = Field(description="the last decision of each site, as JWS that the site has signed")
     result: str = Field(description="JWS of kind `result`, signed by the coordinator")
     stages: tuple[str, ...] = Field(default=(), description="each a `StageChange` as JWS, the oldest first")
+    evaluations: tuple[str, ...] = Field(
+        default=(), exclude_if=unset, description="of the studies that have measured its model: their results, as `result` is, the oldest first"
+    )
     key: str = Field(description="the coordinator's signing key as it says itself: compare it with the one that you know")

@@ -52,6 +52,7 @@ def card(version: Version) -> Card:
             _training(version),
             _performance("Performance", "On the patients held out at all sites together.", result["figures"]),
             *(_performance(f"Performance at {site}", "Released by the site.", figures) for site, figures in sorted(result["released"].items())),
+            *(_evaluation(version, one) for one in version.evaluations),
             Section("Privacy", remarks=[result["privacy"]["statement"]]),
             Section("Limits", remarks=[*_limits(version), *_LIMITS]),
         ),
@@ -94,6 +95,31 @@ def _performance(title: str, where: str, figures: Sequence[Mapping[str, Any]]) -
     if not rows:
         return Section(title, remarks=["Nothing was measured: the study held no patients out, or its figures were not told."])
     return Section(title, head=("figure", "value", "95 % interval", "patients", "note"), rows=rows, remarks=[where])
+
+
+def _evaluation(version: Version, result: Mapping[str, Any]) -> Section:
+    """A study of its own has measured the model; what single sites released of it stands in that study's record."""
+    about, sites = result["evaluation"], measured_at(result)
+    figures = _performance(f"Evaluated by {result['name']}", "On patients of all these sites together.", result["figures"])
+    facts = [
+        ("study", str(result["study"])),
+        ("finished", str(result["finished"])),
+        ("led by", str(result["principal_investigator"])),
+        ("sites", ", ".join(sites)),
+        ("data set", str(about["dataset"])),
+        ("patients", "all" if about["held_out"] == 1 else f"the {about['held_out']:.0%} that each data set holds out"),
+        ("secrecy", str(result["privacy"]["statement"])),
+    ]
+    trained = sorted(set(sites) & set(measured_at(version.result)))
+    remarks = list(figures.remarks)
+    if trained and about["held_out"] == 1:
+        remarks.append(f"Sites whose patients it was trained on are among them ({', '.join(trained)}): for these the figures may flatter it.")
+    return Section(figures.title, facts, figures.head, figures.rows, remarks)
+
+
+def measured_at(result: Mapping[str, Any]) -> Sequence[str]:
+    """The sites that took part: whose patients are in a model, or in the figures of an evaluation."""
+    return [site for site, part in sorted(result["sites"].items()) if part["rounds"]]
 
 
 def _figure(figure: FigureDocument) -> Sequence[str]:

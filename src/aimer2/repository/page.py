@@ -27,6 +27,7 @@ def as_page(record: StudyRecord) -> str:
         "decisions": list(record.decisions),
         "result": record.result,
         "stages": list(record.stages),
+        "evaluations": list(record.evaluations),
         "key": record.key,
     }
     return _PAGE.format(

@@ -83,7 +83,7 @@ async function canCheck() {
 
 // Every check: what, whether it holds, what was found. `study` and `result` are there where they could be read.
 async function check(record) {
-  const found = { findings: [], study: null, result: null, decisions: new Map(), stages: [] };
+  const found = { findings: [], study: null, result: null, decisions: new Map(), stages: [], evaluations: [] };
   const tell = (what, holds, told) => found.findings.push({ what, holds, told });
   const attempt = async (what, work) => {
     try {
@@ -135,6 +135,14 @@ async function check(record) {
       if (stage.study !== record.study || stage.model !== found.result.model.sha256) throw new Error("it is about other weights");
       found.stages.push(stage);
       return `${stage.stage} by ${stage.by}: ${stage.reason}`;
+    });
+  }
+  for (const statement of record.evaluations) {
+    await attempt("evaluation", async () => {
+      const result = await opened(statement, record.key, "result"), about = result.evaluation;
+      if (!about || about.of !== record.study || result.model.sha256 !== found.result.model.sha256) throw new Error("it is of another model");
+      found.evaluations.push(result);
+      return `by ${result.name}, study ${result.study}`;
     });
   }
   return found;
@@ -194,7 +202,10 @@ function show(main, record, found) {
     const absences = part.absences.map((one) => `${one.stage} ${one.round}: ${one.outcome} ${one.reason}`).join("; ");
     return [site, decision ? decision.decision : "none", decision ? decision.by : "", part.rounds, absences];
   }));
-  if (result.figures.length) showFigures(main, "Figures, of the patients held out at all sites", result.figures);
+  const patients = (one) => (one.evaluation && one.evaluation.held_out === 1 ? "of all patients of the sites" : "of the patients held out at all sites");
+  const sites = (one) => Object.entries(one.sites).flatMap(([site, part]) => (part.rounds ? [site] : [])).join(", ");
+  if (result.figures.length) showFigures(main, `Figures, ${patients(result)}`, result.figures);
+  for (const one of found.evaluations) showFigures(main, `Evaluated by ${one.name}, ${patients(one)}: ${sites(one)}`, one.figures);
   for (const [site, figures] of Object.entries(result.released)) showFigures(main, `Figures that ${site} released`, figures);
   for (const answer of result.tables ?? []) {
     element("h2", `${answer.analysis}: ${answer.title}`, main);

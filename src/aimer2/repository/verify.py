@@ -44,6 +44,8 @@ def _package(version: Version) -> Iterator[Finding]:
     holds = lineage["initial"] == version.record.package.initial.sha256 and lineage["code"] == code
     yield Finding("lineage", holds, "untrained weights and code are those of the study" if holds else "untrained weights or code are not the study's")
     stages = all(change.model == version.model.sha256 for change in version.stages)
+    for one in version.evaluations:
+        yield Finding(f"evaluation by {one['name']}", True, f"signed by the coordinator, of these weights; study {one['study'][:16]}…")
     yield Finding("stages", stages, f"{version.stage}, for these weights" if stages else "they are about other weights")
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-import numpy as np
 from pydantic import ValidationError
 
 from aimer2.blobs.folder import FileBlob
+from aimer2.core import tree
 from aimer2.core.errors import BadInput, NotFound, Tampered
 from aimer2.core.study import Study
 from aimer2.core.task import BlobRef
@@ -22,6 +22,7 @@ from aimer2.identity.keys import PublicKey
 from aimer2.messages.record import STAGE_KIND, ModelStage, StageChange, StudyRecord
 from aimer2.messages.tensors import read_tree
 from aimer2.study.cohort import Moments
+from aimer2.study.evaluating import moments_of
 from aimer2.study.weights import RECORD
 
 WEIGHTS, KEY = "model.safetensors", "coordinator.key"
@@ -38,6 +39,8 @@ class Version:
     stages: tuple[StageChange, ...]
     key: PublicKey
     weights: Path | None = None
+    evaluations: tuple[Mapping[str, Any], ...] = ()
+    """The results of the studies that have measured it, the oldest first."""
 
     @property
     def digest(self) -> str:
@@ -66,22 +69,22 @@ class Version:
 
     def moments(self) -> Moments | None:
         """By which numbers are standardised before the model sees them; None: by those of each data set itself, or not at all."""
-        found = self.result["preprocessing"]["moments"]
-        if found is None:
-            return None
-        count = np.array([0 if value is None else value for value in found["count"]], np.float64)
-        return Moments(count, np.array(found["mean"]), np.array(found["deviation"]))
+        found = moments_of(self.result)
+        return None if found is None else Moments(**{name: tree.load(leaf) for name, leaf in found.items()})
 
 
 def open_version(record: StudyRecord, key: PublicKey, weights: Path | None = None) -> Version:
-    """Raises Tampered or NotAuthenticated unless ``key`` has signed the result and every stage, and both are of this study."""
+    """Raises Tampered or NotAuthenticated unless ``key`` has signed the result, every stage and every evaluation, and all are of this study."""
     result: dict[str, Any] = json.loads(open_document(record.result, key, kind="result"))
     if result.get("preprocessing") is None:
         raise BadInput("This record is not of a model, or of an early version of AIMER2 and does not say how the model's inputs are prepared.")
     stages = tuple(StageChange.model_validate_json(open_document(text, key, kind=STAGE_KIND)) for text in record.stages)
     if result["study"] != record.study or any(one.study != record.study for one in stages):
         raise Tampered("The record holds signed documents of another study.")
-    return Version(record, result, stages, key, weights)
+    evaluations: list[dict[str, Any]] = [json.loads(open_document(text, key, kind="result")) for text in record.evaluations]
+    if any(one.get("evaluation", {}).get("of") != record.study or one["model"] != result["model"] for one in evaluations):
+        raise Tampered("The record holds evaluations of another model.")
+    return Version(record, result, stages, key, weights, tuple(evaluations))
 
 
 def read_version(folder: Path, key: PublicKey | None = None) -> Version:

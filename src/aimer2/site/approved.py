@@ -10,6 +10,7 @@ from aimer2.core.study import Study
 from aimer2.core.task import Stage
 from aimer2.messages.package import Package
 from aimer2.statistics import catalogue as statistics
+from aimer2.study import evaluating
 from aimer2.study.analysing import VERSION
 
 
@@ -17,12 +18,18 @@ def rounds(study: Study, stage: Stage) -> int:
     """How many the approved study has."""
     if study.analyses:
         return {"preflight": 1, "analyse": study.rounds}.get(stage, 0)
+    if study.evaluates is not None:
+        return {"preflight": 1, "final": 1}.get(stage, 0)
     moments, final = 2 if study.cohort.common_moments else 0, 1 if study.evaluation.held_out > 0 else 0
     return {"preflight": 1, "moments": moments, "train": study.method.rounds, "final": final}.get(stage, 0)
 
 
 def require_methods(package: Package) -> None:
     """Raises VersionMismatch where this installation would compute something else than what was approved."""
+    if package.study.evaluates is not None:
+        if package.method_version != evaluating.VERSION:
+            raise VersionMismatch(f"This site does not have version {package.method_version} of the way in which a model is measured.")
+        return
     if not package.study.analyses:
         _require(package.study.method.name, package.method_version, catalogue.names(), catalogue.version)
         return

@@ -32,7 +32,7 @@ def describe_request(package: Package, digest: str, code: Mapping[str, str] | No
         "",
         *_titled("Reads here", reads(study)),
         "",
-        *_titled("Answers here" if study.analyses else "Runs here", runs(package)),
+        *_titled("Answers here" if study.analyses else "Measures here" if study.evaluates is not None else "Runs here", runs(package)),
         "",
         *_titled("Leaves the site", leaves(package)),
         "",
@@ -84,6 +84,9 @@ def runs(package: Package) -> Iterator[Said]:
     if study.analyses:
         yield from _asks(package)
         return
+    if study.evaluates is not None:
+        yield from _measures(package)
+        return
     method = study.method
     yield say(
         "{method}, version {version}, {count} rounds: {summary}",
@@ -100,6 +103,18 @@ def runs(package: Package) -> Iterator[Said]:
 def _parameters(parameters: Mapping[str, object], depth: int = 0) -> Iterator[Said]:
     """A study's own words, the same in every language."""
     return (Said("{name} = {value}", {"name": name, "value": value}, depth) for name, value in sorted(parameters.items()))
+
+
+def _measures(package: Package) -> Iterator[Said]:
+    study = package.study
+    yield say("an evaluation: a model that is there is measured on this site's patients; nothing is trained, and the model does not change")
+    yield say("of the study {study}, whose model has the weights with SHA-256 {sha256}", study=study.evaluates, sha256=package.initial.sha256)
+    yield say("model {name} ({framework})", name=study.model.name or study.model.code, framework=study.model.framework)
+    if study.evaluation.held_out == 1:
+        yield say("measured on all patients of the data set")
+    else:
+        share = f"{study.evaluation.held_out:.0%}"
+        yield say("measured on {share} of the patients: those whom every study of the data set holds out", share=share)
 
 
 def _asks(package: Package) -> Iterator[Said]:
@@ -175,6 +190,14 @@ def what_leaves(study: Study) -> Iterator[Said]:
         for analysis in study.analyses:
             yield from _sums_of(analysis)
         return
+    if study.evaluates is not None:
+        if study.evaluation.metrics:
+            yield say("once: counts and sums of the model's evaluation for {metrics}", metrics=", ".join(study.evaluation.metrics))
+        else:
+            yield say("once: counts and sums of the model's evaluation")
+        yield say("the figures over all sites are shown with the model, to everybody who may see it at the coordinator")
+        yield from _released(study)
+        return
     if study.cohort.common_moments:
         yield say("before the first round: of each column how many values and their sum")
         yield say("and then, about the mean that came of it: the sums of the distances and of the squared distances")
@@ -188,6 +211,10 @@ def what_leaves(study: Study) -> Iterator[Said]:
         yield say("each round: counts and sums of the model's evaluation on held-out patients for {metrics}", metrics=metrics)
     elif study.evaluation.held_out > 0:
         yield say("each round: counts and sums of the model's evaluation on held-out patients")
+    yield from _released(study)
+
+
+def _released(study: Study) -> Iterator[Said]:
     if study.evaluation.release_per_site:
         yield say("once, at the end: this site's own figures, under its name")
 

@@ -14,7 +14,7 @@ from aimer2.core.study import Study
 from aimer2.learners.catalogue import faults as learner_faults
 from aimer2.metrics import figures
 from aimer2.secure_aggregation.roster import MINIMUM
-from aimer2.study import bounding, compressing, differential_privacy, seams, trees, weights
+from aimer2.study import bounding, compressing, differential_privacy, evaluating, seams, trees, weights
 from aimer2.study.analysing import analyses_of
 
 _NOT_SECURE = "set `privacy.secure_aggregation` to false and say why in `privacy.why_not_secure`"
@@ -24,6 +24,8 @@ def check(study: Study, folder: Path, clock: Clock) -> list[Fault]:
     """Every fault of a study whose form is right (`Study` has told the faults of form); ``folder`` holds its code. Empty: it can be submitted."""
     if study.analyses:
         return [*_terms(study, clock), *promises(study), *_sites(study)]
+    if study.evaluates is not None:
+        return [*faults_without_files(study, clock), *_code(study, folder), *evaluating.faults_of_version(study, folder)]
     return [
         *_terms(study, clock),
         *promises(study),
@@ -49,12 +51,16 @@ def promises(study: Study) -> list[Fault]:
     """What the coordinator that conducts it must keep, and looks at again: secrecy of updates, method, aggregator, differential privacy."""
     if study.analyses:
         return [*_secrecy(study), *_groups(study), *_analyses(study)]
+    if study.evaluates is not None:
+        return [*_secrecy(study), *evaluating.faults(study), *differential_privacy.faults(study)]
     kept = [bounding, compressing, differential_privacy]
     return [*_secrecy(study), *_method(study), *_aggregator(study), *_groups(study), *(fault for one in kept for fault in one.faults(study))]
 
 
 def method_faults(study: Study) -> list[Fault]:
     """Whether the method goes with the study's model, training, terms and framework: what needs none of the files beside the study."""
+    if study.evaluates is not None:
+        return promises(study)
     return [*promises(study), *_steps(study), *seams.faults(study), *trees.faults(study)]
 
 
@@ -191,6 +197,8 @@ def _metrics(study: Study) -> list[Fault]:
         for name in unknown
     ]
     found += _horizons(study)
+    if study.evaluates is None and study.evaluation.held_out == 1:
+        found.append(Fault("evaluation.held_out", "is 1, so nobody is left to train on", "hold out a part, for example 0.2"))
     if study.evaluation.held_out == 0 and (study.evaluation.metrics or study.evaluation.release_per_site):
         found.append(Fault("evaluation.held_out", "is 0, so nothing can be measured", "hold out a part, for example 0.2"))
     return found

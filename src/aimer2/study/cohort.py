@@ -145,6 +145,8 @@ def split(whole: Design, fraction: float) -> tuple[Design, Design]:
     The side depends on the pseudonym alone (an HMAC under the site's key), so it is the same in every study of the data set, and new
     patients move nobody. A larger fraction holds out all that a smaller one does.
     """
+    if fraction == 1:
+        return whole.at(np.zeros(len(whole), bool)), whole
     held_out = _mixed(whole.patient) < np.uint64(int(fraction * 2**64))
     return whole.at(~held_out), whole.at(held_out)
 

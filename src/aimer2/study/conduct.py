@@ -120,7 +120,8 @@ class Loop:
     async def run(self) -> AsyncIterator[Event]:
         """All parts that are left, from the checkpoint where there is one."""
         saved = await self._checkpoints.load()
-        self.position = Position(**saved) if saved else Position()
+        brought = {name: ref.model_dump() for name, ref in self._plan.models.items()}
+        self.position = Position(**saved) if saved else Position(models=brought)
         if self.position.paused:
             self.position = self.position.resumed()
         self._summing.resume(self.position.summing)

@@ -10,6 +10,7 @@ from aimer2.core.study import Study
 from aimer2.core.task import FigureDocument
 from aimer2.core.tree import Tree
 from aimer2.study.cohort import design_names
+from aimer2.study.kinds import require_training
 
 NAME = "diagnosis"
 ROUNDS = 3
@@ -62,8 +63,9 @@ def _summaries(study: Study) -> list[str]:
 def trial(study: Study, rounds: int = ROUNDS) -> Study:
     """The study that diagnoses this one: the same question, cohort, model, training, sites and secrecy, and nothing released but sums.
 
-    Raises BadStudy where the study cannot be diagnosed by a trial.
+    Raises BadStudy where the study cannot be diagnosed by a trial, NotAvailable where it trains no model.
     """
+    require_training(study, "A diagnosis")
     changed = study.model_dump()
     changed["name"] = f"{study.name[:52]}-{NAME}"
     changed["method"] = {"name": NAME, "rounds": rounds}

@@ -33,7 +33,7 @@ def _readable(package: Package) -> dict[str, Any]:
         "roster": dict(package.roster),
         "method version": package.method_version,
         "method versions": dict(package.versions),
-        "untrained weights (SHA-256)": package.initial.sha256,
+        "untrained weights (SHA-256)" if package.study.evaluates is None else "weights (SHA-256)": package.initial.sha256,
         "code (SHA-256)": {name: ref.sha256 for name, ref in package.files.items()},
     }
     return package.study.model_dump(mode="json") | rest

@@ -32,6 +32,9 @@ def faults(study: Study) -> list[Fault]:
     """Every fault; none where the study asks for no differential privacy."""
     if study.privacy.differential_privacy is None:
         return []
+    if study.evaluates is not None:
+        problem = "is for training and for statistical questions; an evaluation's figures are sums over all sites, without noise"
+        return [Fault(PLACE, problem, "leave it out")]
     if found := site_level_terms.faults(study) if study.privacy.of_sites is not None else _of_records(study):
         return found
     try:

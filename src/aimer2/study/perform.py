@@ -180,8 +180,9 @@ class Performer:
 
     def _prepared_with(self, given: Tree | None) -> dict[str, Any]:
         """The means and deviations by which columns are standardised: those of all sites, or the site's own."""
-        train, _ = self._designs()
-        own = cohort.own_moments(train) if given is None else None
+        train, held_out = self._designs()
+        # where all are measured, as in a hospital that the model is new to, its own are those of all
+        own = cohort.own_moments(train if len(train) else held_out) if given is None else None
         return {name: tree.load((given or {})[name]) if own is None else getattr(own, name) for name in ("count", "mean", "deviation")}
 
     def _prepare(self, given: Tree | None) -> Participant:
@@ -189,9 +190,11 @@ class Performer:
         train, held_out = self._designs()
         moments = cohort.Moments(**self._prepared_with(given))
         rows = cohort.complete(train, study.cohort, moments)
-        if len(rows) == 0:
-            raise BadData("No row is left to train on after the held-out patients and the rule for missing values.")
         held = cohort.complete(held_out, study.cohort, moments) if study.evaluation.held_out > 0 else None
+        if study.evaluates is not None and not held:
+            raise BadData("No row is left to measure the model on after the rule for missing values.")
+        if study.evaluates is None and len(rows) == 0:
+            raise BadData("No row is left to train on after the held-out patients and the rule for missing values.")
         return Participant(
             site=self._site,
             algorithm=catalogue.make(study.method.name, study.method.rounds, study.method.parameters),

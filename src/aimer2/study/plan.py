@@ -12,9 +12,10 @@ import numpy as np
 from aimer2.algorithms import catalogue
 from aimer2.algorithms.aggregators import catalogue as aggregators
 from aimer2.algorithms.aggregators.weighted_mean import WeightedMean
+from aimer2.algorithms.fedavg import FedAvg
 from aimer2.core.protocols import Aggregator, Algorithm, BlobStore
 from aimer2.core.table import Table
-from aimer2.core.task import FigureDocument, SiteId, Stage
+from aimer2.core.task import BlobRef, FigureDocument, SiteId, Stage
 from aimer2.core.tree import Tree
 from aimer2.messages.package import Package
 from aimer2.secure_aggregation.roster import Roster
@@ -65,6 +66,8 @@ class Plan:
     """With noise on every site's update as a whole."""
     downlink: Literal["zstd", "changes"] | None = None
     """How large inputs reach the sites."""
+    models: Mapping[str, BlobRef] = field(default_factory=dict)
+    """What a study brings along that others find out: the ``model`` to measure, the ``moments`` of its inputs."""
     keep: frozenset[str] = frozenset()
     """Blobs that outlive their round."""
 
@@ -75,6 +78,8 @@ def plan_of(package: Package, digest: str, blobs: BlobStore) -> Plan:
     initial = StoredTree(package.initial, blobs)
     if study.analyses:
         return _answering(package, digest)
+    if study.evaluates is not None:
+        return _measuring(package, digest, initial)
     method = catalogue.make(study.method.name, study.method.rounds, study.method.parameters)
     empty = {name: np.zeros(design_width(study.cohort)) for name in ("count", "mean", "deviation")}
     parts = [Part("preflight", Moments(), 1, {})]
@@ -97,6 +102,23 @@ def plan_of(package: Package, digest: str, blobs: BlobStore) -> Plan:
         private=SiteLevel.of(study, len(package.roster)),
         downlink=study.method.downlink,
         keep=frozenset({package.initial.sha256}),
+    )
+
+
+def _measuring(package: Package, digest: str, model: StoredTree) -> Plan:
+    """The stages of a study that measures a model: the data contract, and what every other study ends with."""
+    study = package.study
+    brought = {"model": package.initial} | ({} if package.moments is None else {"moments": package.moments})
+    return Plan(
+        digest=digest,
+        roster=tuple(sorted(package.roster)),
+        parts=(Part("preflight", Moments(), 1, {}), Part("final", FedAvg(), 1, model)),
+        patience=Patience(study.sites.needed, study.sites.deadline_seconds),
+        aggregator=WeightedMean(study.sites.block),
+        figures=partial(pooled, study),
+        secure=rosters_of(package, digest) if study.privacy.secure_aggregation else (),
+        models=brought,
+        keep=frozenset(ref.sha256 for ref in package.blobs),
     )
 
 

@@ -136,6 +136,11 @@ def _rows(study: Study, table: Table) -> Iterator[Check]:
     usable = whole.at(~incomplete) if cohort.missing == "drop" else whole
     yield _enough(cohort, count_patients(usable.patient))
     train, held_out = cohorts.split(usable, study.evaluation.held_out)
+    if study.evaluates is not None:
+        finding = "There are patients to measure the model on." if len(held_out) else "No patient is left to measure the model on."
+        yield Check(name="held-out", passed=len(held_out) > 0, finding=finding)
+        yield from _outcomes(cohort.target, held_out, "to measure the model on")
+        return
     yield Check(
         name="training", passed=len(train) > 0, finding="There are patients to train on." if len(train) else "No patient is left to train on."
     )
@@ -144,7 +149,7 @@ def _rows(study: Study, table: Table) -> Iterator[Check]:
         yield Check(name="held-out", passed=len(held_out) > 0, blocking=False, finding=finding)
     if study.training.patience is not None:
         yield _validation(study, train)
-    yield from _outcomes(cohort.target, train)
+    yield from _outcomes(cohort.target, train, "to train on")
 
 
 def _missing(cohort: Cohort, whole: cohorts.Design, incomplete: cohorts.Rows, table: Table) -> Check:
@@ -167,20 +172,20 @@ def _validation(study: Study, train: cohorts.Design) -> Check:
     return Check(name="validation", passed=True, finding="There are patients for early stopping to look at.")
 
 
-def _outcomes(target: Target, train: cohorts.Design) -> Iterator[Check]:
-    """Whether there is each outcome that the model is to tell."""
+def _outcomes(target: Target, train: cohorts.Design, use: str) -> Iterator[Check]:
+    """Whether there is each outcome that the model is to tell; ``use``: what the patients are for."""
     if target.kind == "survival":
         seen = bool(np.asarray(train.targets)[:, 1].any())
-        finding = "The event occurs." if seen else "No patient to train on has had the event."
+        finding = "The event occurs." if seen else f"No patient {use} has had the event."
         yield Check(name="events", passed=seen, blocking=False, finding=finding)
     elif target.kind == "multilabel":
         lacking = [name for name, values in zip(target.labels, np.asarray(train.targets).T, strict=True) if len(np.unique(values)) < 2]
-        finding = f"Only one side occurs among the patients to train on: {', '.join(lacking)}." if lacking else "Every label is there and absent."
+        finding = f"Only one side occurs among the patients {use}: {', '.join(lacking)}." if lacking else "Every label is there and absent."
         yield Check(name="classes", passed=not lacking, blocking=False, finding=finding)
     elif target.kind != "regression":
         found = train.targets.classes() if isinstance(train.targets, Masks) else np.unique(np.asarray(train.targets))
         passed = len(found) == target.classes
-        finding = "Every class occurs." if passed else "Not every class of the target occurs among the patients to train on."
+        finding = "Every class occurs." if passed else f"Not every class of the target occurs among the patients {use}."
         yield Check(name="classes", passed=passed, blocking=False, finding=finding)
 
 

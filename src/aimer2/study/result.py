@@ -67,12 +67,13 @@ def build_result(
         }
         | _answers(package, tables)
         | _diagnosis(package, rounds)
+        | _evaluation(package)
     )
 
 
 def _method(package: Package) -> dict[str, Any]:
     study = package.study
-    if study.analyses:
+    if study.analyses or study.evaluates is not None:
         return {"name": ", ".join(study.methods), "rounds": study.rounds, "parameters": {}, "version": package.method_version}
     return study.method.model_dump(mode="json") | {"version": package.method_version}
 
@@ -83,6 +84,14 @@ def _diagnosis(package: Package, rounds: Sequence[RoundFinished]) -> dict[str, A
         return {}
     told = averages(rounds)
     return {"diagnosis": {"measured": told, "recommendation": recommend(package.study, told).document()}}
+
+
+def _evaluation(package: Package) -> dict[str, Any]:
+    """Of a study that measured a model: whose, and on which patients of the sites' data sets (``held_out`` 1: all)."""
+    study = package.study
+    if study.evaluates is None:
+        return {}
+    return {"evaluation": {"of": study.evaluates, "dataset": study.cohort.dataset, "held_out": study.evaluation.held_out}}
 
 
 def _answers(package: Package, tables: Sequence[Table]) -> dict[str, Any]:
@@ -96,10 +105,10 @@ def _answers(package: Package, tables: Sequence[Table]) -> dict[str, Any]:
 def _preprocessing(package: Package, moments: Tree | None) -> dict[str, Any] | None:
     """How a row becomes what the model reads: its inputs in order, the rules, and the numbers that the rules need; counts as they may be told.
 
-    None where there is no model.
+    None where the study has left no model of its own.
     """
     cohort = package.study.cohort
-    if package.study.analyses:
+    if package.study.analyses or package.study.evaluates is not None:
         return None
     rules = {"inputs": list(design_names(cohort)), "missing": cohort.missing, "standardise": cohort.standardise}
     if moments is None:
@@ -110,8 +119,10 @@ def _preprocessing(package: Package, moments: Tree | None) -> dict[str, Any] | N
 
 
 def _participation(package: Package, rounds: Sequence[RoundFinished]) -> dict[SiteId, Mapping[str, Any]]:
-    """Every site that was asked: in how many training rounds it took part, each of its absences with the reason, and what it took and gave."""
-    training = [event for event in rounds if event.stage in ITERATED]
+    """Every site that was asked: in how many rounds of the method it took part (of an evaluation: in the one that measured), each of its absences
+    with the reason, and what it took and gave."""
+    counted = ITERATED if package.study.evaluates is None else ("final",)
+    training = [event for event in rounds if event.stage in counted]
     return {
         site: {
             "rounds": sum(site in event.took_part for event in training),

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 from pydantic import ValidationError
 
-from aimer2.core.errors import AimerError, BadModel, Fault
+from aimer2.core.errors import AimerError, BadInput, BadModel, Fault
 from aimer2.core.protocols import Learner
 from aimer2.core.study import Study
 from aimer2.core.tree import NumpyArray
@@ -30,6 +31,15 @@ _PREPARED = ("image", "features", "missing", "standardise")
 """Places of a cohort that say how a row becomes what the model reads."""
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The study that a version of a model is of: its record, and the result in it."""
+
+    record: StudyRecord
+    result: Mapping[str, Any]
+
+
 def faults(study: Study, folder: Path) -> list[Fault]:
     """Of a study that starts from a file: that the file is there and, where it is a pulled version's, that it reads what this study reads."""
     name = study.model.weights
@@ -41,24 +51,43 @@ def faults(study: Study, folder: Path) -> list[Fault]:
 
 
 def _faults_of_origin(study: Study, path: Path) -> list[Fault]:
-    place = f"model.weights ({path.name})"
+    try:
+        origin = read_origin(path)
+    except BadInput as error:
+        return [Fault(f"model.weights ({path.name})", error.sentence, "pull the version again, or remove the record")]
+    return misfits(study, origin.record.package.study)
+
+
+def read_origin(path: Path) -> Origin:
+    """The record beside the weights. Raises BadInput where there is none, or it is of other weights."""
     try:
         record = StudyRecord.model_validate_json(path.with_name(RECORD).read_bytes())
         result = json.loads(open_document(record.result, PublicKey.from_text(record.key), kind="result"))
+        weights = hashlib.sha256(path.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        raise BadInput(f"is not beside the study, with its {RECORD}") from None
     except (ValidationError, AimerError):
-        return [Fault(place, f"has a {RECORD} beside it that is none", "pull the version again, or remove the record")]
-    if hashlib.sha256(path.read_bytes()).hexdigest() != result["model"]["sha256"]:
-        return [Fault(place, f"is not the model that the {RECORD} beside it is of", "pull the version again, or remove the record")]
-    origin = record.package.study
-    remedy = "start from another version, or ask for the same"
+        raise BadInput(f"has a {RECORD} beside it that is none") from None
+    if result["study"] != record.study or result.get("preprocessing") is None or weights != result["model"]["sha256"]:
+        raise BadInput(f"is not the model that the {RECORD} beside it is of")
+    return Origin(record, result)
+
+
+def misfits(study: Study, origin: Study) -> list[Fault]:
+    """Where a study prepares its rows otherwise, or has another architecture, than the study whose model it takes; of one that measures that model
+    also another target."""
+    use, places = ("to start from", _PREPARED) if study.evaluates is None else ("that it measures", (*_PREPARED, "target"))
+    remedy = "take another version, or ask for the same"
     asked, trained = (one.cohort.model_dump(mode="json") for one in (study, origin))
     found = [
-        Fault(f"cohort.{name}", f"is not that of the model to start from ('{origin.name}')", remedy)
-        for name in _PREPARED
+        Fault(f"cohort.{name}", f"is not that of the model {use} ('{origin.name}')", remedy)
+        for name in places
         if asked.get(name) != trained.get(name)
     ]
     if (study.model.name, study.model.options) != (origin.model.name, origin.model.options):
-        found.append(Fault("model", f"is not the architecture of the model to start from: {origin.model.name or origin.model.code}", remedy))
+        found.append(Fault("model", f"is not the architecture of the model {use}: {origin.model.name or origin.model.code}", remedy))
+    elif study.evaluates is not None and study.model.framework != origin.model.framework:
+        found.append(Fault("model.framework", f"is not that of the model {use}: {origin.model.framework}", remedy))
     return found
 
 

@@ -72,7 +72,7 @@ def _line(offer: Offer, round_number: int, only: str | None) -> StudyLine:
         submitted_by=offer.submitted_by,
         submitted=offer.submitted,
         expires=study.expires_at,
-        round_number=round_number,
+        round_number=offer.rounds_done(round_number),
         rounds=study.rounds,
         method=", ".join(study.methods),
         decisions={

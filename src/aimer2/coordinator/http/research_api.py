@@ -47,7 +47,7 @@ def research_routes(coordinator: Coordinator) -> APIRouter:
     async def submit(request: Request) -> StudySummary:
         """Submits a study; its blobs are uploaded before. The same package again is the same study."""
         asker = asker_of(request)
-        offer = await coordinator.studies.submit(await read_document(request, Package, limit), asker.subject)
+        offer = await coordinator.submit(await read_document(request, Package, limit), asker.subject)
         return await summary_of(request, offer.digest)
 
     @routes.get("/v1/studies")

@@ -17,7 +17,10 @@ from aimer2.core.study.faults import faults_of
 from aimer2.core.study.fields import NAME, Present, unset
 from aimer2.core.study.terms import Evaluation, Privacy, Sites
 from aimer2.core.study.training import NO_MODEL, Method, Model, Training, without_model
-from aimer2.core.task import Document
+from aimer2.core.task import Digest, Document
+
+EVALUATION = "evaluation"
+"""What a study that measures a model is called where others name their method."""
 
 
 class Study(Document):
@@ -34,6 +37,9 @@ class Study(Document):
     requires: Mapping[str, str] = Field(default_factory=dict, description="package = the versions each site must have: torch = '>=2.4'")
     cohort: Cohort
     analyses: tuple[Analysis, ...] = Field(default=(), max_length=50, exclude_if=unset, description="statistical questions in place of a model")
+    evaluates: Digest | None = Field(
+        default=None, exclude_if=unset, description="in place of a method: the study whose model is measured; nothing is trained"
+    )
     model: Annotated[Model, Present] = Field(default=NO_MODEL, exclude_if=without_model)
     training: Training = Training()
     method: Method = Method()
@@ -62,9 +68,11 @@ class Study(Document):
 
     @model_validator(mode="after")
     def _only_one(self) -> Self:
+        if self.evaluates is not None and self.method != Method():
+            raise ValueError("`evaluates` measures a model that is there, and trains none: leave out method")
         if not self.analyses:
             return self
-        training = ("model", "training", "method", "evaluation")
+        training = ("evaluates", "model", "training", "method", "evaluation")
         given = [name for name in training if getattr(self, name) != type(self).model_fields[name].default]
         given += ["cohort.target"] if self.cohort.target.columns else []
         given += [f"cohort.{name}" for name in ("group", "image") if getattr(self.cohort, name) is not None]
@@ -78,9 +86,10 @@ class Study(Document):
 
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Of a study that trains no model, nothing that speaks of training."""
+        """Of a study that trains no model, nothing that speaks of training; of one that measures a model, no method."""
         document: dict[str, Any] = write(self)
-        return {name: value for name, value in document.items() if not self.analyses or name not in ("training", "method", "evaluation")}
+        absent = ("training", "method", "evaluation") if self.analyses else ("method",) if self.evaluates is not None else ()
+        return {name: value for name, value in document.items() if name not in absent}
 
     @property
     def columns(self) -> tuple[Feature, ...]:
@@ -98,13 +107,15 @@ class Study(Document):
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """What computes: the method of training, or those of the analyses."""
+        """What computes: the method of training, those of the analyses, or evaluation."""
+        if self.evaluates is not None:
+            return (EVALUATION,)
         return tuple(dict.fromkeys(analysis.method for analysis in self.analyses)) or (self.method.name,)
 
     @property
     def rounds(self) -> int:
         """At most so many that compute."""
-        return max((analysis.rounds for analysis in self.analyses), default=self.method.rounds)
+        return 1 if self.evaluates is not None else max((analysis.rounds for analysis in self.analyses), default=self.method.rounds)
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ class Sites(Document):
 class Evaluation(Document):
     """What is measured on patients held out at each site."""
 
-    held_out: float = Field(default=0.2, ge=0, lt=1)
+    held_out: float = Field(default=0.2, ge=0, le=1, description="1: all patients, of a study that measures a model and trains none")
     metrics: tuple[str, ...] = ()
     horizons: tuple[Above0, ...] = Field(
         default=(), exclude_if=unset, description="of survival: times, each the end of an interval, at which predicted risks are judged"

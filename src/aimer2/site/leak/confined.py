@@ -24,6 +24,7 @@ from aimer2.site.settings import Settings
 from aimer2.site.snapshots import SnapshotRecord
 from aimer2.site.store import KnownStudy
 from aimer2.site.workers import Opening, Worker, WorkerDied, of_death
+from aimer2.study.kinds import require_training
 
 CPU_SECONDS = 600
 LEAST_RECORDS, MOST_RECORDS = 4, 256
@@ -79,11 +80,12 @@ def rehearse(decisions: Decisions, settings: Settings, prefix: str, asked: Asked
     hears how many parts of it are done, and of how many.
 
     Raises NotFound where the study was not fetched or the data set is not known, NotApproved where it brings code and that was not allowed,
-    NotAvailable where it reads images or the machine does not confine, and what the worker reports.
+    NotAvailable where it trains no model, reads images or the machine does not confine, and what the worker reports.
     """
     known = decisions.find(prefix)
     if known.package is None:
         raise NotFound("The study has not been fetched yet.", remedy="Let the agent run: `aimer2 site run`.")
+    require_training(known.package.study, "A rehearsal")
     if known.package.files and not asked.with_code:
         raise NotApproved(
             "The study brings code of its own, which would run here, confined, on patients' data.",
