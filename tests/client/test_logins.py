@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import socket
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import urllib3
 
+from aimer2.client.browser import HandedOn
 from aimer2.client.https import proxy_of
 from aimer2.client.logins import Logins, SavedLogin, connect
 from aimer2.client.transport import Address, Transport
@@ -113,3 +117,18 @@ def test_the_proxy_of_the_environment_is_used_unless_excepted(monkeypatch: pytes
 def test_a_missing_file_of_authorities_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="There is no file"):
         Transport(Address("https://a.example", ca_file=tmp_path / "none.pem"))
+
+
+def test_a_connection_that_a_browser_opens_in_advance_keeps_nobody_waiting() -> None:
+    handed_on, idle = HandedOn("https://a.example"), socket.socket()
+
+    def browser(address: str) -> None:
+        port = int(parse_qs(urlsplit(address).query)["port"][0])
+        idle.connect(("127.0.0.1", port))
+        assert urllib3.request("GET", f"http://127.0.0.1:{port}/favicon.ico", retries=False).status == 404
+        assert urllib3.request("GET", f"http://127.0.0.1:{port}/?code=abc", retries=False).status == 200
+
+    with idle:
+        assert handed_on.wait(browser, 30) == "abc"
+        with pytest.raises(NotAuthenticated):
+            handed_on.wait(lambda _: None, 0.01)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, final
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -47,7 +47,11 @@ class HandedOn:
 
 
 @final
-class _Listening(HTTPServer):
+class _Listening(ThreadingHTTPServer):
+    """A browser may open connections that it never uses: none is waited for."""
+
+    block_on_close = False
+
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         self.came = threading.Event()
@@ -57,6 +61,8 @@ class _Listening(HTTPServer):
 @final
 class _Receiver(BaseHTTPRequestHandler):
     """Takes one code, from whatever page: a code that was not made for this log-in is of no use."""
+
+    timeout = 10.0
 
     def do_GET(self) -> None:
         code = parse_qs(urlsplit(self.path).query).get("code", [""])[0]

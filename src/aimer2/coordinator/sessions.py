@@ -46,16 +46,19 @@ class Sessions:
         await self._database.write(accounts.add_session, _hash(secret), session)
         return secret, session
 
-    async def hand_on(self, user: str, challenge: str) -> str:
-        """A code with which a command line logs in as this person, once, if it knows what the challenge was made of."""
-        code, _ = await self.open(user, "code", name=challenge, seconds=CODE_SECONDS)
+    async def hand_on(self, browser: Session, challenge: str) -> str:
+        """A code with which a command line logs in as this person, once, while the browser's session lasts, if it knows what the challenge was
+        made of."""
+        code, _ = await self.open(browser.user, "code", name=f"{challenge} {browser.id}", seconds=CODE_SECONDS)
         return code
 
     async def take_on(self, code: str, verifier: str) -> Account:
         """Who has handed on the log-in. The code is used up, whoever shows it. Raises NotAuthenticated."""
         session, account = await self.find(code, "code", touch=False)
         mine = await self._database.write(accounts.end_session, session.id)
-        if not mine or not hmac.compare_digest(challenge_of(verifier), session.name):
+        challenge, _, browser = session.name.partition(" ")
+        is_in = browser in {one.id for one in await self.of(session.user, "browser")}
+        if not mine or not is_in or not hmac.compare_digest(challenge_of(verifier), challenge):
             raise NotAuthenticated(_REFUSED)
         return account
 

@@ -44,7 +44,7 @@ def session_routes(coordinator: Coordinator) -> APIRouter:
             raise BadInput("Only a browser hands its log-in on.", remedy="Open the address that `aimer2 login --browser` shows.")
         given = await read_document(request, CodeRequest, SMALL_BODY)
         response.headers.update(NO_STORE)
-        return LoginCode(code=await sessions.hand_on(session.user, given.challenge), expires_in=CODE_SECONDS)
+        return LoginCode(code=await sessions.hand_on(session, given.challenge), expires_in=CODE_SECONDS)
 
     @routes.post("/v1/session", openapi_extra=described(Login))
     async def log_in_browser(request: Request, response: Response) -> Me:
