@@ -136,11 +136,23 @@ def read_mapping(path: Path) -> DataMapping:
     Raises BadInput with every fault.
     """
     try:
-        return DataMapping.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
         raise BadInput(f"{path} is not a file in TOML.") from None
+    return parse_mapping(text, path.name)
+
+
+def parse_mapping(text: str, called: str) -> DataMapping:
+    """The mapping in a text; ``called``: what a fault says of where it is. Raises BadInput with every fault."""
+    try:
+        document = tomllib.loads(text)
+    except (ValueError, RecursionError):
+        # Not only its own error: a number of thousands of digits is a ValueError, and thousands of brackets end the stack.
+        raise BadInput(f"{called} is not in TOML.", remedy="Look for a quotation mark, a bracket or an equals sign that is missing.") from None
+    try:
+        return DataMapping.model_validate(document)
     except ValidationError as error:
-        raise BadInput(f"{path.name} has faults:\n{faults_of(error)}") from None
+        raise BadInput(f"{called} has faults:\n{faults_of(error)}") from None
 
 
 def faults_of(error: ValidationError) -> str:

@@ -170,16 +170,18 @@ def suggest_mapping(path: Path, patient: str | None) -> str:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             header = [name.strip() for name in next(csv.reader(file), [])]
-    except (OSError, UnicodeDecodeError):
+    except (OSError, UnicodeDecodeError, csv.Error):
         raise BadInput(f"{path} cannot be read as a CSV file in UTF-8.") from None
     if patient is not None and patient not in header:
         raise BadInput(f"The file has no column '{patient}'.")
     columns = [name for name in header if name != patient]
+    if not columns:
+        raise BadInput(f"{path} has no columns{'' if patient is None else ' but the patient'}.")
     probe = DataMapping.model_validate({"columns": {name: {} for name in columns}})
     cells = make_connector("csv", {"path": path}, probe, split_key=bytes(16)).source.cells(columns)
     lines = ["# Suggested from the file. Add units (UCUM), and what means missing."]
     if patient is not None:
-        lines.append(f"patient = {json.dumps(patient)}")
+        lines.append(f"patient = {json.dumps(patient, ensure_ascii=False)}")
     for name in columns:
         lines += _suggest_column(name, cells[name])
     return "\n".join(lines) + "\n"
@@ -187,7 +189,7 @@ def suggest_mapping(path: Path, patient: str | None) -> str:
 
 def _suggest_column(name: str, cells: Cells) -> list[str]:
     values = sorted({str(cell).strip() for cell in cells} - {""})
-    title = ["", f"[columns.{json.dumps(name)}]"]
+    title = ["", f"[columns.{json.dumps(name, ensure_ascii=False)}]"]
     if all(_is_number(value) for value in values):
         return [*title, 'kind = "number"']
     if len(values) > MOST_CATEGORIES:

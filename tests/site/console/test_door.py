@@ -163,3 +163,14 @@ def test_a_link_to_choose_a_password_is_shown_once_and_works_once(console: Conso
     assert client.get(f"/welcome/{link}").status_code == 404
     assert log_in(console, "lang").get("/").status_code == 200
     assert send(admin, "/people/remove", page="/people", login="roth").status_code == 400, "nobody locks themselves out"
+
+
+def test_what_nobody_foresaw_is_a_page_and_a_line_that_quotes_nothing(
+    officer: TestClient, folder: SiteFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The file of what is published was spoilt by hand: what reads it raises an error whose text quotes it."""
+    folder.published("registry").write_text('{"site": "north", "by": "P-4711"}')
+    answer = officer.get("/datasets/registry")
+    assert answer.status_code == 500 and "Something went wrong" in answer.text and "P-4711" not in answer.text
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "aimer2.site.console"]
+    assert line.startswith("GET /datasets/{name}: ValidationError at ") and "P-4711" not in caplog.text

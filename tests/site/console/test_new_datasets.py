@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from starlette.testclient import TestClient
 from tests.site.console.conftest import send
 
 from aimer2.site import snapshots
 from aimer2.site.console.console import Console
+from aimer2.site.console.new_datasets import files_under
 from aimer2.site.folder import SiteFolder
 
 
@@ -114,3 +116,66 @@ def test_a_mapping_is_changed_whole_or_not_at_all(administrator: TestClient, con
     assert (folder.dataset("registry") / "mapping.toml").read_text() == changed
     assert "dataset-changed" in [entry.kind for entry in console.decisions.audit.read()]
     assert not list(folder.dataset("registry").glob("*.draft"))
+
+
+@pytest.mark.parametrize("kind", ["semicolons", "parquet"])
+def test_the_patient_column_of_the_form_is_in_every_suggestion_and_nothing_else_is_kept(
+    kind: str, administrator: TestClient, console: Console, drop: Path
+) -> None:
+    """Sixty visits of ten patients are ten patients, whatever kind of file they lie in."""
+    visits = pd.DataFrame({"pid": [f"P{n // 6}" for n in range(60)], "age": [50.0 + n % 30 for n in range(60)]})
+    given = {"name": "visits", "patient": "pid"}
+    if kind == "parquet":
+        visits.to_parquet(drop / "visits.parquet")
+        given |= {"path": str(drop / "visits.parquet")}
+    else:
+        visits.to_csv(drop / "visits.csv", sep=";", index=False)
+        given |= {"path": str(drop / "visits.csv"), "delimiter": ";"}
+    suggested = mapping_of(send(administrator, "/datasets/new", **given).text)
+    assert suggested.startswith('patient = "pid"\n')
+    for mapping in ("[columns.age]", 'patient = "age"\n[columns.age]'):
+        refused = send(administrator, "/datasets/new", **given, mapping=mapping)
+        assert refused.status_code == 400 and "column with the patient" in html.unescape(refused.text), mapping
+        assert mapping_of(refused.text).strip() == mapping
+    assert snapshots.names(console.folder) == ["registry"]
+    assert send(administrator, "/datasets/new", **given, mapping=suggested.replace('"COLUMN"', "age")).status_code == 303
+    ended(console, "refresh visits")
+    assert "<dd>10</dd>" in administrator.get("/datasets/visits").text
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "mapping"),
+    [
+        ("", "x.csv", ""),
+        ("id\np1\n", "x.csv", ""),
+        ('"' + "a" * 140_000 + '",b\n1,2\n', "x.csv", ""),
+        ("a\n1\n", "a" * 300, ""),
+        ("a\n1\n", "x.csv", "a=" + "[" * 20_000),
+        ("a\n1\n", "x.csv", "a=" + "1" * 5_000),
+    ],
+    ids=["empty file", "patients alone", "long header", "long name", "deep mapping", "long number"],
+)
+def test_what_a_form_may_get_wrong_is_told_on_its_page(
+    content: str, name: str, mapping: str, administrator: TestClient, console: Console, drop: Path
+) -> None:
+    (drop / "x.csv").write_text(content)
+    patient = "id" if content.startswith("id") else ""
+    answer = send(administrator, "/datasets/new", name="x", path=str(drop / name), patient=patient, mapping=mapping)
+    assert answer.status_code == 400 and 'role="alert"' in answer.text
+    assert snapshots.names(console.folder) == ["registry"]
+    if mapping:
+        page = "/datasets/registry/mapping"
+        kept = send(administrator, page, page=page, mapping=mapping)
+        assert kept.status_code == 400 and "is not in TOML" in kept.text
+
+
+def test_a_tree_of_many_files_is_not_walked_to_its_end(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(30):
+        (tmp_path / "images" / f"{number}.png").touch()
+        (tmp_path / "images" / f"{number}.csv").touch()
+    (tmp_path / "ward.csv").touch()
+    everything = list(files_under((tmp_path, tmp_path / "gone")))
+    assert len(everything) == 31 and everything == sorted(everything)
+    assert list(files_under((tmp_path,), 2)) == [str(tmp_path / "ward.csv")], "its own files are seen before those of its folders"
+    assert len(list(files_under((tmp_path,), 12))) <= 12

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, final
@@ -19,6 +21,8 @@ from aimer2.site.console.permissions import Action
 from aimer2.web.answers import read_form
 from aimer2.web.security import check_origin, local_path
 from aimer2.web.translation import mark
+
+_LOG = logging.getLogger("aimer2.site.console")
 
 NOTICES: Final[Mapping[str, str]] = {
     "approved": mark("Approved. It is in force from now on."),
@@ -117,6 +121,11 @@ def opened(console: Console, pages: Sequence[Page]) -> Endpoint:
             return await run_in_threadpool(page.answer, visit)
         except AimerError as error:
             return visit.problem(error)
+        except Exception as error:  # noqa: BLE001 - the edge of a request: the text of what was raised may quote a record
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            place = last.filename.rpartition("/")[2]
+            _LOG.error("%s %s: %s at %s:%d", request.method, page.path, type(error).__name__, place, last.lineno or 0)
+            return visit.problem(AimerError("Something went wrong at this site's console."))
 
     return answer
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from aimer2.connectors.catalogue import kind_of, make_source
+from aimer2.connectors.mapping import parse_mapping
 from aimer2.core.errors import AimerError, BadInput
 from aimer2.core.study import faults_of
 from aimer2.site.console.datasets import checked, datasets_of
@@ -21,7 +23,9 @@ from aimer2.site.datasets import DatasetSettings, suggest_mapping
 FIELDS = ("name", "path", "patient", "delimiter", "image_folder", "parts", "opt_out", "mapping")
 _ENDINGS = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".npz")
 _MOST_SHOWN = 300
-_NO_SUGGESTION = '# patient = "COLUMN"\n\n[columns."COLUMN"]\nkind = "number"\n# unit = "a"\n'
+_MOST_LOOKED_AT = 20_000
+"""Files and folders under each folder: a page does not walk through millions of images."""
+_NO_SUGGESTION = '\n[columns."COLUMN"]\nkind = "number"\n# unit = "a"\n'
 
 
 def show(visit: Visit) -> Response:
@@ -31,15 +35,17 @@ def show(visit: Visit) -> Response:
 def _page(visit: Visit, given: Mapping[str, str], problem: AimerError | None = None, *, suggested: bool = False) -> Response:
     """``suggested``: the mapping was made from the file, and is to be read and completed now."""
     folders = visit.console.settings.console.data_folders
-    files = list(islice(_files(folders), _MOST_SHOWN)) if folders else []
+    files = list(islice(files_under(folders), _MOST_SHOWN))
     status = 200 if problem is None else problem.status
     shown = {"given": given, "folders": folders, "files": files, "problem": problem, "suggested": suggested}
     return visit.page("new_dataset.html", current="/datasets", status=status, **shown)
 
 
-def _files(folders: tuple[Path, ...]) -> Iterator[str]:
+def files_under(folders: Sequence[Path], most: int = _MOST_LOOKED_AT) -> Iterator[str]:
+    """Those that may become data sets, in order, of the first ``most`` names under each folder. A path may be typed of any other."""
     for folder in folders:
-        yield from (str(path) for path in sorted(folder.rglob("*")) if path.suffix.lower() in _ENDINGS)
+        looked_at = islice(((place, name) for place, inner, names in os.walk(folder) for name in (*names, *inner)), most)
+        yield from sorted(os.path.join(place, name) for place, name in looked_at if Path(name).suffix.lower() in _ENDINGS)
 
 
 def add(visit: Visit) -> Response:
@@ -50,14 +56,32 @@ def add(visit: Visit) -> Response:
     try:
         settings = _settings(visit, given)
         if not given["mapping"]:
-            path = Path(str(settings.source["path"]))
-            made = suggest_mapping(path, given["patient"] or None) if settings.kind == "csv" and not given["delimiter"] else _NO_SUGGESTION
-            return _page(visit, given | {"mapping": made}, suggested=True)
+            return _page(visit, given | {"mapping": _suggested(settings, given)}, suggested=True)
+        _check_patient(given)
         datasets.add(settings, given["mapping"] + "\n")
     except AimerError as error:
         return _page(visit, given, error)
     visit.console.work.begin(f"refresh {settings.name}", lambda tell: datasets.refresh(settings.name), by=visit.person.name)
     return visit.go("/datasets", "begun")
+
+
+def _suggested(settings: DatasetSettings, given: Mapping[str, str]) -> str:
+    if settings.kind == "csv" and not given["delimiter"]:
+        return suggest_mapping(Path(str(settings.source["path"])), given["patient"] or None)
+    line = f"patient = {json.dumps(given['patient'], ensure_ascii=False)}" if given["patient"] else '# patient = "COLUMN"'
+    return f"{line}\n{_NO_SUGGESTION}"
+
+
+def _check_patient(given: Mapping[str, str]) -> None:
+    """Raises BadInput where the form says otherwise than its mapping which rows are of one patient: a visit must not count as a patient."""
+    named = parse_mapping(given["mapping"], "The mapping").patient
+    if given["patient"] and given["patient"] != named:
+        said = "names no patient column" if named is None else f"names {named!r}"
+        line = f"patient = {json.dumps(given['patient'], ensure_ascii=False)}"
+        raise BadInput(
+            f"The form names {given['patient']!r} as the column with the patient's id, but the mapping {said}.",
+            remedy=f"Write {line} as the first line of the mapping, or empty that field.",
+        )
 
 
 def _settings(visit: Visit, given: Mapping[str, str]) -> DatasetSettings:
@@ -85,11 +109,16 @@ def _allowed(visit: Visit, text: str) -> Path:
     """Where the path leads in the end: to something that is there, under one of the folders. Raises BadInput."""
     folders = [folder.resolve() for folder in visit.console.settings.console.data_folders]
     path = Path(text)
-    found = path.resolve() if path.is_absolute() and "\0" not in text else None
+    try:
+        found = path.resolve() if path.is_absolute() and "\0" not in text else None
+        # A pipe would be waited for.
+        there = found is not None and (found.is_file() or found.is_dir())
+    except (OSError, RuntimeError):
+        raise BadInput("There is no such file.", remedy="Choose one of the list, or type its whole path.") from None
     if found is None or not any(found.is_relative_to(folder) for folder in folders):
         named = ", ".join(map(str, folders)) or "none"
         raise BadInput("That lies elsewhere than where data sets may come from here.", remedy=f"Choose a file under: {named}.")
-    if not found.exists():
+    if not there:
         raise BadInput("There is no such file.", remedy="Choose one of the list, or type its whole path.")
     return found
 
