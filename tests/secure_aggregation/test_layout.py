@@ -61,9 +61,9 @@ def test_a_layout_comes_back_from_its_document_with_its_digest() -> None:
 
 
 def test_a_known_digest() -> None:
-    # deterministic CBOR (RFC 8949 §4.2 with the shorter keys first) of {"sites": 3, "leaves": [["s", "x", [2], "float64", 1.5]]}, by hand
+    # deterministic CBOR (RFC 8949 §4.2 with the shorter keys first) of {"sites": 3, "words": 2, "leaves": [["s", "x", [2], "float64", 1.5]]}, by hand
     assert Layout((Leaf("s", "x", (2,), "float64", 1.5),), 3).digest() == (
-        hashlib.sha256(bytes.fromhex("a265736974657303666c6561766573818561736178810267666c6f61743634f93e00")).hexdigest()
+        hashlib.sha256(bytes.fromhex("a36573697465730365776f72647302666c6561766573818561736178810267666c6f61743634f93e00")).hexdigest()
     )
 
 

@@ -184,9 +184,9 @@ def test_a_row_with_a_missing_column_takes_its_image_along() -> None:
 
 
 def test_a_hospital_reads_that_both_are_used_and_what_leaves() -> None:
-    assert [line.split(" (")[0] for line in reads(study())][1:4] == ["age", "smoker", "xray"]
-    assert any("of each column how many values" in line for line in what_leaves(study()))
-    assert not any("of each column" in line for line in what_leaves(study(cohort={"features": None})))
+    assert [str(line).split(" (")[0] for line in reads(study())][1:4] == ["age", "smoker", "xray"]
+    assert any("of each column how many values" in str(line) for line in what_leaves(study()))
+    assert not any("of each column" in str(line) for line in what_leaves(study(cohort={"features": None})))
 
 
 def test_made_up_patients_and_a_hospital_left_out_go_through_it() -> None:

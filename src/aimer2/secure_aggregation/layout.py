@@ -10,7 +10,7 @@ bits     which leaves      what a word holds
 32       int32             the value itself; refused above (2^31 − 1) / sites
 64       int64             the value itself; refused above (2^63 − 1) / sites
 64       float64 ranged    as 32, limit = ⌊(2^63 − 1) / sites⌋ to 53 bits
-64       float32 unranged  of more than 1024 elements: as float64 of the range 2^24
+64       float32 unranged  of more than 1024 elements: as float64 of the range 2^30, but refused above it
 128      floats unranged   the others: value · 2^60, rounded; two 64-bit limbs (low, high); refused above 2^66 / sites
 ======== ================= ==================================================================================================
 """
@@ -44,8 +44,11 @@ INTEGERS = {"int32": 32, "int64": 64}
 FEW = 1024
 """Elements up to which floats need no range: exact at four times the bytes, which is little, and a few numbers can grow by any factor."""
 
-_FIRST_RANGE = 2.0**24
-"""Of many float32 of whose size nothing is known: a change of 100 times 100,000 patients, at steps of 2^-39 times the number of sites."""
+_FIRST_RANGE = 2.0**30
+"""Of many float32 of whose size nothing is known: a change of 10,000 times 100,000 patients, at steps of 2^-33 times the number of sites."""
+
+_WORDS = 2
+"""Which table of words this is: sites that count by another one never add up."""
 
 _RANGES = (2.0**-500, 2.0**500)
 _INT128 = "int128"
@@ -72,7 +75,7 @@ class Leaf:
 
     @property
     def reach(self) -> float | None:
-        """The magnitude to which values are clipped; None where they are not."""
+        """The magnitude that the words reach; None where they have 128 bits."""
         unknown = self.range is None and self.dtype == "float32" and self.size > FEW
         return _FIRST_RANGE if unknown else self.range
 
@@ -164,8 +167,8 @@ class Layout:
             raise BadInput("This is no layout of a masked upload.") from None
 
     def digest(self) -> str:
-        """SHA-256, hex, over the deterministic CBOR of the document."""
-        return hashlib.sha256(cbor2.dumps(self.document(), canonical=True)).hexdigest()
+        """SHA-256, hex, over the deterministic CBOR of the document and the number of the table of words."""
+        return hashlib.sha256(cbor2.dumps(self.document() | {"words": _WORDS}, canonical=True)).hexdigest()
 
     @property
     def checksum(self) -> Leaf:

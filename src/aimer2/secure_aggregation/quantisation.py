@@ -33,7 +33,7 @@ class Encoded:
 def encode(values: NumpyArray, leaf: Leaf, sites: int) -> Encoded:
     """A flat slice of a leaf as words.
 
-    Raises BadUpdate for a value that is not finite, and for one too large where there is no range to clip it to.
+    Raises BadUpdate for a value that is not finite, and for one too large where no range is known: nothing is clipped that nobody has asked for.
     """
     if not len(values):
         return Encoded(np.zeros(0, leaf.word), 0, 0.0)
@@ -46,6 +46,8 @@ def encode(values: NumpyArray, leaf: Leaf, sites: int) -> Encoded:
     if reach is None:
         _check_size(largest, largest_real(sites), leaf)
         return Encoded(_two_limbs(values), 0, largest)
+    if leaf.range is None:
+        _check_size(largest, reach, leaf)
     most = limit(leaf.bits, sites)
     scale = most / reach
     scaled = np.multiply(values, scale, dtype=np.float64)
