@@ -123,13 +123,13 @@ def list_datasets(folder: Path | None) -> None:
 
 @dataset.command()
 @click.argument("name")
-@click.option("--take-back", is_flag=True, help="The consortium sees it no longer.")
+@click.option("--take-back", is_flag=True, help="The consortium sees it no longer, once the agent has told the coordinator.")
 @in_folder
 def publish(name: str, take_back: bool, folder: Path | None) -> None:
     """Let the consortium see what may be told of a data set (rounded counts), and print it; this is recorded in the audit log."""
     datasets = _datasets(existing(folder))
     if take_back:
-        datasets.take_back(name)
-        click.echo(f"{name} is no longer published.")
+        told = datasets.take_back(name)
+        click.echo(f"{name} is taken back here. The coordinator is told as soon as {'it is reached' if told else 'the agent runs and reaches it'}.")
     else:
-        click.echo(datasets.publish(name).model_dump_json(indent=1))
+        click.echo(datasets.publish(name)[0].model_dump_json(indent=1))

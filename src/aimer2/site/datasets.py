@@ -110,19 +110,24 @@ class Datasets:
         """For the site's own eyes."""
         return describe_locally(self._table(name))
 
-    def publish(self, name: str) -> DataDescription:
-        """Lets the consortium see the disclosure-controlled description: the agent tells the coordinator, in the name of the person."""
+    def publish(self, name: str) -> tuple[DataDescription, bool]:
+        """Lets the consortium see the disclosure-controlled description: the agent tells the coordinator, in the name of the person.
+
+        The second says whether an agent runs, which tells it as soon as it reaches the coordinator; otherwise it does when it starts.
+        """
         description = describe(self._table(name))
         columns = [column.model_dump(exclude={"quantiles"}) for column in description.columns]
         said = {"rows": description.rows, "patients": description.patients, "columns": columns}
-        self._let_know(name, DataPublished.model_validate(self._by_now(name) | said))
-        return description
+        return description, self._let_know(name, DataPublished.model_validate(self._by_now(name) | said))
 
-    def take_back(self, name: str) -> None:
-        """The consortium sees the description no longer. Raises Conflict where it does not."""
+    def take_back(self, name: str) -> bool:
+        """The consortium sees the description no longer once the agent has told the coordinator: also while everything is frozen.
+
+        Whether an agent runs. Raises Conflict where nothing is published.
+        """
         if self.published(name) is None:
             raise Conflict(f"The description of '{name}' is not published.")
-        self._let_know(name, DataPublished.model_validate(self._by_now(name) | {"published": False}))
+        return self._let_know(name, DataPublished.model_validate(self._by_now(name) | {"published": False}))
 
     def published(self, name: str) -> DataPublished | None:
         """What the consortium may see of it; None: nothing."""
@@ -133,15 +138,14 @@ class Datasets:
     def _by_now(self, name: str) -> dict[str, Any]:
         return {"site": read_settings(self.folder.settings).site, "dataset": name, "by": self.by, "time": self.clock.now()}
 
-    def _let_know(self, name: str, said: DataPublished) -> None:
+    def _let_know(self, name: str, said: DataPublished) -> bool:
         details: dict[str, Json] = {"dataset": name, "columns": len(said.columns), "published": said.published}
         self.audit.append(Kind.DATASET_PUBLISHED, actor=self.by, details=details)
         path = self.folder.published(name)
         draft = path.with_suffix(".draft")
         draft.write_text(said.model_dump_json(), encoding="utf-8")
         os.replace(draft, path)
-        # Where none runs, the next one tells it when it starts.
-        ask_agent(self.folder, {"command": "tell"})
+        return ask_agent(self.folder, {"command": "tell"}) is not None
 
     def settings(self, name: str) -> DatasetSettings:
         path = self.folder.dataset(name) / "dataset.toml"

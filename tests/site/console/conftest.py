@@ -88,8 +88,8 @@ def folder(tmp_path: Path, clock: Clock) -> SiteFolder:
 def offer(
     folder: SiteFolder, blobs: Path, *, code: str | None = None, roster: dict[str, str] | None = None, supersedes: str | None = None, **changes: Any
 ) -> str:
-    """A study arrives, as the agent lays it out; its digest."""
-    study = Study.model_validate(STUDY | changes)
+    """A study arrives, as the agent lays it out; its digest. ``changes``: of its fields, None for one that it lacks."""
+    study = Study.model_validate({name: value for name, value in (STUDY | changes).items() if value is not None})
     named = roster or {"north": SigningKey.load(folder.key).public.text}
     store = FolderStore(blobs)
     package = pack(study, blobs, named, store)

@@ -244,12 +244,12 @@ def test_the_audit_log_is_filtered_verified_and_handed_on(officer: TestClient, c
 def test_a_description_is_published_with_rounded_counts_by_name_and_taken_back(officer: TestClient, console: Console, folder: SiteFolder) -> None:
     assert "80" in text_of(officer.get("/datasets/registry"))
     assert send(officer, "/datasets/registry/take-back").status_code == 409
-    assert send(officer, "/datasets/registry/publish").headers["location"] == "/datasets/registry?done=published"
+    assert send(officer, "/datasets/registry/publish").headers["location"] == "/datasets/registry?done=not-told"
     told = json.loads(folder.published("registry").read_text())
     assert (told["site"], told["by"], told["patients"], told["published"]) == ("north", "Dr Ines Vogt", "80", True)
     assert all("quantiles" not in column for column in told["columns"])
     assert "Published by Dr Ines Vogt" in text_of(officer.get("/datasets/registry"))
-    assert send(officer, "/datasets/registry/take-back").headers["location"] == "/datasets/registry?done=taken-back"
+    assert send(officer, "/datasets/registry/take-back").headers["location"] == "/datasets/registry?done=not-told"
     assert "Published by" not in text_of(officer.get("/datasets/registry"))
     told = json.loads(folder.published("registry").read_text())
     assert told["published"] is False and not told["columns"], "that it was taken back is told, and nothing else"

@@ -65,15 +65,15 @@ def publish(visit: Visit) -> Response:
     """The consortium may see the description; the person's name stands in the audit log, and beside the description."""
     datasets = datasets_of(visit)
     name = checked(visit, datasets)
-    datasets.publish(name)
-    return visit.go(f"/datasets/{name}", "published")
+    _, told = datasets.publish(name)
+    return visit.go(f"/datasets/{name}", "published" if told else "not-told")
 
 
 def take_back(visit: Visit) -> Response:
     datasets = datasets_of(visit)
     name = checked(visit, datasets)
-    datasets.take_back(name)
-    return visit.go(f"/datasets/{name}", "taken-back")
+    told = datasets.take_back(name)
+    return visit.go(f"/datasets/{name}", "taken-back" if told else "not-told")
 
 
 def checked(visit: Visit, datasets: Datasets) -> str:

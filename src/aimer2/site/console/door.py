@@ -34,7 +34,7 @@ NOTICES: Final[Mapping[str, str]] = {
     "verified": mark("The key is verified here from now on."),
     "taken-out": mark("The key no longer counts here."),
     "published": mark("The consortium may see this description. That is recorded in the audit log."),
-    "taken-back": mark("The consortium sees the description no longer."),
+    "taken-back": mark("Taken back here. The coordinator is told as soon as it is reached."),
     "mapping-kept": mark("Kept. It holds from the next refresh on."),
     "deleted": mark("The model is deleted."),
     "report-written": mark("The report is written and signed anew."),

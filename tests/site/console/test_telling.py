@@ -1,0 +1,175 @@
+"""What the site tells of itself: all that was charged whatever was decided since, and each take-back whatever stands in the way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.site.console.conftest import Clock, offer
+
+from aimer2.core.errors import AimerError, ClockSkew, Conflict, Unreachable
+from aimer2.identity.base64url import decode
+from aimer2.privacy.accounting import Spent, epsilon, gaussian
+from aimer2.site.balance import Budget
+from aimer2.site.console.console import Console
+from aimer2.site.control import serve_control
+from aimer2.site.datasets import Datasets
+from aimer2.site.decisions import Decisions, open_decisions
+from aimer2.site.folder import SiteFolder
+from aimer2.site.freeze import coordinator_said, freeze
+from aimer2.site.ledger import Ledger, Ledgers
+from aimer2.site.settings import Retention
+from aimer2.site.telling import Telling
+
+PRIVATE: dict[str, Any] = {
+    "model": None,
+    "method": None,
+    "training": None,
+    "analyses": [{"name": "who", "method": "private_describe", "formula": "~ age"}],
+    "cohort": {"dataset": "registry", "minimum_patients": 10, "features": [{"name": "age", "minimum": 18, "maximum": 98}]},
+    "privacy": {"secure_aggregation": False, "why_not_secure": "a test", "differential_privacy": {"epsilon": 2, "delta": 1e-5}},
+}
+
+
+class Line:
+    """The way to a coordinator: what arrived, and what becomes of each statement on it."""
+
+    def __init__(self, fate: Callable[[dict[str, Any]], AimerError | None] = lambda said: None) -> None:
+        self.fate = fate
+        self.arrived: list[dict[str, Any]] = []
+
+    def tell(self, path: str, statement: str) -> None:
+        said = json.loads(decode(statement.split(".")[1]))
+        if error := self.fate(said):
+            raise error
+        self.arrived.append(said)
+
+
+@pytest.fixture
+def decisions(folder: SiteFolder, clock: Clock) -> Decisions:
+    return open_decisions(folder, clock)
+
+
+@pytest.fixture
+def datasets(decisions: Decisions) -> Datasets:
+    return Datasets(decisions.folder, decisions.audit, decisions.clock, Retention(), "Dr Ines Vogt")
+
+
+@pytest.fixture
+def telling(decisions: Decisions, console: Console) -> Callable[[Line], Telling]:
+    """As a new start of the agent makes it."""
+    return lambda line: Telling(decisions, console.settings, line)  # type: ignore[arg-type]
+
+
+def another(folder: SiteFolder, name: str) -> None:
+    shutil.copytree(folder.dataset("registry"), folder.dataset(name))
+
+
+def budgeted(decisions: Decisions, name: str) -> Ledger:
+    ledger = Ledgers(decisions.folder, decisions.key, decisions.audit, decisions.clock).of(name)
+    assert not ledger.propose(Budget(9.0, 1e-5), by="Dr Ada Test")
+    ledger.confirm(Budget(9.0, 1e-5), by="Bea Roth")
+    return ledger
+
+
+def charge(ledger: Ledger, study: str, task: str, spent: Spent) -> None:
+    ledger.reserve(study, task, 1, spent)
+    ledger.commit(study, task, 1)
+
+
+def test_what_was_charged_is_told_whatever_was_decided_since(
+    decisions: Decisions, telling: Callable[[Line], Telling], folder: SiteFolder, tmp_path: Path
+) -> None:
+    study, line = offer(folder, tmp_path / "b", **PRIVATE), Line()
+    another(folder, "second")
+    first, second, agent = budgeted(decisions, "registry"), budgeted(decisions, "second"), telling(line)
+    decisions.approve(study, by="Dr Ines Vogt")
+    charge(first, study, "t1", gaussian(4.0))
+    charge(first, "0" * 64, "t1", gaussian(2.0))
+    agent.tell()
+    charge(first, study, "t2", gaussian(4.0))
+    decisions.withdraw(study, by="Dr Ines Vogt")
+    agent.tell()
+    decisions.approve(study, by="Dr Ines Vogt", dataset="second")
+    charge(second, study, "t3", gaussian(40.0))
+    agent.tell()
+    agent.tell()
+    expected = [(1, [gaussian(4.0)]), (2, [gaussian(4.0)] * 2), (3, [gaussian(4.0), gaussian(4.0), gaussian(40.0)])]
+    assert [(said["tasks"], said["epsilon"]) for said in line.arrived] == [(n, pytest.approx(epsilon(all_of, 1e-5))) for n, all_of in expected]
+    # Its end, at which the hospital has withdrawn again, and a new start of the agent.
+    decisions.withdraw(study, by="Dr Ines Vogt")
+    decisions.store.note_study(study, "finished", decisions.clock.now())
+    telling(line).tell()
+    assert (line.arrived[-1]["tasks"], line.arrived[-1]["epsilon"]) == (3, line.arrived[-2]["epsilon"])
+
+
+@pytest.mark.parametrize("whose", ["site", "coordinator"])
+def test_a_take_back_is_told_during_a_freeze_and_nothing_else(
+    whose: str, decisions: Decisions, datasets: Datasets, telling: Callable[[Line], Telling], folder: SiteFolder
+) -> None:
+    another(folder, "second")
+    line = Line()
+    agent = telling(line)
+    datasets.publish("registry")
+    agent.tell()
+    if whose == "site":
+        freeze(decisions, by="Dr Ines Vogt", reason="an incident")
+    else:
+        assert coordinator_said(decisions, "Ann Ops: an incident")
+    datasets.publish("second")
+    assert not datasets.take_back("registry"), "no agent runs that was told of it"
+    agent.tell()
+    assert [(said["dataset"], said["published"]) for said in line.arrived] == [("registry", True), ("registry", False)]
+
+
+def test_one_statement_that_does_not_get_through_keeps_back_no_other(
+    datasets: Datasets, telling: Callable[[Line], Telling], folder: SiteFolder
+) -> None:
+    for name in ("aaa", "zzz"):
+        another(folder, name)
+    for name in ("aaa", "registry", "zzz"):
+        datasets.publish(name)
+    line = Line(lambda said: Unreachable(said["dataset"]) if said["dataset"] in ("aaa", "registry") else None)
+    agent = telling(line)
+    for _ in range(2):
+        with pytest.raises(Unreachable, match="aaa"):
+            agent.tell()
+    assert [said["dataset"] for said in line.arrived] == ["zzz"]
+    line.fate = lambda said: None
+    agent.tell()
+    assert [said["dataset"] for said in line.arrived] == ["zzz", "aaa", "registry"]
+
+
+@pytest.mark.parametrize("refused", [Conflict, ClockSkew])
+def test_what_a_clock_that_was_ahead_has_dated_is_told_by_the_clock_of_now(
+    refused: type[AimerError], datasets: Datasets, telling: Callable[[Line], Telling], clock: Clock
+) -> None:
+    datasets.publish("registry")
+    clock.ahead = -3600.0
+    now = clock.now()
+    line = Line(lambda said: refused() if said["time"] > now + 60 else None)
+    agent = telling(line)
+    agent.tell()
+    agent.tell()
+    assert [(said["dataset"], said["published"], said["time"] == pytest.approx(now, abs=30)) for said in line.arrived] == [("registry", True, True)]
+
+
+def test_a_take_back_says_whether_an_agent_has_heard_of_it(datasets: Datasets, folder: SiteFolder) -> None:
+    heard: list[dict[str, Any]] = []
+
+    async def command(asked: dict[str, Any]) -> dict[str, Any]:
+        heard.append(asked)
+        return {}
+
+    async def with_agent() -> bool:
+        async with serve_control(folder, command):
+            await asyncio.to_thread(datasets.publish, "registry")
+            return await asyncio.to_thread(datasets.take_back, "registry")
+
+    assert asyncio.run(with_agent())
+    assert heard == [{"command": "tell"}] * 2
