@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -146,12 +148,91 @@ def test_what_cannot_be_imputed_is_refused() -> None:
     columns["z"][:57] = np.nan
     few = Frame(columns, np.arange(60, dtype=np.uint64))
     assert list(method.against(few, limits, secure=True)) == ["too few patients here have z to impute it for the others"]
-    columns["z"][:30] = 0.5
+    columns["z"][:27] = rng.normal(size=27)
     assert not list(method.against(few, limits, secure=True))
 
 
-def test_each_imputation_is_an_equation_of_its_own() -> None:
-    told = imputed("y ~ x + z", imputations=7).equations()
-    assert {name: len(labels) for name, labels in told.items()} == {
-        name: 7 * len(labels) for name, labels in Glm(formula="y ~ x + z", features=imputed("y ~ x + z").features).equations().items()
+def gapped(gaps: int, rows: int = 400) -> Frame:
+    """The first patients lack z."""
+    rng = np.random.default_rng(4)
+    columns = {name: rng.normal(size=rows) for name in ("y", "x", "z")} | {"s": rng.integers(3, size=rows).astype(float)}
+    columns["z"][:gaps] = np.nan
+    return Frame(columns, np.arange(rows, dtype=np.uint64))
+
+
+def test_differences_of_imputations_hold_the_patients_with_a_gap_and_these_must_be_many() -> None:
+    """With one gap the difference of two imputations' sums is that patient's whole row; the pooled sums of a secure study have it too."""
+    method, alone = imputed("y ~ x + z"), gapped(1)
+    first, *others = method._imputed(alone)
+    other = next(one for one in others if one.columns["z"][0] != first.columns["z"][0])
+    crosses = [np.array([one.columns["z"] @ values for values in (np.ones(400), one.columns["x"], one.columns["y"])]) for one in (first, other)]
+    apart = crosses[1] - crosses[0]
+    np.testing.assert_allclose(apart[1:] / apart[0], [alone.columns["x"][0], alone.columns["y"][0]], rtol=1e-8)
+    refused = "fewer than 45 patients here lack z, and what 5 imputations tell would be of them alone"
+    for secure in (True, False):
+        for gaps in (1, 3, 44):
+            assert list(method.against(gapped(gaps), Disclosure(), secure=secure)) == [refused]
+        for gaps in (0, 45):
+            assert not list(method.against(gapped(gaps), Disclosure(), secure=secure))
+    assert list(imputed("y ~ x + z", sites="fixed").against(gapped(44), Disclosure(), secure=True)) == [refused]
+    thrice = Frame(gapped(60).columns, np.arange(400, dtype=np.uint64) // 3)
+    assert list(method.against(thrice, Disclosure(), secure=True)) == [refused]
+
+
+def test_imputations_that_differ_in_few_patients_are_refused() -> None:
+    """Of 100 gaps all but one are filled as surely as can be: two imputations differ in that patient alone."""
+    rng = np.random.default_rng(6)
+    x = np.repeat([-1.0, 1.0], 200) * rng.uniform(3, 4, 400)
+    x[0] = 0.0
+    s = (x > 0) * 1.0
+    s[:50] = s[350:] = np.nan
+    frame = Frame({"y": rng.normal(size=400), "x": x, "s": s}, np.arange(400, dtype=np.uint64))
+    method = imputed("y ~ x + s", imputations=5)
+    refused = list(method.against(frame, Disclosure(), secure=True))
+    assert len({one.columns["s"][0] for one in method._imputed(frame)}) == 2 and "imputations of s = m tell of fewer than 12 patients here" in refused
+
+
+def test_a_category_is_rare_by_the_values_that_are_known() -> None:
+    """Two have it; with whom the first imputation gives it there would be enough."""
+    rng = np.random.default_rng(2)
+    x, s = rng.normal(size=200), rng.choice([0.0, 1.0], 200)
+    s[:2], s[80:] = 2.0, np.nan
+    frame = Frame({"y": x + rng.normal(size=200), "x": x, "s": s}, np.arange(200, dtype=np.uint64))
+    assert (imputed("y ~ x + s")._imputed(frame)[0].columns["s"] == 2).sum() >= 10
+    assert "fewer than 10 patients have s = d" in list(imputed("y ~ x + s").against(frame, Disclosure(), secure=True))
+
+
+def test_normal_draws_keep_to_what_a_column_can_have() -> None:
+    rng = np.random.default_rng(8)
+    crp = rng.lognormal(0, 1.5, 300)
+    crp[:100] = np.nan
+    frame = Frame({"y": rng.normal(size=300), "crp": crp}, np.arange(300, dtype=np.uint64))
+    features = (Feature(name="y"), Feature(name="crp", minimum=0, maximum=8))
+    made = ImputedRegression(formula="y ~ crp", features=features, numbers="normal")._imputed(frame)[0].columns["crp"][:100]
+    assert made.min() == 0 and made.max() <= 8 and len(np.unique(made)) > 50
+    asked = {numbers: imputed("y ~ log(z) + x", numbers=numbers) for numbers in ("matched", "normal")}
+    assert not list(asked["matched"].faults())
+    assert list(asked["normal"].faults()) == ["a normal draw may have no log(z): take numbers = matched, or a column of that already"]
+
+
+def test_imputations_are_made_once_for_a_site_and_forgotten_with_its_rows() -> None:
+    method, frames = imputed("y ~ x + z", imputations=2, cycles=1), [gapped(50 + place) for place in range(6)]
+    first = [method._imputed(frame) for frame in frames]
+    assert all(method._imputed(frame) is made for frame, made in zip(frames, first, strict=True))
+    for rows in (400, 0):
+        kept = gapped(0, rows)
+        method._imputed(kept)
+        gone = weakref.ref(kept)
+        del kept
+        gc.collect()
+        assert gone() is None
+
+
+def test_each_imputation_is_an_equation_of_its_own_and_so_is_a_count_of_missing_values() -> None:
+    method = imputed("y ~ x + z", imputations=7)
+    plain = Glm(formula="y ~ x + z", features=method.features).equations()
+    assert {name: len(labels) for name, labels in method.equations().items()} == {
+        name: 7 * len(labels) + (name in ("x", "z")) for name, labels in plain.items()
     }
+    known = {cohort.name: cohort.rows.counted() for cohort in method.cohorts(gapped(60)) if "known" in cohort.name}
+    assert known == {"x is known": 400, "z is known": 340}

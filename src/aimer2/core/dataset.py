@@ -126,7 +126,7 @@ class Shielded:
 
 
 @final
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Frame:
     """Named columns, what a statistical method reads. Each float64 ``(n,)``: numbers, or codes of the study's categories; NaN where missing.
 

@@ -11,7 +11,7 @@ separation has an estimate too.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
@@ -29,11 +29,12 @@ _STEPS = 25
 @dataclass(frozen=True, slots=True)
 class Incomplete:
     """Columns ``(n,)`` by name, NaN where missing; of categories their codes, and in ``levels`` how many there are. ``beside``: what is known of
-    every row besides ``(n, k)``, on which they are regressed too."""
+    every row besides ``(n, k)``, on which they are regressed too. ``limits``: between which numbers are, None where there is no limit."""
 
     columns: Mapping[str, Floats]
     levels: Mapping[str, int]
     beside: Floats
+    limits: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
 
     @property
     def missing(self) -> Sequence[str]:
@@ -55,7 +56,8 @@ class Incomplete:
 
 
 def completed(table: Incomplete, cycles: int, rng: np.random.Generator, *, matched: bool = True) -> dict[str, Floats]:
-    """The columns without missing values; ``matched``: numbers are values that somebody has. A column of which nothing is known cannot be."""
+    """The columns without missing values; ``matched``: numbers are values that somebody has, else within the limits. A column of which nothing is
+    known cannot be."""
     filled = {name: values.copy() for name, values in table.columns.items()}
     gaps = {name: np.isnan(table.columns[name]) for name in table.missing}
     for name, gap in gaps.items():
@@ -67,7 +69,9 @@ def completed(table: Incomplete, cycles: int, rng: np.random.Generator, *, match
             if name in table.levels:
                 filled[name][gap] = _category(known, values, wanted, rng)
             else:
-                filled[name][gap] = _number(known, values, wanted, rng, matched=matched)
+                drawn = _number(known, values, wanted, rng, matched=matched)
+                # a drawn value that the column cannot have takes the limit's
+                filled[name][gap] = drawn if matched else _within(drawn, *table.limits.get(name, (None, None)))
     return filled
 
 
@@ -82,6 +86,10 @@ def _number(known: Floats, values: Floats, wanted: Floats, rng: np.random.Genera
     if not matched:
         return np.asarray(wanted @ drawn + spread * rng.standard_normal(len(wanted)))
     return values[_donors(known @ estimates, wanted @ drawn, rng)]
+
+
+def _within(values: Floats, low: float | None, high: float | None) -> Floats:
+    return np.clip(values, -np.inf if low is None else low, np.inf if high is None else high)
 
 
 def _donors(predicted: Floats, wanted: Floats, rng: np.random.Generator) -> NDArray[np.int64]:
