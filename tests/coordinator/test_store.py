@@ -13,7 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine, text
 
-from aimer2.coordinator.store import accounts, drafts, members, studies, tasks
+from aimer2.coordinator.store import accounts, drafts, members, studies, tasks, told
 from aimer2.coordinator.store.accounts import Account
 from aimer2.coordinator.store.database import Database, note_change, read_changes
 from aimer2.coordinator.store.migrate import migrate
@@ -130,6 +130,18 @@ def test_enrolment_uses_an_invitation_up(offered: Database) -> None:
     assert offered.write_now(members.enrol, members.Enrolment("again", "a", "new", 4.0))
     site = offered.read_now(members.read_sites)[0]
     assert (site.key, site.revoked) == ("new", None)
+
+
+def test_what_a_site_told_ends_with_its_key(offered: Database) -> None:
+    for site in ("a", "b"):
+        assert offered.write_now(told.keep, "data-description", site, "registry", 9.0, f"of {site}")
+    offered.write_now(members.revoke_site, "a", 3.0)
+    assert [row.site for row in offered.read_now(told.read, "data-description")] == ["b"]
+    offered.write_now(members.add_invitation, "again", "a", 0.0, 100.0)
+    assert offered.write_now(members.enrol, members.Enrolment("again", "a", "new", 4.0))
+    assert [row.site for row in offered.read_now(told.read, "data-description")] == ["b"]
+    assert offered.write_now(told.keep, "data-description", "a", "registry", 5.0, "anew"), "nothing of before is later"
+    assert not offered.write_now(told.keep, "data-description", "a", "registry", 5.0, "anew")
 
 
 def test_an_invitation_enrols_once_however_many_try(offered: Database) -> None:

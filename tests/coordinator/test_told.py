@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from serving import PASSWORD, Client, Server, SiteClient, enrolled, person, tensor
 
+from aimer2.audit.kinds import Kind
 from aimer2.core.study import Study
 from aimer2.identity.documents import sign_document
 from aimer2.identity.keys import SigningKey
@@ -61,7 +64,7 @@ def test_the_last_word_of_a_site_about_its_own_charges_is_shown(ada: Client, two
     one, other = two
     assert tell(one, "/v1/spending", "spending", spending(one, study)) == 204
     assert tell(one, "/v1/spending", "spending", spending(one, study, epsilon=0.75, tasks=2, time=20.0)) == 204
-    assert tell(one, "/v1/spending", "spending", spending(one, study, epsilon=0.1, time=15.0)) == 204, "late: a word from before changes nothing"
+    assert tell(one, "/v1/spending", "spending", spending(one, study, epsilon=0.1, time=15.0)) == 409, "late: a word from before changes nothing"
     assert [(said["site"], said["epsilon"], said["tasks"]) for said in ada.get(f"/v1/spending?study={study}")] == [(one.name, 0.75, 2)]
     for wrong, path, kind in (
         (spending(other, study), "/v1/spending", "spending"),
@@ -71,6 +74,8 @@ def test_the_last_word_of_a_site_about_its_own_charges_is_shown(ada: Client, two
     ):
         assert tell(one, path, kind, wrong) in (400, 403, 404, 409), wrong
     assert tell(one, "/v1/spending", "spending", spending(one, study, time=99.0), SigningKey.generate()) == 401
+    for ahead in (time.time() + 300, math.inf):
+        assert tell(one, "/v1/spending", "spending", spending(one, study, epsilon=0.0, time=ahead)) in (400, 401), "it would stay for ever"
     assert ada.get(f"/v1/spending?study={study}")[0]["epsilon"] == 0.75
 
 
@@ -99,6 +104,16 @@ def test_a_description_is_shown_until_it_is_taken_back(ada: Client, two: list[Si
     ]
     back = {"site": one.name, "dataset": "registry", "by": "Dr Ines Vogt", "time": 20.0, "published": False}
     assert tell(one, "/v1/descriptions", "data-description", back) == 204
-    assert tell(one, "/v1/descriptions", "data-description", said) == 204, "late: it stays taken back"
+    assert tell(one, "/v1/descriptions", "data-description", said) == 409, "late: it stays taken back"
     assert ada.get(f"/v1/sites/{one.name}/descriptions") == []
     assert ada.call("GET", "/v1/sites/nowhere/descriptions").status == 404
+
+
+def test_what_is_told_again_is_no_news_in_the_audit_log(server: Server, two: list[SiteClient]) -> None:
+    one, _ = two
+    said = {"site": one.name, "dataset": "again", "by": "Dr Ines Vogt", "time": 10.0, "rows": "80", "patients": "80"}
+    for _ in range(3):
+        assert tell(one, "/v1/descriptions", "data-description", said) == 204
+    assert tell(one, "/v1/descriptions", "data-description", said | {"time": 11.0}) == 204
+    entries = [json.loads(line) for line in (server.folder / "audit.jsonl").read_text().splitlines()]
+    assert [entry["kind"] for entry in entries if entry["details"].get("dataset") == "again"] == [str(Kind.DATASET_PUBLISHED)] * 2

@@ -131,7 +131,7 @@ class Coordinator:
             openid=OpenId(folder, settings, database, records, clock),
             models=Models(database, registry, records, key, clock),
             drafts=Drafts(database, registry, records, clock),
-            told=SitesTold(database, registry, records),
+            told=SitesTold(database, registry, records, clock),
             freezing=Freezing(database, registry, records, queue, studies, clock),
             audit=Audit(folder.audit_log, settings.name, key, records, registry, clock),
             consortium=Consortium(database, registry, records, queue, studies, inviter(folder, settings, clock)),

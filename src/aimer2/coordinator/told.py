@@ -12,24 +12,27 @@ from aimer2.coordinator.records import Records
 from aimer2.coordinator.registry import Registry
 from aimer2.coordinator.store import told as rows
 from aimer2.coordinator.store.database import Database
-from aimer2.core.errors import BadInput, NotAllowed, NotFound
-from aimer2.core.task import Document
+from aimer2.core.clock import Clock
+from aimer2.core.errors import BadInput, ClockSkew, NotAllowed, NotFound
+from aimer2.identity.assertions import CLOCK_TOLERANCE
 from aimer2.identity.base64url import decode
 from aimer2.identity.documents import open_document
 from aimer2.messages.told import DESCRIPTION, SPENDING, DataPublished, Spending
 
-_D = TypeVar("_D", bound=Document)
+_D = TypeVar("_D", Spending, DataPublished)
 
 
 @final
 class SitesTold:
-    def __init__(self, database: Database, registry: Registry, records: Records) -> None:
+    def __init__(self, database: Database, registry: Registry, records: Records, clock: Clock) -> None:
         self._database = database
         self._registry = registry
         self._records = records
+        self._clock = clock
 
     async def take_spending(self, site: str, statement: str) -> None:
-        """Raises Tampered, NotAuthenticated where the site's present key has not signed it, BadInput, NotAllowed, NotFound."""
+        """Raises Tampered, NotAuthenticated where the site's present key has not signed it, ClockSkew where it is dated ahead, BadInput, NotAllowed,
+        NotFound, Conflict where the site has told something later."""
         said = self._opened(Spending, site, statement, SPENDING)
         if said.site != site:
             raise NotAllowed("A site speaks for itself only.")
@@ -48,9 +51,13 @@ class SitesTold:
 
     def _opened(self, form: type[_D], site: str, statement: str, kind: str) -> _D:
         try:
-            return form.model_validate_json(open_document(statement, self._registry.sites[site].key, kind=kind))
+            said = form.model_validate_json(open_document(statement, self._registry.sites[site].key, kind=kind))
         except ValidationError:
             raise BadInput("The statement is not of the form that this version knows.") from None
+        # The latest counts: one that is dated ahead would keep every later one out. Written so that what is no number is refused too.
+        if not said.time <= self._clock.now() + CLOCK_TOLERANCE:
+            raise ClockSkew("The statement is dated ahead of now.")
+        return said
 
     async def spending(self) -> list[Spending]:
         """By study, then site."""

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select,
 from sqlalchemy.exc import IntegrityError
 
 from aimer2.coordinator.store.database import Prepared, note_change
-from aimer2.coordinator.store.schema import assertions, decisions, invitations, sites
+from aimer2.coordinator.store.schema import assertions, decisions, invitations, sites, told
 from aimer2.core.errors import Conflict, NotAllowed, NotFound
 
 
@@ -28,7 +28,7 @@ class Enrolment:
 def enrol(connection: Connection, enrolment: Enrolment) -> bool:
     """Uses the invitation up and records the site; False where exactly this was done before (its answer was lost on the way).
 
-    Of a site that was revoked, nothing that it decided before counts any more.
+    Of a site that was revoked, nothing that it decided or told before counts any more.
 
     Raises NotAllowed for a code that is unknown, used, expired or meant for another site: always with the same sentence. Conflict where the
     site is enrolled already.
@@ -54,6 +54,7 @@ def enrol(connection: Connection, enrolment: Enrolment) -> bool:
     else:
         values["first_decision"] = 1 + (connection.scalar(select(func.max(decisions.c.number))) or 0)
         connection.execute(update(sites).where(sites.c.site == enrolment.site).values(**values, revision=sites.c.revision + 1))
+        connection.execute(delete(told).where(told.c.site == enrolment.site))
     note_change(connection, "registry")
     return True
 
