@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 from scipy.optimize import minimize
 
+from aimer2.core.dataset import Frame
 from aimer2.core.study import Feature
 from aimer2.statistics.firth import Firth
 
@@ -95,3 +96,43 @@ def test_what_follows_from_other_terms_and_too_few_rounds_are_named(rare: pd.Dat
     assert table.rows[2][1] is None and table.notes[0].endswith("have no estimate: x")
     short = ask(firth("y ~ x + rare", rounds=4), [rare]).table()
     assert any("not converged in 4 rounds" in note for note in short.notes)
+
+
+@pytest.fixture(scope="module")
+def two_hills() -> pd.DataFrame:
+    """Almost separated by x, with a skewed column: the penalised likelihood has two maxima, and the way from no terms leads to the lower."""
+    rng = np.random.default_rng(1462)
+    n = int(rng.integers(25, 150))
+    x = rng.normal(size=n) * 10 ** rng.uniform(-3, 3)
+    rare = (rng.random(n) < rng.uniform(0.02, 0.5)) * 1.0
+    skewed = rng.lognormal(0, rng.uniform(0.5, 2.5), n)
+    y = (rng.random(n) < 1 / (1 + np.exp(1 - 8 * x / x.std()))) * 1.0
+    return pd.DataFrame({"y": y, "x": x, "rare": rare, "skewed": skewed})
+
+
+def test_the_whole_model_leaves_a_hill_that_is_lower_than_a_part_of_it(two_hills: pd.DataFrame, ask: Any, part: Part) -> None:
+    found = ask(Firth(formula="y ~ x + rare + skewed", features=(*FEATURES, Feature(name="skewed")), rounds=150), part(two_hills, "rare"))
+    lines = found.frame().set_index("term")
+    terms = two_hills[["x", "rare", "skewed"]]
+    centre, spread = terms.mean().to_numpy(), terms.std(ddof=0).to_numpy()
+    matrix, y = np.column_stack([np.ones(len(terms)), (terms - centre) / spread]), two_hills["y"].to_numpy()
+    most, beta = highest(matrix, y, {}, np.zeros(4))
+    np.testing.assert_allclose(lines["estimate"].iloc[1:] * spread, beta[1:], rtol=1e-4)
+    for place, term in enumerate(terms, 1):
+        without, _ = highest(matrix, y, {place: 0.0}, beta)
+        assert lines["chi2"][term] == pytest.approx(2 * (most - without), rel=1e-5)
+        assert lines["low"][term] < lines["estimate"][term] < lines["high"][term]
+    assert len(found.table().notes) == 1
+
+
+def test_a_whole_model_that_lies_lower_than_a_part_of_it_has_not_converged(two_hills: pd.DataFrame) -> None:
+    method, values = firth("y ~ x + rare", rounds=60), dict[str, Any]()
+    frame = Frame({name: two_hills[name].to_numpy() for name in ("y", "x", "rare")}, np.arange(len(two_hills), dtype=np.uint64))
+    for number in range(1, method.rounds + 1):
+        values, is_done = method.step(values, method.sums(method.told(values), frame, number), number)
+        if is_done:
+            break
+    assert is_done and len(method.tables("main", values)[0].notes) == 1
+    lower = values["objective"].copy()
+    lower[0] = lower[1:4].max() - 1e-3
+    assert "has not converged" in method.tables("main", values | {"objective": lower})[0].notes[0]

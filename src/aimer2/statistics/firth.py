@@ -42,6 +42,9 @@ SETTLED = 1e-12
 """Of a step, by how much it would change twice the log-likelihood."""
 
 FAR = 1e300
+ROUNDING = 1e-8
+"""By how much of itself a height is uncertain."""
+
 NEAR = 1e-2
 """How near the whole model is, in twice its log-likelihood, when the search for the ends of intervals begins."""
 
@@ -118,6 +121,8 @@ class Firth(AbstractStatistic):
             for name, value in _advanced(one, known, float(height[fit]), own, kept, end).items():
                 moved[name][fit] = value
         found = {**values, **moved, "kept": kept.astype(np.float64), "information": total["information"][0]}
+        if above := _above(moved, len(kept)):
+            return found | _restarted(moved, above, len(kept)), False
         is_open = len(free) > len(kept) + 1
         if not is_open and moved["settled"][0] <= NEAR:
             return found | _opened(moved, kept, fall), False
@@ -159,7 +164,7 @@ class Firth(AbstractStatistic):
             points = values["beta"][width + 1 :].reshape(-1, 2, width)
             ends[terms] = np.where(reached, np.einsum("tsp,tp->ts", points, scale.back[terms]), np.nan)
         fits = values["objective"][: width + 1]
-        chi = 2 * (fits[0] - fits[1:width])
+        chi = _ratios(fits)[1:width]
         rows: list[tuple[Cell, ...]] = []
         for place, label in enumerate(self._design.names):
             if not kept[place]:
@@ -174,7 +179,7 @@ class Firth(AbstractStatistic):
 
     def _facts(self, values: Values, fits: Floats, parameters: int) -> dict[str, Cell]:
         rows, patients, ill = (int(one) for one in values["size"])
-        chi = 2 * float(fits[0] - fits[-1])
+        chi = float(_ratios(fits)[-1])
         # the determinant of the information of the columns themselves, not of the scaled ones
         shift = float(np.log(values["spread"][values["kept"] > 0]).sum())
         facts: dict[str, Cell] = {
@@ -186,7 +191,7 @@ class Firth(AbstractStatistic):
             "level": self.level,
         }
         if parameters > 1:
-            facts |= {"likelihood_ratio_chi2": chi, "likelihood_ratio_p": float(distributions.chi_squared_above(chi, parameters - 1))}
+            facts |= {"likelihood_ratio_chi2": chi, "likelihood_ratio_p": number(float(distributions.chi_squared_above(chi, parameters - 1)))}
         return facts
 
     def _notes(self, values: Values, kept: NDArray[np.bool_]) -> Iterator[str]:
@@ -194,7 +199,7 @@ class Firth(AbstractStatistic):
             names = np.array(self._design.names)[~kept]
             yield f"these follow from the terms before them (collinear, or nobody has the category) and have no estimate: {', '.join(names)}"
         width, is_settled = len(kept), values["settled"] <= SETTLED
-        if not is_settled[: width + 1].all():
+        if not is_settled[: width + 1].all() or (_ratios(values["objective"][: width + 1]) < 0).any():
             yield f"it has not converged in {self.rounds} rounds: do not use these estimates"
         elif len(is_settled) == width + 1 or not is_settled.all():
             yield f"not every end of an interval was found in {self.rounds} rounds: allow more"
@@ -243,7 +248,7 @@ def _advanced(one: Values, known: Values, height: float, free: NDArray[np.bool_]
             now["learnt"] = _learnt(one["learnt"], way, known["leverage"] - one["slope"] + known["curvature"] @ way)
         now |= {"where": one["at"], "slope": known["leverage"], "bend": now["learnt"] - known["curvature"]}
     beta, information = one["beta"], known["information"]
-    if end is None and height < one["objective"] - 1e-8 * abs(one["objective"]):
+    if end is None and height < one["objective"] - ROUNDING * abs(one["objective"]):
         return now | {"beta": (beta + one["best"]) / 2, "cover": np.zeros_like(information), "settled": np.array(FAR)}
     score = known["score"] + now["slope"] + now["bend"] @ (beta - now["where"]) * bool(now["slope"].any())
     cover = _curved(information, now["bend"], free)
@@ -294,6 +299,28 @@ def _opened(moved: Values, kept: NDArray[np.bool_], fall: float) -> dict[str, Fl
     opened["cover"] = np.zeros_like(opened["cover"])
     opened["settled"] = np.full(len(opened["beta"]), FAR)
     return {name: np.concatenate([moved[name], opened[name]]) for name in _OF_FITS}
+
+
+def _above(moved: Values, width: int) -> int:
+    """The fit of a part of the model that lies higher than the whole model can still come from where it is, on a lower hill than that; 0: none."""
+    heights, near = moved["objective"][: width + 1], float(moved["settled"][0])
+    highest = int(np.argmax(heights))
+    return highest if near <= NEAR and heights[highest] > heights[0] + near + ROUNDING * abs(heights[0]) else 0
+
+
+def _restarted(moved: Values, above: int, width: int) -> dict[str, Floats]:
+    """The whole model goes on from that fit; ends of intervals that were sought about the lower hill are no more."""
+    restarted = {name: moved[name][: width + 1].copy() for name in _OF_FITS}
+    for one in restarted.values():
+        one[0] = one[above]
+    restarted["settled"][0] = FAR
+    return restarted
+
+
+def _ratios(heights: Floats) -> Floats:
+    """Twice by how much each fit lies below the first; what rounding alone has brought below 0 is 0."""
+    ratios = 2 * (heights[0] - heights)
+    return np.asarray(np.where(ratios < -2 * ROUNDING * np.abs(heights[0]), ratios, np.maximum(ratios, 0.0)))
 
 
 def _penalised(total: Values, kept: NDArray[np.bool_]) -> Floats:
