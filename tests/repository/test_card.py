@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from made_versions import COORDINATOR, staged
+from made_versions import COORDINATOR, packed, staged, study_of
 
 from aimer2.messages.record import StudyRecord
 from aimer2.repository.card import as_html, as_markdown, card
@@ -27,6 +28,14 @@ def test_the_card_holds_what_the_record_says(make: Make) -> None:
     for site in ("east", "north", "west"):
         assert f"| {site} | 2 of 2 |" in text
     assert made.simulation.result["privacy"]["statement"].split(".")[0] in text.replace("\\", "")
+
+
+def test_a_model_of_images_beside_columns_reads_both(make: Make) -> None:
+    cohort = study_of().cohort.model_dump() | {"image": {"name": "scan", "channels": 3, "height": 32, "width": 24}}
+    made = make()
+    record = made.record.model_copy(update={"package": packed(study_of(cohort=cohort, model={"name": "cnn"}))})
+    read = next(one for one in card(replace(made.version, record=record)).sections if one.title == "What it reads")
+    assert read.rows == [("scan", "image", "colour, 32×24"), ("age", "number", ""), ("sex", "category", "f, m"), ("chol", "number", "0 to 900")]
 
 
 def test_a_retired_model_says_why(make: Make) -> None:

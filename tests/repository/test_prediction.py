@@ -17,7 +17,8 @@ from safetensors.numpy import load_file
 from aimer2.connectors.frame import from_frame
 from aimer2.core.errors import BadData, Conflict, NotAvailable
 from aimer2.learners.catalogue import make_learner
-from aimer2.repository.export import export_folder, export_onnx, inputs_of
+from aimer2.repository.export import export_folder, export_onnx
+from aimer2.repository.inputs import inputs_of
 from aimer2.repository.prediction import predict
 from aimer2.study import cohort
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any, final
 
-from aimer2.core.study import Feature
+from aimer2.core.study.image import described
 from aimer2.core.task import FigureDocument
+from aimer2.repository.inputs import inputs_of
 from aimer2.repository.version import Version
 
 _LIMITS = (
@@ -74,9 +75,11 @@ def _identity(version: Version) -> Section:
 
 def _inputs(version: Version) -> Section:
     cohort = version.study.cohort
-    rows = [(feature.name, feature.kind, _values(feature)) for feature in cohort.features]
+    # of a category each level is an input, and the card tells them in one line
+    inputs = {one["name"]: one for one in inputs_of(cohort)}.values()
+    rows = [(one["name"], one["kind"], _values(one)) for one in inputs]
     facts = [("tells", _target(version)), ("missing values", cohort.missing), ("standardised", cohort.standardise)]
-    return Section("What it reads", facts, ("input", "kind", "unit, range or categories"), rows)
+    return Section("What it reads", facts, ("input", "kind", "size, unit, range or categories"), rows)
 
 
 def _training(version: Version) -> Section:
@@ -154,12 +157,14 @@ def _target(version: Version) -> str:
     return f"{target.name} ({target.kind}{classes})"
 
 
-def _values(feature: Feature) -> str:
-    if feature.kind == "category":
-        return ", ".join(feature.categories)
-    low, high = ("" if bound is None else f"{bound:g}" for bound in (feature.minimum, feature.maximum))
+def _values(one: Mapping[str, Any]) -> str:
+    if one["kind"] == "image":
+        return described(one["channels"], one["height"], one["width"])
+    if one["kind"] == "category":
+        return ", ".join(one["categories"])
+    low, high = (f"{one[bound]:g}" if bound in one else "" for bound in ("minimum", "maximum"))
     between = f"{low} to {high}" if low or high else ""
-    return ", ".join(part for part in (feature.unit or "", between) if part)
+    return ", ".join(part for part in (one.get("unit", ""), between) if part)
 
 
 def as_markdown(made: Card) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from aimer2.core.errors import Conflict, NotAvailable
-from aimer2.core.study import Cohort
 from aimer2.learners.catalogue import make_learner
 from aimer2.repository.card import as_html, as_markdown, card
+from aimer2.repository.inputs import inputs_of
 from aimer2.repository.version import WEIGHTS, Version
 from aimer2.study import cohort
 from aimer2.study.prediction import score_names
@@ -76,17 +76,6 @@ def export_folder(version: Version, folder: Path) -> None:
     made = card(version)
     (folder / "card.md").write_text(as_markdown(made), "utf-8")
     (folder / "card.html").write_text(as_html(made), "utf-8")
-
-
-def inputs_of(asked: Cohort) -> list[dict[str, Any]]:
-    """The image with its form, then the columns in order, each with its feature; of a category each level but the first is a column of 0 and 1."""
-    found: list[dict[str, Any]] = []
-    if asked.image is not None:
-        found.append({"kind": "image", **asked.image.model_dump(mode="json", exclude_none=True)})
-    for feature in asked.features:
-        document = feature.model_dump(mode="json", exclude_none=True)
-        found += [document | {"level": level} for level in feature.categories[1:]] if feature.kind == "category" else [document]
-    return found
 
 
 def _torch_onnx() -> Any:
