@@ -60,6 +60,14 @@ def test_cusum_adds_up_and_begins_anew() -> None:
     assert np.isnan(found.statistic[:2]).all()
 
 
+def test_cusum_judges_all_weeks_where_noise_has_brought_the_baseline_below_no_case() -> None:
+    """By hand: the mean −2 is taken for 0, and z = y/√(0 + 3²): 4/3, 3 and 0; of exact counts without a case nothing is defined."""
+    found = cusum(np.array([-1.0, -3, 4, 9, 0]), baseline=2, reference=1.0, limit=2.26, noise=3.0)
+    np.testing.assert_allclose(found.statistic[2:], [1 / 3, 7 / 3, 0.0])
+    assert (found.expected[2:] == 0).all() and found.alarms.tolist() == [False, False, False, True, False]
+    assert np.isnan(cusum(np.array([0.0, 0, 4]), baseline=2, reference=1.0, limit=2.26).statistic).all()
+
+
 @pytest.mark.parametrize(("trend", "years"), [(0.0, 5), (0.004, 5), (0.004, 2)])
 def test_farrington_by_statsmodels(trend: float, years: int) -> None:
     """Every step with statsmodels' weighted Poisson regressions: dispersion, Anscombe residuals, trend, limit on the 2/3 power."""

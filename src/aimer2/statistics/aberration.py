@@ -61,10 +61,12 @@ def ears(counts: Floats, *, lag: int, summed: bool, deviations: float, noise: fl
 
 def cusum(counts: Floats, *, baseline: int, reference: float, limit: float, noise: float = 0.0) -> Judged:
     """What the standardised counts have above ``reference`` adds up until nothing is left: S = max(0, S + z − k), z = (y − 3m + 2√(my)) / (2√m) with
-    m the mean of the first ``baseline`` weeks, which are not judged; with noise σ z = (y − m) / √(m + σ²). After an alarm it begins anew."""
+    m the mean of the first ``baseline`` weeks, which are not judged; with noise σ z = (y − m) / √(m + σ²), where an m that noise
+    has brought below 0 is 0. After an alarm it begins anew. Exact counts without a case in those weeks have no scores."""
     weeks = len(counts)
     statistic, expected = np.full(weeks, np.nan), np.full(weeks, np.nan)
-    if weeks > baseline and (mean := float(counts[:baseline].mean())) > 0:
+    mean = max(float(counts[:baseline].mean()), 0.0) if weeks > baseline else 0.0
+    if weeks > baseline and (mean > 0 or noise > 0):
         total = 0.0
         for week in range(baseline, weeks):
             if noise:

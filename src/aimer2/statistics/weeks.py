@@ -82,4 +82,8 @@ class AbstractWeeks(AbstractStatistic):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return ("Weeks without a limit have too few weeks before them.",) if self.detector != "none" else ()
+        if self.detector == "none":
+            return ()
+        if self.detector == "cusum":
+            return ("Weeks without a statistic are those of the baseline; of exact counts all weeks, where the baseline has no case.",)
+        return ("Weeks without a statistic or a limit have too few weeks before them.",)
