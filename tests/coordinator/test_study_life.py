@@ -70,7 +70,9 @@ def test_a_draft_is_kept_with_its_faults_changed_and_discarded_by_its_author_alo
         assert other.call(method, place, changed | {"revision": 3} if method == "PUT" else None).status == 404
     assert made["id"] not in {draft["id"] for draft in other.get("/v1/drafts")}
     assert next(draft for draft in researcher.get("/v1/drafts") if draft["id"] == made["id"]).keys().isdisjoint({"text", "files"})
-    assert researcher.call("DELETE", path).status == 204
+    assert researcher.call("DELETE", f"{path}?revision=1").status == 409, "what was saved since is not thrown away"
+    assert researcher.call("PUT", path, changed | {"text": "é" * (1 << 19) + "x", "revision": 5}).status == 413, "bytes, not letters"
+    assert researcher.call("DELETE", f"{path}?revision=5").status == 204
     assert researcher.call("GET", path).status == 404
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aimer2.core.errors import BadStudy
-from aimer2.core.study import Study, Target, Training, read_study
+from aimer2.core.study import Feature, Study, Target, Training, read_study
 
 TOML = """
 name = "heart"
@@ -264,3 +265,15 @@ def test_a_day_counts_to_its_end() -> None:
 )
 def test_steps_per_round(training: dict[str, Any], rows: int, steps: int) -> None:
     assert Training(**training).steps(rows) == steps
+
+
+def test_categories_are_compared_in_time_that_grows_as_their_number() -> None:
+    def seconds(number: int) -> float:
+        categories, best = tuple(map(str, range(number))), float("inf")
+        for _ in range(3):
+            began = time.process_time()
+            Feature(name="level", kind="category", categories=categories)
+            best = min(best, time.process_time() - began)
+        return best
+
+    assert seconds(8000) < 32 * seconds(500), "16 times as many; each with each other would take 256 times as long"

@@ -9,9 +9,10 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from reading import Person, Reader
-from serving import PASSWORD, Client, Server, SiteClient, enrolled, submit
+from serving import PASSWORD, Client, Server, SiteClient, enrolled, package_of, submit, tensor
 
 from aimer2.coordinator.permissions import PARTS, ROLES
 from aimer2.core.errors import BadStudy
@@ -39,6 +40,21 @@ minimum = 1
 [privacy]
 secure_aggregation = false
 why_not_secure = "a test"
+"""
+TRAINING = """
+name = "vast"
+question = "Which of these classes is it?"
+purpose = "a test"
+ethics = "none needed"
+principal_investigator = "Test Person"
+expires = 2100-01-01
+[cohort]
+dataset = "registry"
+features = [{{ name = "level", kind = "category", categories = {classes} }}]
+target = {{ name = "class", kind = "multiclass", categories = {classes} }}
+[model]
+framework = "numpy"
+name = "multinomial"
 """
 
 
@@ -80,7 +96,9 @@ def test_a_draft_begins_whole_is_changed_with_all_its_faults_shown_and_discarded
     assert re.search(r"<button disabled>", page), "nothing with faults is submitted"
     assert saved(anna.reader, path, text="question = ") == 303
     assert "not TOML" in anna.reader.text(path)
-    assert anna.reader.send(f"{path}/discard").headers["location"] == "/drafts"
+    assert anna.reader.send(f"{path}/discard", revision="2").status == 409, "what was saved after one looked is not thrown away"
+    assert "not TOML" in anna.reader.text(path)
+    assert anna.reader.send(f"{path}/discard", revision="3").headers["location"] == "/drafts"
     assert anna.reader.call("GET", path).status == 404
 
 
@@ -91,6 +109,26 @@ def test_what_was_typed_is_not_lost_where_it_cannot_be_saved(anna: Person) -> No
     assert answer.status == 409
     assert typed_in(answer.data.decode(), "text") == "late = 2" and 'role="alert"' in answer.data.decode()
     assert typed_in(anna.reader.text(path), "text") == "mine = 1"
+    named = {"file-0": "model.py", "code-0": "first = 1", "file-1": "model.py", "code-1": "second = 2"}
+    nameless = {"file-0": "", "code-0": "third = 3"}
+    for code, words in ((named, "the same name: model.py"), (nameless, "no name")):
+        refused = anna.reader.send(path, revision="2", name="typed", text="mine = 2", **code)
+        page = refused.data.decode()
+        assert refused.status == 400 and words in text_of(page)
+        assert [typed_in(page, name) for name in code if name.startswith("code")] == [code[name] for name in code if name.startswith("code")]
+    long = "# " + "\N{LATIN SMALL LETTER E WITH ACUTE}" * (1 << 19)
+    refused = anna.reader.send(path, revision="2", name="typed", text=long)
+    assert refused.status == 413 and typed_in(refused.data.decode(), "text") == long
+    assert typed_in(anna.reader.text(path), "text") == "mine = 1"
+
+
+@pytest.mark.parametrize("line", ["# \N{LATIN SMALL LETTER E WITH ACUTE}", "\r\n"], ids=["no-ascii", "ends-of-lines"])
+def test_a_draft_as_large_as_the_api_takes_is_saved_from_its_page(anna: Person, line: str) -> None:
+    path = begun(anna.reader, "large")
+    most = (1 << 20) // len(line.replace("\r\n", "\n").encode())
+    code = {"file-0": "model.py", "code-0": line * (most - 10)}
+    assert saved(anna.reader, path, text=line * most, **code) == 303
+    assert anna.api.get(f"/v1{path}")["text"] == line.replace("\r\n", "\n") * most
 
 
 def test_a_draft_of_somebody_else_is_not_there(anna: Person, people: Callable[[str, str], Person]) -> None:
@@ -130,6 +168,28 @@ def test_a_study_whose_model_takes_a_framework_or_code_is_left_to_the_researcher
     assert typed_in(page, "code-0") == "raise SystemExit\n"
     assert f"aimer2 study draft submit {path.rpartition('/')[2]}" in page
     assert anna.reader.send(f"{path}/submit", revision="2").status == 400
+
+
+def test_a_model_of_very_many_parameters_is_not_built_at_the_coordinator(anna: Person) -> None:
+    path = begun(anna.reader, "vast")
+    classes = [f"c{number}" for number in range(1025)]
+    text = TRAINING.format(classes=classes)
+    assert saved(anna.reader, path, text=text) == 303
+    page = anna.reader.text(path)
+    assert "no faults" in page and f"aimer2 study draft submit {path.rpartition('/')[2]}" in page and "too large" in page
+    refused = anna.reader.send(f"{path}/submit", revision="2")
+    assert refused.status == 400 and "is large" in text_of(refused.data.decode())
+    assert saved(anna.reader, path, text=TRAINING.format(classes=classes[:1023])) == 303
+    assert "too large" not in anna.reader.text(path)
+
+
+def test_code_that_is_no_text_is_not_garbled_into_a_draft(anna: Person, three: list[SiteClient]) -> None:
+    initial = anna.api.upload(tensor(w=np.zeros(3, np.float32)))
+    package, _ = package_of(three, initial, name="latin", model={"framework": "numpy", "code": "model.py"})
+    package = package.model_copy(update={"files": {"model.py": anna.api.upload(b"# caf\xe9\n")}})
+    digest = anna.api.post("/v1/studies", package.model_dump(mode="json"), 201)["digest"]
+    answer = anna.reader.send(f"/studies/{digest}/new-version")
+    assert answer.status == 400 and "model.py is not text in UTF-8" in text_of(answer.data.decode())
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.parent.name)

@@ -70,6 +70,23 @@ def test_others_are_answered_while_a_long_audit_log_is_verified() -> None:
     asyncio.run(story())
 
 
+def test_others_are_answered_while_a_large_draft_is_shown() -> None:
+    text = "".join(f"[[wrong]]\nname = {number}\n" for number in range(20_000))
+    draft = {"id": "1", "name": "n", "text": text, "files": {}, "supersedes": None, "revision": 1, "made": 0, "changed": 0}
+    routes = [answering("/v1/session", ME), answering("/v1/drafts/1", draft), answering("/v1/drafts/1/faults", {"faults": []})]
+
+    async def story() -> None:
+        transport = httpx2.ASGITransport(Dashboard(Starlette(routes=routes), lambda *_: ()))
+        async with httpx2.AsyncClient(transport=transport, base_url="https://coordinator.test") as reader:
+            # The templates are read at the first time.
+            assert (await reader.get("/drafts/1")).status_code == 200
+            asked = asyncio.ensure_future(reader.get("/drafts/1"))
+            assert await longest_silence(asked) < 0.4
+            assert "name = 19999" in asked.result().text
+
+    asyncio.run(story())
+
+
 def test_others_are_answered_while_the_code_of_a_study_is_coloured() -> None:
     code = "x = f(1) + 'a'\n" * 6000
     package = json.loads((Path(__file__).parents[1] / "golden" / "package-1.json").read_text())

@@ -14,7 +14,7 @@ from aimer2.client.coordinator import Coordinator
 from aimer2.client.drafts import draft_of, write_draft
 from aimer2.client.figures import printable
 from aimer2.core.clock import rfc3339
-from aimer2.core.errors import BadStudy, Fault
+from aimer2.core.errors import BadStudy, Conflict, Fault
 from aimer2.core.study import read_study
 from aimer2.study.check import refuse_faults
 
@@ -86,14 +86,17 @@ def pull(coordinator: Coordinator, which: str, folder: Path) -> None:
 @click.argument("which", metavar="DRAFT")
 @at_coordinator
 def submit(coordinator: Coordinator, which: str) -> None:
-    """Submit it as it stands: from then on it cannot be changed, and the draft is gone."""
+    """Submit it as it stands: from then on it cannot be changed, and the draft is gone, unless it was changed meanwhile."""
     found = coordinator.drafts.find(which)
     with tempfile.TemporaryDirectory(prefix="aimer2-") as place:
         study = read_study(write_draft(found, Path(place)))
         refuse_faults(study, Path(place), CLOCK)
         run = coordinator.submit(study, Path(place), supersedes=found.supersedes)
-    coordinator.drafts.discard(found.id)
     click.echo(f"Submitted {study.name}, digest {run.digest}. Next: aimer2 study watch {run.digest[:_SHOWN]}")
+    try:
+        coordinator.drafts.discard(found.id, revision=found.revision)
+    except Conflict:
+        click.echo(f"The draft was changed meanwhile, so it is kept: {found.id} holds what was not submitted.")
 
 
 @draft.command()
@@ -102,5 +105,5 @@ def submit(coordinator: Coordinator, which: str) -> None:
 def discard(coordinator: Coordinator, which: str) -> None:
     """Delete it."""
     found = coordinator.drafts.find(which)
-    coordinator.drafts.discard(found.id)
+    coordinator.drafts.discard(found.id, revision=found.revision)
     click.echo(f"{found.id} is gone.")

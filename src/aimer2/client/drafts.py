@@ -42,9 +42,9 @@ class Drafts:
         change = DraftChange(**text.model_dump(), revision=revision)
         return parse(Draft, self._transport.ask("PUT", f"/v1/drafts/{identifier}", change))
 
-    def discard(self, identifier: str) -> None:
-        """Raises NotFound."""
-        self._transport.ask("DELETE", f"/v1/drafts/{identifier}")
+    def discard(self, identifier: str, *, revision: int | None = None) -> None:
+        """``revision``: of the draft that was looked at. Raises NotFound, Conflict where it was changed since."""
+        self._transport.ask("DELETE", f"/v1/drafts/{identifier}" + ("" if revision is None else f"?revision={revision}"))
 
     def faults(self, identifier: str) -> tuple[FaultDocument, ...]:
         """Everything that speaks against submitting it, but for what only the building of its model shows. Raises NotFound."""

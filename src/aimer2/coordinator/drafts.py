@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import tomllib
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from aimer2.study.check import faults_without_files
 
 MOST_FILES = 50
 MOST_BYTES = 1 << 20
+"""Of the text, and of the files together."""
 
 
 @final
@@ -57,24 +59,19 @@ class Drafts:
         """Raises NotFound, for another's draft too."""
         return _draft(await self._database.read(rows.read_draft, identifier, owner))
 
-    async def discard(self, identifier: str, owner: str) -> None:
-        """Raises NotFound."""
-        await self._database.write(rows.discard_draft, identifier, owner)
+    async def discard(self, identifier: str, owner: str, revision: int | None = None) -> None:
+        """Raises NotFound; Conflict where it was changed since the revision that is named."""
+        await self._database.write(rows.discard_draft, identifier, owner, revision)
         await self._records.add(Kind.DRAFT_DISCARDED, actor=owner, draft=identifier)
 
     async def faults(self, identifier: str, owner: str) -> Sequence[Fault]:
         """All of them, but for what only the building of the model shows. Raises NotFound."""
         draft = await self.read(identifier, owner)
-        try:
-            fields = tomllib.loads(draft.text)
-        except (ValueError, RecursionError) as error:
-            # Besides tomllib's own error: a number of too many digits, brackets within brackets without end.
-            return [Fault("text", f"not TOML: {error}"[:500], "correct the line; https://toml.io has the syntax")]
-        try:
-            study = Study(**fields)
-        except BadStudy as error:
-            return error.faults
-        found = [*faults_without_files(study, self._clock), *faults_of_predecessor(draft.supersedes, owner, self._registry)]
+        # A megabyte of text takes seconds, in which the coordinator serves everybody else.
+        study, found = await asyncio.to_thread(_read, draft.text, self._clock)
+        if study is None:
+            return found
+        found += faults_of_predecessor(draft.supersedes, owner, self._registry)
         enrolled = [name for name, site in self._registry.sites.items() if not site.revoked]
         if unknown := sorted(set(study.sites.names) - set(enrolled)):
             known = ", ".join(sorted(enrolled)) or "none"
@@ -84,14 +81,31 @@ class Drafts:
         return found
 
 
+def _read(text: str, clock: Clock) -> tuple[Study | None, list[Fault]]:
+    """The study, where its form is right, and all faults that the text alone shows."""
+    try:
+        fields = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        # Besides tomllib's own error: a number of too many digits, brackets within brackets without end.
+        return None, [Fault("text", f"not TOML: {error}"[:500], "correct the line; https://toml.io has the syntax")]
+    try:
+        study = Study(**fields)
+    except BadStudy as error:
+        return None, list(error.faults)
+    return study, faults_without_files(study, clock)
+
+
 def _check_size(text: DraftText) -> None:
-    if (
-        len(text.files) > MOST_FILES
-        or sum(len(name) + len(words.encode("utf-8", "surrogatepass")) for name, words in text.files.items()) > MOST_BYTES
-    ):
+    if _bytes(text.text) > MOST_BYTES:
+        raise TooLarge(f"The text of a draft has at most {MOST_BYTES >> 20} MiB.", remedy="Leave out what the study does not need.")
+    if len(text.files) > MOST_FILES or sum(len(name) + _bytes(words) for name, words in text.files.items()) > MOST_BYTES:
         raise TooLarge(
             f"A draft has at most {MOST_FILES} files, of {MOST_BYTES >> 20} MiB together.", remedy="Leave out what the study does not need."
         )
+
+
+def _bytes(words: str) -> int:
+    return len(words.encode("utf-8", "surrogatepass"))
 
 
 def _draft(row: Row[Any]) -> Draft:

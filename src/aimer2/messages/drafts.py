@@ -14,7 +14,7 @@ class DraftText(Document):
     """What an author saves; it may have faults."""
 
     name: str = Field(min_length=1, max_length=63, description="to find it again")
-    text: str = Field(max_length=1 << 20, description="the study as TOML, as `study.toml` holds it")
+    text: str = Field(max_length=1 << 20, description="the study as TOML, as `study.toml` holds it; at most 1 MiB")
     files: Mapping[str, str] = Field(default_factory=dict, description="code beside it: `model.py`; at most 50 files, 1 MiB together")
     supersedes: Digest | None = Field(default=None, description="the study of which it is to be a new version")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 from aimer2.algorithms import catalogue
@@ -225,7 +226,7 @@ def _horizons(study: Study) -> list[Fault]:
 def _sites(study: Study) -> list[Fault]:
     sites = study.sites
     found = []
-    double = sorted({name for name in sites.names if sites.names.count(name) > 1})
+    double = sorted(name for name, times in Counter(sites.names).items() if times > 1)
     if double:
         found.append(Fault("sites.names", f"named twice: {', '.join(double)}", "name each once"))
     if sites.names and sites.minimum > len(sites.names):

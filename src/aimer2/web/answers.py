@@ -115,7 +115,9 @@ async def read_form(request: Request, seconds: float = FORM_SECONDS, *, most: in
     try:
         async with asyncio.timeout(seconds):
             body = await _read(request, most)
-        request.state.form = form = dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=200))
+        # Of many megabytes this takes seconds.
+        form = await asyncio.to_thread(_fields, body) if len(body) > LARGEST_FORM else _fields(body)
+        request.state.form = form
         return form
     except TimeoutError:
         raise BadInput("The form did not arrive in time.") from None
@@ -123,6 +125,10 @@ async def read_form(request: Request, seconds: float = FORM_SECONDS, *, most: in
         raise BadInput("This is not a form of these pages.") from None
     except ClientDisconnect:
         raise BadInput("The form was broken off.") from None
+
+
+def _fields(body: bytes) -> dict[str, str]:
+    return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=200))
 
 
 async def _read(request: Request, most: int) -> bytes:

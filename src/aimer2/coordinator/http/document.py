@@ -94,6 +94,7 @@ _OWN_PROBLEMS: Mapping[str, tuple[int, ...]] = {
     "POST /v1/models/{digest}/stage": (409,),
     "POST /v1/drafts": (409,),
     "PUT /v1/drafts/{draft}": (409,),
+    "DELETE /v1/drafts/{draft}": (409,),
     "POST /v1/freeze": (409,),
     "POST /v1/thaw": (409,),
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from aimer2.coordinator.coordinator import Coordinator
@@ -37,9 +39,11 @@ def draft_routes(coordinator: Coordinator) -> APIRouter:
         return await coordinator.drafts.change(draft, await read_document(request, DraftChange, limit), asker_of(request).subject)
 
     @routes.delete("/v1/drafts/{draft}", status_code=204)
-    async def discard(request: Request, draft: str) -> Response:
-        """It is gone."""
-        await coordinator.drafts.discard(draft, asker_of(request).subject)
+    async def discard(
+        request: Request, draft: str, revision: Annotated[int | None, Query(ge=1, description="of the draft that was looked at")] = None
+    ) -> Response:
+        """It is gone; refused (409) where it was changed since the revision that is named."""
+        await coordinator.drafts.discard(draft, asker_of(request).subject, revision)
         return Response(status_code=204)
 
     @routes.get("/v1/drafts/{draft}/faults")

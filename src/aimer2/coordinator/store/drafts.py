@@ -44,10 +44,16 @@ def change_draft(connection: Connection, identifier: str, owner: str, document: 
     mine = (drafts.c.id == identifier, drafts.c.owner == owner, drafts.c.revision == revision)
     changed = connection.execute(update(drafts).where(*mine).values(document=document, revision=revision + 1, changed=now))
     if changed.rowcount != 1:
-        raise Conflict(f"The draft was changed meanwhile: it is at revision {known.revision}.", remedy="Read it again, then change it.")
+        raise _changed(known, "change")
 
 
-def discard_draft(connection: Connection, identifier: str, owner: str) -> None:
-    """Raises NotFound."""
-    if connection.execute(delete(drafts).where(drafts.c.id == identifier, drafts.c.owner == owner)).rowcount != 1:
-        raise NotFound(_UNKNOWN, remedy=_REMEDY)
+def discard_draft(connection: Connection, identifier: str, owner: str, revision: int | None) -> None:
+    """Raises NotFound; Conflict where a revision is named and it is no longer the draft of this one."""
+    known = read_draft(connection, identifier, owner)
+    revision = known.revision if revision is None else revision
+    if connection.execute(delete(drafts).where(drafts.c.id == identifier, drafts.c.revision == revision)).rowcount != 1:
+        raise _changed(known, "discard")
+
+
+def _changed(known: Row[Any], deed: str) -> Conflict:
+    return Conflict(f"The draft was changed meanwhile: it is at revision {known.revision}.", remedy=f"Read it again, then {deed} it.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
@@ -12,10 +14,13 @@ from aimer2.core.study.image import Image
 from aimer2.core.task import Document
 
 
+def _doubles(names: Iterable[str]) -> str:
+    return ", ".join(sorted(name for name, times in Counter(names).items() if times > 1))
+
+
 def _refuse_doubles(categories: tuple[str, ...]) -> None:
-    double = sorted({name for name in categories if categories.count(name) > 1})
-    if double:
-        raise ValueError(f"categories named twice: {', '.join(double)}")
+    if double := _doubles(categories):
+        raise ValueError(f"categories named twice: {double}")
 
 
 class Feature(Document):
@@ -172,9 +177,8 @@ class Cohort(Document):
     def _distinct(self) -> Self:
         names = [feature.name for feature in self.features] + [column.name for column in self.target.columns]
         names += [] if self.image is None else [self.image.name]
-        double = sorted({name for name in names if names.count(name) > 1})
-        if double:
-            raise ValueError(f"named more than once: {', '.join(double)}")
+        if double := _doubles(names):
+            raise ValueError(f"named more than once: {double}")
         if self.group is not None and self.group.kind != "category":
             raise ValueError("`group` is a category; give its `categories`")
         return self
