@@ -169,7 +169,7 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("method/parameters/mu", [1], "method.parameters.mu", "is not a number, a text, true or false"),
     ("sites/names/1", "Site B", "sites.names[2]", "lower-case"),
     ("sites/quorum", 0, "sites.quorum", "greater"),
-    ("evaluation/held_out", 1, "evaluation.held_out", "less than 1"),
+    ("evaluation/held_out", 1.5, "evaluation.held_out", "less than or equal to 1"),
     ("privacy/differential_privacy/delta", 1, "privacy.differential_privacy.delta", "less than 1"),
     ("privacy/noise", 1, "privacy.noise", "is not a field"),
 ]
