@@ -15,17 +15,17 @@ from typing import Any, Literal, final
 
 import numpy.typing as npt
 import urllib3
-from pydantic import ValidationError
 
 from aimer2.blobs.folder import FileBlob, FolderStore
 from aimer2.client.consortium import Consortium
 from aimer2.client.drafts import Drafts
+from aimer2.client.event_stream import numbered
 from aimer2.client.people import People
 from aimer2.client.run import Run
 from aimer2.client.transport import PIECE, Address, Transport, parse, transport_errors
 from aimer2.core import tree
 from aimer2.core.clock import SystemClock
-from aimer2.core.errors import BadStudy, Conflict, Fault, NotFound, Tampered, Unreachable, VersionMismatch
+from aimer2.core.errors import BadStudy, Conflict, Fault, NotFound, Tampered, Unreachable
 from aimer2.core.protocols import Blob
 from aimer2.core.study import Study
 from aimer2.core.task import BlobRef, Document, SiteId
@@ -42,7 +42,7 @@ from aimer2.messages.wire import CoordinatorInfo, FreezeState, Incident, Login, 
 from aimer2.repository.evaluation import Terms, evaluation_of
 from aimer2.repository.version import WEIGHTS, Version, open_version, read_version, write_version
 from aimer2.study.check import refuse_faults
-from aimer2.study.events import EVENT, Event, StudyFinished, StudyStopped
+from aimer2.study.events import Event, StudyFinished, StudyStopped
 from aimer2.study.pack import pack
 from aimer2.study.weights import RECORD
 
@@ -358,14 +358,8 @@ class Coordinator:
 
     def _events(self, digest: str, after: int) -> Iterator[tuple[int, Event]]:
         """Event by event with its number, as it comes."""
-        number = after
         with self._opened(f"/v1/studies/{digest}/events", {"Last-Event-ID": str(after)}) as response:
-            for line in _lines(response):
-                field, _, value = line.partition(": ")
-                if field == "id":
-                    number = int(value)
-                elif field == "data":
-                    yield number, _event(value)
+            yield from numbered(response.stream(PIECE), after)
 
     @contextmanager
     def _opened(self, path: str, headers: Mapping[str, str] | None = None) -> Iterator[urllib3.BaseHTTPResponse]:
@@ -391,17 +385,3 @@ def _only(which: str, found: Sequence[str], things: str) -> str:
 
 def _offset(response: urllib3.BaseHTTPResponse) -> int:
     return int(response.headers.get("Upload-Offset", "0"))
-
-
-def _event(text: str) -> Event:
-    try:
-        return EVENT.validate_json(text)
-    except ValidationError:
-        raise VersionMismatch("The coordinator tells an event that this version does not know.") from None
-
-
-def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[str]:
-    rest = b""
-    for piece in response.stream(PIECE):
-        *lines, rest = (rest + piece).split(b"\n")
-        yield from (line.decode() for line in lines)
