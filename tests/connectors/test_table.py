@@ -155,9 +155,16 @@ def patients(sizes: list[int]) -> Table:
 def test_what_is_published_counts_patients_rounds_and_hides_small_cells() -> None:
     description = describe(patients([0, 1, 9, 10, 12, 13, 100]))
     group, age = description.columns
-    assert group.categories == {"g0": "<10", "g1": "<10", "g2": "<10", "g3": "10", "g4": "10", "g5": "15", "g6": "100"}
+    assert group.categories == {"g3": "10", "g4": "10", "g5": "15", "g6": "100", "(rarer)": "10"}
     assert (description.patients, description.rows, group.missing) == ("145", "290", "<10")
     assert age.quantiles == ()
+
+
+def test_a_category_of_too_few_patients_is_not_even_named() -> None:
+    surnames = describe(patients([1] * 40)).columns[0]
+    assert surnames.categories == {"(rarer)": "40"}, "all of them together are enough patients"
+    assert describe(patients([9, 0, 30])).columns[0].categories == {"g2": "30", "(rarer)": "<10"}
+    assert describe(patients([12, 25, 30]), minimum_cell=20).columns[0].categories == {"g1": "25", "g2": "30", "(rarer)": "<20"}
 
 
 def test_many_rows_of_few_patients_do_not_tell_how_few() -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from aimer2.audit.log import AuditLog
+from aimer2.connectors.mapping import DataMapping
 from aimer2.connectors.table import load_table
 from aimer2.core.clock import SystemClock
 from aimer2.core.errors import BadInput, Conflict, NotFound
@@ -42,6 +44,15 @@ def datasets(tmp_path: Path, clock: SetClock) -> Datasets:
     (tmp_path / "heart.csv").write_text(ROWS)
     audit = AuditLog(folder.audit, SigningKey.generate(), SystemClock())
     return Datasets(folder, audit, clock, Retention(snapshots=2, days=30), "Dr Grace")
+
+
+def test_a_column_whose_every_word_is_of_few_patients_is_suggested_to_nobody(tmp_path: Path) -> None:
+    """Of patients, not of rows: each of the forty has come ten times."""
+    rows = [f"p{n},Surname{n},{'fm'[n % 2]},{n % 3}" for n in range(40) for _ in range(10)]
+    (tmp_path / "visits.csv").write_text("\n".join(["id,surname,sex,grade", *rows]))
+    suggested = DataMapping.model_validate(tomllib.loads(text := suggest_mapping(tmp_path / "visits.csv", "id")))
+    assert set(suggested.columns) == {"sex", "grade"} and "Surname1" not in text
+    assert set(DataMapping.model_validate(tomllib.loads(suggest_mapping(tmp_path / "visits.csv", "id", 21))).columns) == {"grade"}
 
 
 def add(datasets: Datasets, source: Path, opt_out: Path | None = None) -> None:

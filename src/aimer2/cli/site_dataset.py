@@ -59,7 +59,7 @@ def add(name: str, csv_file: Path | None, folder: Path | None, **given: Any) -> 
     datasets = _datasets(existing(folder))
     module = importlib.import_module("aimer2.site.datasets")
     settings = module.DatasetSettings(name=name, kind=kind, source=source, opt_out=given["opt_out"])
-    datasets.add(settings, _mapping(module, csv_file, given))
+    datasets.add(settings, _mapping(module, datasets.folder, csv_file, given))
     _refresh(datasets, name)
     if given["mapping"] is None:
         click.echo(f"Its mapping was suggested from the file. Read and complete it: {datasets.folder.dataset(name) / 'mapping.toml'}")
@@ -82,11 +82,11 @@ def _source(files: Mapping[str, Path | None], given: Mapping[str, Any]) -> tuple
     return kind, {**source, **listed, **delimiter, **folder}
 
 
-def _mapping(module: Any, csv_file: Path | None, given: dict[str, Any]) -> str:
+def _mapping(module: Any, folder: SiteFolder, csv_file: Path | None, given: dict[str, Any]) -> str:
     if given["mapping"] is None:
         if csv_file is None or given["names"]:
             raise BadInput("This source needs --mapping.")
-        suggested: str = module.suggest_mapping(csv_file, given["patient"])
+        suggested: str = module.suggest_mapping(csv_file, given["patient"], read_settings(folder.settings).disclosure.minimum_cell)
         return suggested
     text: str = given["mapping"].read_text(encoding="utf-8")
     return f"patient = {json.dumps(given['patient'])}\n{text}" if given["patient"] else text

@@ -264,7 +264,10 @@ def _map(path: Path) -> npt.NDArray[Any]:
 
 
 class ColumnDescription(Document):
-    """One column in words and counts of patients; ``form`` of images; ``quantiles`` (0, 25, 50, 75, 100 %) only where it stays at the site."""
+    """One column in words and counts of patients; ``form`` of images; ``quantiles`` (0, 25, 50, 75, 100 %) only where it stays at the site.
+
+    ``categories``: patients by category; in what may be published, those of too few patients stand together under `RARER`.
+    """
 
     name: str
     kind: Kind
@@ -283,17 +286,28 @@ class DataDescription(Document):
     columns: tuple[ColumnDescription, ...]
 
 
+RARER = "(rarer)"
+"""Of a described column: the patients with any of the categories that are not named, since each has too few of them."""
+
+
 def describe(table: Table, *, minimum_cell: int = MINIMUM_CELL) -> DataDescription:
     """What may be published of a data set.
 
-    Leaves the site: names, kinds, units and category names of the columns (the site declared them, they are no data); channels, size and bits
-    of images, which all have in common; numbers of rows, of patients, of patients per category (of a mask: in which it occurs) and with a
-    missing cell, each rounded to 5, below the minimum cell only `<10`. No value of a patient, no smallest, largest or quantile.
+    Leaves the site: names, kinds and units of the columns; channels, size and bits of images, which all have in common; names of categories that
+    at least ``minimum_cell`` patients have (others may be a patient's own word: a surname, a village); numbers of rows, of patients, of patients
+    per named category (of a mask: in which it occurs), with any other category, and with a missing cell, each rounded to 5, below the minimum
+    cell only `<10`. No value of a patient, no smallest, largest or quantile.
     """
 
     def told(count: int) -> str:
         rounded = coarse(count, minimum_cell)
         return f"<{minimum_cell}" if rounded is None else str(rounded)
+
+    def categories(column: Column) -> dict[str, str]:
+        found = _levels(column, table.patient)
+        rare = [have for have in found.values() if count_patients(have) < minimum_cell]
+        named = {label: told(count_patients(have)) for label, have in found.items() if count_patients(have) >= minimum_cell}
+        return named | ({RARER: told(count_patients(np.concatenate(rare)))} if rare else {})
 
     patients = count_patients(table.patient)
     # Many rows of a few patients would otherwise give away how few they are.
@@ -305,7 +319,7 @@ def describe(table: Table, *, minimum_cell: int = MINIMUM_CELL) -> DataDescripti
             unit=column.unit,
             form=column.form,
             missing=told(count_patients(table.patient[column.missing])),
-            categories={label: told(count) for label, count in _levels(column, table.patient).items()},
+            categories=categories(column),
         )
         for name, column in table.columns.items()
     )
@@ -321,7 +335,7 @@ def describe_locally(table: Table) -> DataDescription:
             unit=column.unit,
             form=column.form,
             missing=str(count_patients(table.patient[column.missing])),
-            categories={label: str(count) for label, count in _levels(column, table.patient).items()},
+            categories={label: str(count_patients(have)) for label, have in _levels(column, table.patient).items()},
             quantiles=_quantiles(column),
         )
         for name, column in table.columns.items()
@@ -329,11 +343,12 @@ def describe_locally(table: Table) -> DataDescription:
     return DataDescription(rows=str(len(table)), patients=str(count_patients(table.patient)), columns=tuple(columns))
 
 
-def _levels(column: Column, patient: npt.NDArray[np.uint64]) -> dict[str, int]:
+def _levels(column: Column, patient: npt.NDArray[np.uint64]) -> dict[str, npt.NDArray[np.uint64]]:
+    """By category, whose rows have it."""
     if column.kind == "mask":
         found = [np.unique(mask) for mask in column.values]
-        return {label: count_patients(patient[[code in codes for codes in found]]) for code, label in enumerate(column.categories)}
-    return {label: count_patients(patient[column.values == code]) for code, label in enumerate(column.categories)}
+        return {label: patient[[code in codes for codes in found]] for code, label in enumerate(column.categories)}
+    return {label: patient[column.values == code] for code, label in enumerate(column.categories)}
 
 
 def _quantiles(column: Column) -> tuple[float, ...]:

@@ -6,27 +6,28 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from aimer2.audit.entries import Json
 from aimer2.audit.kinds import Kind
 from aimer2.audit.log import AuditLog
 from aimer2.connectors.catalogue import SourceKind, make_connector
 from aimer2.connectors.connector import Connector, read_opt_out
-from aimer2.connectors.mapping import Cells, DataMapping, read_mapping
+from aimer2.connectors.mapping import Cells, DataMapping, faults_of, read_mapping, texts
 from aimer2.connectors.table import DataDescription, describe, describe_locally, load_table
 from aimer2.core.clock import Clock
 from aimer2.core.errors import BadInput, Conflict, NotFound
 from aimer2.core.study import NAME
 from aimer2.core.task import Document
 from aimer2.messages.told import DataPublished
+from aimer2.privacy.disclosure import MINIMUM_CELL
 from aimer2.site import snapshots
 from aimer2.site.control import ask_agent
 from aimer2.site.folder import SiteFolder
@@ -110,15 +111,23 @@ class Datasets:
         """For the site's own eyes."""
         return describe_locally(self._table(name))
 
+    def describe_for_others(self, name: str) -> DataDescription:
+        """What `publish` lets the consortium see, by the smallest count that this site tells."""
+        return describe(self._table(name), minimum_cell=read_settings(self.folder.settings).disclosure.minimum_cell)
+
     def publish(self, name: str) -> tuple[DataDescription, bool]:
         """Lets the consortium see the disclosure-controlled description: the agent tells the coordinator, in the name of the person.
 
         The second says whether an agent runs, which tells it as soon as it reaches the coordinator; otherwise it does when it starts.
         """
-        description = describe(self._table(name))
+        description = self.describe_for_others(name)
         columns = [column.model_dump(exclude={"quantiles"}) for column in description.columns]
         said = {"rows": description.rows, "patients": description.patients, "columns": columns}
-        return description, self._let_know(name, DataPublished.model_validate(self._by_now(name) | said))
+        try:
+            published = DataPublished.model_validate(self._by_now(name) | said)
+        except ValidationError as error:
+            raise BadInput(f"This description cannot be published:\n{faults_of(error)}") from None
+        return description, self._let_know(name, published)
 
     def take_back(self, name: str) -> bool:
         """The consortium sees the description no longer once the agent has told the coordinator: also while everything is frozen.
@@ -166,9 +175,10 @@ class Datasets:
         return load_table(record.path, verify=False, sha256=record.sha256)
 
 
-def suggest_mapping(path: Path, patient: str | None) -> str:
+def suggest_mapping(path: Path, patient: str | None, minimum_cell: int = MINIMUM_CELL) -> str:
     """A mapping for a CSV file as far as the file itself tells it: numbers, and categories of at most 50 different values.
 
+    No category where every value is of fewer than ``minimum_cell`` patients (rows, without ``patient``): those tell who somebody is, as surnames do.
     To be read and completed (units, codes that mean missing) by somebody who knows the data. Raises BadInput.
     """
     try:
@@ -182,22 +192,29 @@ def suggest_mapping(path: Path, patient: str | None) -> str:
     if not columns:
         raise BadInput(f"{path} has no columns{'' if patient is None else ' but the patient'}.")
     probe = DataMapping.model_validate({"columns": {name: {} for name in columns}})
-    cells = make_connector("csv", {"path": path}, probe, split_key=bytes(16)).source.cells(columns)
+    cells = make_connector("csv", {"path": path}, probe, split_key=bytes(16)).source.cells(header)
+    ids = list(range(len(cells[columns[0]]))) if patient is None else texts(cells[patient]).tolist()
     lines = ["# Suggested from the file. Add units (UCUM), and what means missing."]
     if patient is not None:
         lines.append(f"patient = {json.dumps(patient, ensure_ascii=False)}")
     for name in columns:
-        lines += _suggest_column(name, cells[name])
+        lines += _suggest_column(name, cells[name], ids, minimum_cell)
     return "\n".join(lines) + "\n"
 
 
-def _suggest_column(name: str, cells: Cells) -> list[str]:
-    values = sorted({str(cell).strip() for cell in cells} - {""})
+def _suggest_column(name: str, cells: Cells, ids: Sequence[object], minimum_cell: int) -> list[str]:
+    stripped = texts(cells).tolist()
+    values = sorted(set(stripped) - {""})
     title = ["", f"[columns.{json.dumps(name, ensure_ascii=False)}]"]
     if all(_is_number(value) for value in values):
         return [*title, 'kind = "number"']
     if len(values) > MOST_CATEGORIES:
         return ["", f"# left out: {name} has {len(values)} different values that are no numbers"]
+    having: dict[str, set[object]] = {value: set() for value in values}
+    for value, patient in zip(stripped, ids, strict=True):
+        having.get(value, set()).add(patient)
+    if all(len(patients) < minimum_cell for patients in having.values()):
+        return ["", f"# left out: {name} has {len(values)} different values, each of fewer than {minimum_cell} patients"]
     return [*title, 'kind = "category"', f"categories = {json.dumps(values, ensure_ascii=False)}"]
 
 

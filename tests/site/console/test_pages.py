@@ -21,8 +21,10 @@ from aimer2.privacy.accounting import gaussian
 from aimer2.site.balance import Budget
 from aimer2.site.console.console import Console
 from aimer2.site.cost import foresee
+from aimer2.site.datasets import Datasets, DatasetSettings
 from aimer2.site.description import describe_request
 from aimer2.site.folder import SiteFolder
+from aimer2.site.settings import Retention
 from aimer2.study.private_questions import question_terms
 from aimer2.study.spending import spending
 
@@ -254,6 +256,24 @@ def test_a_description_is_published_with_rounded_counts_by_name_and_taken_back(o
     told = json.loads(folder.published("registry").read_text())
     assert told["published"] is False and not told["columns"], "that it was taken back is told, and nothing else"
     assert kinds(console).count((str(Kind.DATASET_PUBLISHED), "Dr Ines Vogt")) == 2
+
+
+def test_what_would_be_published_is_shown_before_by_the_site_s_own_smallest_count(
+    officer: TestClient, entered: Callable[[str], TestClient], console: Console, folder: SiteFolder, tmp_path: Path
+) -> None:
+    rows = [f"P{n},{['Ash', 'Birch'][n < 25] if n else 'Quince'},{40 + n}" for n in range(80)]
+    (tmp_path / "small.csv").write_text("\n".join(["id,surname,age", *rows]))
+    datasets = Datasets(folder, console.decisions.audit, console.clock, Retention(), "Test")
+    mapping = 'patient = "id"\n[columns.age]\n[columns.surname]\nkind = "category"\ncategories = ["Ash", "Birch", "Quince"]\n'
+    datasets.add(DatasetSettings(name="small", kind="csv", source={"path": str(tmp_path / "small.csv")}), mapping)
+    datasets.refresh("small")
+    folder.settings.write_text(folder.settings.read_text() + "[disclosure]\nminimum_cell = 30\n")
+    before = text_of(officer.get("/datasets/small")).partition("What would be published now")[2]
+    assert "Ash 55" in before and "(rarer) <30" in before and "Birch" not in before and "Quince" not in before
+    assert "What would be published" not in entered("roth").get("/datasets/small").text, "he publishes nothing"
+    assert send(officer, "/datasets/small/publish", page="/datasets/small").status_code == 303
+    age, surname = json.loads(folder.published("small").read_text())["columns"]
+    assert surname["categories"] == {"Ash": "55", "(rarer)": "<30"} and age["missing"] == "<30"
 
 
 def test_every_page_is_there_in_chinese(officer: TestClient, folder: SiteFolder, tmp_path: Path) -> None:

@@ -51,7 +51,9 @@ def show(visit: Visit) -> Response:
     name = checked(visit, datasets)
     known = _known(visit, datasets, name)
     described = datasets.describe(name) if known.snapshot is not None else None
-    return visit.page("dataset.html", current="/datasets", known=known, described=described, published=datasets.published(name))
+    proposed = datasets.describe_for_others(name) if known.snapshot is not None and visit.person.may("publish") else None
+    shown = {"described": described, "proposed": proposed, "published": datasets.published(name)}
+    return visit.page("dataset.html", current="/datasets", known=known, **shown)
 
 
 def refresh(visit: Visit) -> Response:

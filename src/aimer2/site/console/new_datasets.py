@@ -56,7 +56,7 @@ def add(visit: Visit) -> Response:
     try:
         settings = _settings(visit, given)
         if not given["mapping"]:
-            return _page(visit, given | {"mapping": _suggested(settings, given)}, suggested=True)
+            return _page(visit, given | {"mapping": _suggested(visit, settings, given)}, suggested=True)
         _check_patient(given)
         datasets.add(settings, given["mapping"] + "\n")
     except AimerError as error:
@@ -65,9 +65,9 @@ def add(visit: Visit) -> Response:
     return visit.go("/datasets", "begun")
 
 
-def _suggested(settings: DatasetSettings, given: Mapping[str, str]) -> str:
+def _suggested(visit: Visit, settings: DatasetSettings, given: Mapping[str, str]) -> str:
     if settings.kind == "csv" and not given["delimiter"]:
-        return suggest_mapping(Path(str(settings.source["path"])), given["patient"] or None)
+        return suggest_mapping(Path(str(settings.source["path"])), given["patient"] or None, visit.console.settings.disclosure.minimum_cell)
     line = f"patient = {json.dumps(given['patient'], ensure_ascii=False)}" if given["patient"] else '# patient = "COLUMN"'
     return f"{line}\n{_NO_SUGGESTION}"
 
