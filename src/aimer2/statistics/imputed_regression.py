@@ -12,8 +12,8 @@ regression on them alone would for each imputation, of their other values too. A
 or where some are, but few, whom an imputation gives a category, or in whose values two imputations differ.
 
 Leaves the site: ``size`` = rows, patients, and sum of weights or events (this and the others but the last: of each imputation, as `glm` or `cox`
-sends it; where two imputations differ, it is by sums over the patients with a gap alone, so these must be many); ``sites`` = 1 where there is any
-row; ``moments`` = per column sums of values and squares; ``start`` = sums of the response, of the offset and of its exponential, or with an own
+sends it, so that two imputations differ by sums over the patients with a gap alone, who must be many); ``sites`` = 1 where there is any row;
+``moments`` = per column sums of values and squares; ``start`` = sums of the response, of the offset and of its exponential, or with an own
 intercept whether all outcomes are the same; ``score`` = per coefficient the derivative of the log-likelihood; ``information`` = per pair of
 coefficients its second derivative; ``fit`` = sums of deviance, Pearson's χ² and log-likelihood; ``likelihood`` = of ``regression`` cox the
 log-likelihood; ``gaps`` = per column of the right side how many values were missing.
