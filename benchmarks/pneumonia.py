@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from statistics import fmean
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -116,14 +117,22 @@ def _own(figures: Sequence[Mapping[str, Any]]) -> float:
     return float(told[{"common": "accuracy", "personal": "personal accuracy", "local": "local accuracy"}[whose]]["value"])
 
 
+ABOUT: Mapping[str, Any] = MappingProxyType(
+    {
+        "name": "pneumonia",
+        "question": "Which of these chest X-rays of children show a pneumonia?",
+        "purpose": "A benchmark on public data",
+        "ethics": "none needed: public data",
+        "principal_investigator": "Benchmarks",
+        "expires": "2100-01-01",
+    }
+)
+"""What a study of these pictures says of itself."""
+
+
 def study(method: str, seed: int) -> Study:
     return Study(
-        name="pneumonia",
-        question="Which of these chest X-rays of children show a pneumonia?",
-        purpose="A benchmark on public data",
-        ethics="none needed: public data",
-        principal_investigator="Benchmarks",
-        expires="2100-01-01",
+        **ABOUT,
         seed=seed,
         cohort={"dataset": "chest", "image": IMAGE, "target": {"name": "pneumonia", "categories": ["no", "yes"]}},
         model={"name": "cnn", "options": {"channels": [8, 16], "batch_norm": method == "fedbn"}},

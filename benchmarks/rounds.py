@@ -52,20 +52,25 @@ def _rounds(benchmark: str, *, sites: int, size: int, rounds: int) -> Iterator[R
 
 def measure(federation: Federation, sites: int, size: int, rounds: int) -> tuple[list[float], float]:
     """Seconds of each round but the first, and the coordinator's peak memory in MiB."""
-    hospitals = [hospital(federation.folder, number) for number in range(sites)]
-    names = [each.name for each in hospitals]
-    federation.make_coordinator()
-    federation.run_coordinator()
-    federation.make_sites(hospitals)
-    for name in names:
-        federation.run_site(name)
-    write_model(federation.folder)
+    names = begin(federation, sites)
     submitted = federation.researcher().submit(study_of(names, size, rounds), federation.folder)
     events = list(submitted.events())
     if not isinstance(events[-1], StudyFinished):
         raise RuntimeError(f"the study did not finish: {events[-1]}")
     memory = peak_memory(federation.processes["coordinator"].pid)
     return [event.seconds for event in events if _is_round(event)][1:], memory
+
+
+def begin(federation: Federation, sites: int) -> list[str]:
+    """Runs a coordinator and so many hospitals, whose names these are, and writes the model that they train."""
+    hospitals = [hospital(federation.folder, number) for number in range(sites)]
+    federation.make_coordinator()
+    federation.run_coordinator()
+    federation.make_sites(hospitals)
+    for each in hospitals:
+        federation.run_site(each.name)
+    write_model(federation.folder)
+    return [each.name for each in hospitals]
 
 
 def write_model(folder: Path) -> None:

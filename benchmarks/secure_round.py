@@ -32,7 +32,7 @@ from aimer2.secure_aggregation.layout import Layout
 from aimer2.secure_aggregation.masking import mask, unmask
 from aimer2.study.checkpoint import store
 from aimer2.study.events import RoundFinished, StudyFinished
-from benchmarks.rounds import hospital, peak_memory, study_of, write_model
+from benchmarks.rounds import begin, peak_memory, study_of
 from benchmarks.rows import Row
 
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -63,14 +63,7 @@ class _Measured:
 
 def _real(benchmark: str, *, sites: int, size: int, rounds: int) -> Iterator[Row]:
     with tempfile.TemporaryDirectory(prefix="aimer2-bench-") as folder, Federation(Path(folder)) as federation:
-        hospitals = [hospital(federation.folder, number) for number in range(sites)]
-        federation.make_coordinator()
-        federation.run_coordinator()
-        federation.make_sites(hospitals)
-        for each in hospitals:
-            federation.run_site(each.name)
-        write_model(federation.folder)
-        study = study_of([each.name for each in hospitals], size, rounds)
+        study = study_of(begin(federation, sites), size, rounds)
         plain = _conducted(federation, study)
         secret = _conducted(federation, study.model_copy(update={"privacy": Privacy()}))
     case = f"{sites} sites × {size * 4 / 1e6:g} MB"

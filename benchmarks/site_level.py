@@ -22,6 +22,7 @@ from sklearn.metrics import roc_auc_score
 from aimer2 import Study, simulate
 from aimer2.core.random import stream
 from aimer2.study.partition import iid
+from benchmarks.pneumonia import ABOUT
 from benchmarks.rows import Row
 
 CASES = ((20, (8.0,)), (50, (8.0, 3.0, 1.0)))
@@ -52,12 +53,7 @@ def measured(epsilon: float | None, tables: dict[str, pd.DataFrame], unseen: pd.
 def study(epsilon: float | None, sites: tuple[str, ...]) -> Study:
     terms = {"level": "site", "epsilon": epsilon, "delta": 1e-5, "clip_norm": 0.5, "clip_quantile": 0.5}
     return Study(
-        name="pneumonia",
-        question="Which of these chest X-rays of children show a pneumonia?",
-        purpose="A benchmark on public data",
-        ethics="none needed: public data",
-        principal_investigator="Benchmarks",
-        expires="2100-01-01",
+        **ABOUT,
         cohort={
             "dataset": "chest",
             "standardise": "range",

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from aimer2.cli.federation import RESEARCHER, Federation
 from aimer2.study.events import RoundFinished
-from benchmarks.rounds import hospital, study_of, write_model
+from benchmarks.rounds import begin, study_of
 from benchmarks.rows import Row
 
 NOBODY, LIVE, STREAMS = "nobody", "live views", "event streams"
@@ -51,16 +51,9 @@ def run() -> Iterator[Row]:
 
 
 def _phases(federation: Federation, seconds: float, called: str) -> Iterator[Row]:
-    hospitals = [hospital(federation.folder, number) for number in range(SITES)]
-    federation.make_coordinator()
-    federation.run_coordinator()
-    federation.make_sites(hospitals)
-    for each in hospitals:
-        federation.run_site(each.name)
-    write_model(federation.folder)
-    researcher = federation.researcher()
-    study = study_of([each.name for each in hospitals], 1_000, ROUNDS)
+    study = study_of(begin(federation, SITES), 1_000, ROUNDS)
     study = study.model_copy(update={"model": study.model.model_copy(update={"options": {"size": 1_000, "seconds": seconds}})})
+    researcher = federation.researcher()
     submitted = researcher.submit(study, federation.folder)
     certificate = str(federation.folder / "coordinator" / "tls" / "certificate.pem")
     place = Place(federation.port, certificate, RESEARCHER, federation.password, submitted.digest)

@@ -38,6 +38,17 @@ SOURCE = Path(__file__).parents[2] / "src"
 
 
 @dataclass
+class ManualClock:
+    seconds: float = 1_800_000_000.0
+
+    def now(self) -> float:
+        return self.seconds
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+@dataclass
 class Server:
     """A coordinator's folder, and the process that runs it."""
 

@@ -7,10 +7,10 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from serving import ManualClock
 from sqlalchemy import insert, select
 
 from aimer2.audit.log import AuditLog
@@ -23,17 +23,6 @@ from aimer2.coordinator.store.schema import openid_logins
 from aimer2.core.errors import Unreachable
 from aimer2.identity.keys import SigningKey
 from aimer2.identity.openid import Started
-
-
-@dataclass
-class ManualClock:
-    seconds: float = 1_800_000_000.0
-
-    def now(self) -> float:
-        return self.seconds
-
-    def monotonic(self) -> float:
-        return self.seconds
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import PASSWORD, Client, Server, person
+from serving import PASSWORD, Client, ManualClock, Server, person
 from starlette.requests import Request
 from starlette.types import Message
 
@@ -195,17 +195,6 @@ def test_who_sends_slowly_without_a_log_in_is_not_waited_for() -> None:
 
 
 # -- time and guessing, without a process
-
-
-@dataclass
-class ManualClock:
-    seconds: float = 1_800_000_000.0
-
-    def now(self) -> float:
-        return self.seconds
-
-    def monotonic(self) -> float:
-        return self.seconds
 
 
 @pytest.fixture(scope="module")

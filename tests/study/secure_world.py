@@ -17,6 +17,7 @@ from aimer2.core.update import Update
 from aimer2.engines.in_process import InProcess
 from aimer2.identity.keys import SigningKey
 from aimer2.messages.tensors import read_tree
+from aimer2.secure_aggregation.layout import FEW
 from aimer2.secure_aggregation.roster import Roster
 from aimer2.secure_aggregation.site import Member
 from aimer2.secure_aggregation.vault import MemoryVault
@@ -29,6 +30,8 @@ from aimer2.study.secure_update import SecureUpdate
 
 STUDY = "5e" * 32
 PHASES = ("keys", "shares", "update", "agree", "reveal")
+MANY = FEW + 1
+"""Reals that have ranges from their second round on."""
 IN_TIME = 0.02
 """Seconds that the loop waits for a silent site, once all others have replied."""
 
@@ -65,17 +68,18 @@ class Tally:
 
 @dataclasses.dataclass
 class Site:
-    """Sends its own digit, by which it can be found in the sum: 1, 10, 100, …; ``reals``: and a float32 of that size times the round."""
+    """Sends its own digit, by which it can be found in the sum: 1, 10, 100, …; ``reals``: and so many float32, each a tenth of that
+    times the round."""
 
     digit: int
-    reals: bool = False
+    reals: int = 0
     done: list[int] = dataclasses.field(default_factory=list)
 
     def perform(self, task: Task, received: Mapping[str, Tree], memory: MutableMapping[str, Tree]) -> Performed:
         self.done.append(task.round_number)
         sums: dict[str, Any] = {"n": np.array([self.digit])}
         if self.reals:
-            sums["w"] = np.array([0.1 * self.digit * task.round_number], np.float32)
+            sums["w"] = np.full(self.reals, 0.1 * self.digit * task.round_number, np.float32)
         return Performed({"tally": sums})
 
 
@@ -83,13 +87,13 @@ class Site:
 class Growing(Site):
     """In the second round it sends far more than the rounds before let expect."""
 
-    reals: bool = True
+    reals: int = MANY
 
     def perform(self, task: Task, received: Mapping[str, Tree], memory: MutableMapping[str, Tree]) -> Performed:
         performed = Site.perform(self, task, received, memory)
         if task.round_number != 2:
             return performed
-        return Performed({"tally": {**performed.sums["tally"], "w": np.array([1000.0 * self.digit], np.float32)}})
+        return Performed({"tally": {**performed.sums["tally"], "w": np.full(self.reals, 1000.0 * self.digit, np.float32)}})
 
 
 class PatientClock:
@@ -166,7 +170,7 @@ class Written:
 class World:
     """``n`` sites named a, b, c, … and their coordinator."""
 
-    def __init__(self, n: int, *, rounds: int = 3, reals: bool = False, needed: int = 1, groups: Sequence[str] = (), groups_needed: int = 1) -> None:
+    def __init__(self, n: int, *, rounds: int = 3, reals: int = 0, needed: int = 1, groups: Sequence[str] = (), groups_needed: int = 1) -> None:
         self.names = [chr(ord("a") + number) for number in range(n)]
         self.keys = {site: SigningKey.generate() for site in self.names}
         self.roster = Roster(STUDY, {site: key.public for site, key in self.keys.items()})
@@ -175,7 +179,7 @@ class World:
         self.vaults = {site: MemoryVault() for site in self.names}
         self.sites = {site: Site(10**number, reals) for number, site in enumerate(self.names)}
         self.blobs, self.checkpoints, self.clock = MemoryStore(), Written(), PatientClock()
-        initial: dict[str, Any] = {"n": np.zeros(1, np.int64)} | ({"w": np.zeros(1, np.float32)} if reals else {})
+        initial: dict[str, Any] = {"n": np.zeros(1, np.int64)} | ({"w": np.zeros(reals, np.float32)} if reals else {})
         self.plan = Plan(
             digest=STUDY,
             roster=tuple(self.names),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from secure_world import PHASES, Act, Power, World, bits, failing, own_answer, repeated, rounds, saying, silent
+from secure_world import MANY, PHASES, Act, Power, World, bits, failing, own_answer, repeated, rounds, saying, silent
 
 from aimer2.core.task import Answer, Task
 from aimer2.core.update import Update
@@ -151,7 +151,7 @@ def test_a_liar_costs_its_group_and_is_not_asked_again() -> None:
 def test_a_group_whose_sums_have_another_form_is_left_out() -> None:
     world = nine(rounds=1)
     for site in "def":
-        world.sites[site].reals = True
+        world.sites[site].reals = 1
     events = world.run()
     assert ["".join(event.took_part) for event in rounds(events)] == ["abcghi"]
     assert "other names or shapes than those of most groups" in rounds(events)[0].absent[0].reason
@@ -199,10 +199,9 @@ def test_killed_while_one_group_is_lost_it_stays_lost_in_that_round() -> None:
     assert world.total == world.count("abcdefghi", "abcghi", "abcdefghi")
 
 
-def test_a_group_keeps_the_ranges_of_its_own_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_keeps_the_ranges_of_its_own_sums() -> None:
     """A group of sites with large numbers costs the others no precision."""
-    monkeypatch.setattr("aimer2.study.secure_group.FEW", 0)
-    world = nine(reals=True)
+    world = nine(reals=MANY)
     kept: list[dict[str, Any]] = []
 
     def look(event: Event) -> None:

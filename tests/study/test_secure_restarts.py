@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from secure_world import PHASES, Power, World, bits, own_answer, repeated, rounds
+from secure_world import MANY, PHASES, Power, World, bits, own_answer, repeated, rounds
 
 from aimer2.core.task import Reply, Task
 from aimer2.study.events import Event
 
 
-@pytest.fixture(autouse=True, scope="module")
-def ranged() -> Iterator[None]:
-    """As large leaves are from their second round on."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("aimer2.study.secure_group.FEW", 0)
-        yield
-
-
 def small() -> World:
-    return World(3, rounds=2, reals=True)
+    return World(3, rounds=2, reals=MANY)
 
 
 @pytest.fixture(scope="module")
