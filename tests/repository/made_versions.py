@@ -14,6 +14,7 @@ import pandas as pd
 
 from aimer2.blobs.memory import MemoryStore
 from aimer2.client.simulate import Simulation, made_up_key, simulate
+from aimer2.connectors.table import Column, Table
 from aimer2.core.study import Study
 from aimer2.identity.documents import sign_document
 from aimer2.identity.keys import SigningKey
@@ -64,6 +65,18 @@ def frame(seed: int, rows: int = 80) -> pd.DataFrame:
     return pd.DataFrame({"age": age, "sex": sex, "chol": chol, "disease": disease})
 
 
+def scans(seed: int, rows: int = 24) -> Table:
+    """Images of 16 bits, bright where the patient is ill, whose masks tell where; and the patient's age beside them, higher where ill."""
+    rng = np.random.default_rng(seed)
+    ill = np.arange(rows) % 2
+    age = rng.normal(60, 10, rows) + 10 * ill
+    pixels = rng.integers(0, 20_000, (rows, 1, 9, 12)).astype("<u2")
+    pixels[ill == 1, :, 2:6, 3:8] += 40_000
+    columns = {"scan": Column("image", pixels), "age": Column("number", age), "ill": Column("number", ill.astype(float))}
+    columns["spot"] = Column("mask", (pixels[:, 0] > 30_000).astype(np.uint8), ("none", "spot"))
+    return Table(columns, np.arange(rows, dtype=np.uint64) << np.uint64(40))
+
+
 def packed(study: Study) -> Any:
     return pack(study, Path(), {site: made_up_key(site).public.text for site in SITES}, MemoryStore())
 
@@ -98,7 +111,9 @@ Make: TypeAlias = Callable[..., Made]
 @cache
 def _ran(study: str) -> Simulation:
     """A study is run once for all tests."""
-    return simulate(Study(**json.loads(study)), {site: frame(number) for number, site in enumerate(SITES)})
+    asked = Study(**json.loads(study))
+    data = frame if asked.cohort.image is None else scans
+    return simulate(asked, {site: data(number) for number, site in enumerate(SITES)})
 
 
 def make_version(place: Path, **changes: Any) -> Made:

@@ -196,7 +196,7 @@ def export(folder: Path, target: Path, form: str, key: str | None) -> None:
         click.echo(f"{target} is written.")
     else:
         distance = exporting.export_onnx(version, target)
-        click.echo(f"{target} is written; run by ONNX Runtime on 64 drawn rows, no score is more than {distance:.1e} from the original's.")
+        click.echo(f"{target} is written; run by ONNX Runtime on drawn inputs, no score is more than {distance:.1e} from the original's.")
 
 
 @model.command()
@@ -206,7 +206,7 @@ def export(folder: Path, target: Path, form: str, key: str | None) -> None:
 @click.option("--output", type=_FILE, help="Write to this CSV file.  [default: standard output]")
 @_key
 def predict(folder: Path, file: Path, mapping: Path | None, output: Path | None, key: str | None) -> None:
-    """Scores of a pulled version for the rows of FILE (CSV or Parquet), which needs no target."""
+    """Scores of a pulled version for the rows of FILE (CSV or Parquet; of images an index, an archive or one image), which needs no target."""
     # Loaded by name: it takes pandas and the study's framework, which the other commands need not.
     names, scores = importlib.import_module("aimer2.repository.prediction").predict(_version(str(folder), None, key), file, mapping)
     with nullcontext(sys.stdout) if output is None else open(output, "w", encoding="utf-8", newline="") as stream:

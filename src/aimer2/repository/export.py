@@ -16,11 +16,12 @@ from aimer2.repository.card import as_html, as_markdown, card
 from aimer2.repository.inputs import inputs_of
 from aimer2.repository.version import WEIGHTS, Version
 from aimer2.study import cohort
+from aimer2.study.images import FLAT
 from aimer2.study.prediction import score_names
 
 
 def export_onnx(version: Version, path: Path) -> float:
-    """Writes the model with the preparation of its inputs; returns by how much a score differs at most from the original's on drawn rows.
+    """Writes the model with the preparation of its inputs; returns by how much a score differs at most from the original's on drawn inputs.
 
     Raises NotAvailable for a model that is not PyTorch's, that brings its own code, or whose rows ONNX cannot prepare; Tampered as `Version.tree`.
     """
@@ -28,24 +29,20 @@ def export_onnx(version: Version, path: Path) -> float:
     if study.model.framework != "torch" or study.model.code is not None:
         remedy = "Export it with --to folder, and use the weights with its framework."
         raise NotAvailable("Only the named PyTorch models are exported as ONNX.", remedy=remedy)
-    if study.cohort.image is not None:
-        raise NotAvailable("Models of images are not exported as ONNX.", remedy="Export it with --to folder.")
-    if study.cohort.standardise == "site":
+    if study.cohort.standardise == "site" and study.cohort.features:
         raise NotAvailable("Each hospital has standardised by its own mean and deviation, which the model does not hold.")
-    names = score_names(study)
-    width = cohort.design_width(study.cohort)
-    learner = make_learner(study, feature_shape=(width,), files={}, device="cpu")
+    learner = make_learner(study, feature_shape=cohort.feature_shape(study.cohort), files={}, device="cpu")
     learner.load(version.tree())
-    moments = version.moments() or cohort.Moments(*np.zeros((3, width)))
+    moments = version.moments() or cohort.Moments(*np.zeros((3, cohort.design_width(study.cohort))))
     numeric = np.array(cohort.numeric_columns(study.cohort))
     put = cohort.in_place_of_missing(study.cohort, numeric, moments) if study.cohort.missing in ("mean", "zero") else None
     onnx = _torch_onnx()
-    preparation = onnx.Preparation(put, *cohort.scaling(study.cohort, numeric, moments))
+    preparation = onnx.Preparation(put, *cohort.scaling(study.cohort, numeric, moments), study.cohort.image, FLAT)
     notes = {
         "study": version.digest,
         "model": version.model.sha256,
         "inputs": json.dumps(inputs_of(study.cohort)),
-        "scores": json.dumps(list(names)),
+        "scores": json.dumps(list(score_names(study))),
     }
     return float(onnx.write_onnx(learner, preparation, path, notes, np.random.default_rng(0)))
 

@@ -20,6 +20,9 @@ from aimer2.core.study.image import described
 
 Rows = npt.NDArray[Any]
 
+FLAT = 1e-6
+"""Below this standard deviation of its intensities an image is of one colour."""
+
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,13 +140,10 @@ def prepared(images: npt.NDArray[Any], wanted: Image) -> npt.NDArray[np.float32]
     if wanted.intensity == "image":
         mean, deviation = (of(whole, axis=(1, 2, 3), keepdims=True) for of in (np.mean, np.std))
         # An image of one colour has nothing to stretch.
-        whole = (whole - mean) / np.where(deviation < _FLAT, 1.0, deviation)
+        whole = (whole - mean) / np.where(deviation < FLAT, 1.0, deviation)
     elif wanted.mean:
         whole = (whole - _per_channel(wanted.mean)) / _per_channel(wanted.deviation)
     return np.asarray(whole, np.float32)
-
-
-_FLAT = 1e-6
 
 
 def _per_channel(numbers: tuple[float, ...]) -> npt.NDArray[np.float32]:

@@ -26,8 +26,10 @@ def predict(study: Study, weights: Tree, moments: cohort.Moments | None, table: 
 
     ``moments``: by which numbers were standardised in training; None: by those of this table.
 
-    Raises NotAvailable for a study that brings its own code, BadData where the table is not as the study has it.
+    Raises NotAvailable for a study that brings its own code or tells a class for each pixel, BadData where the table is not as the study has it.
     """
+    if study.cohort.target.kind == "segmentation":
+        raise NotAvailable("A class for each pixel makes no table of scores.", remedy="Export the model with --to onnx.")
     if study.model.code is not None:
         remedy = "Export the weights, and use them with that code where you trust it."
         raise NotAvailable("The study brings its own code, which runs in the confined worker only.", remedy=remedy)
@@ -43,16 +45,19 @@ def predict(study: Study, weights: Tree, moments: cohort.Moments | None, table: 
 
 
 def score_names(study: Study) -> Sequence[str]:
-    """What each score is the probability or the estimate of. Raises NotAvailable for targets without one score per class."""
+    """What each score is the probability or the estimate of; of a segmentation the classes, each with a score for every pixel."""
     target = study.cohort.target
     match target.kind:
         case "binary":
             return [target.categories[1] if target.categories else target.name]
-        case "multiclass":
+        case "multiclass" | "segmentation":
             return list(target.categories)
         case "regression":
             return [target.name]
-    raise NotAvailable(f"Predictions of a {target.kind} target are not available here.", remedy="Export the weights.")
+        case "multilabel":
+            return [column.name for column in target.columns]
+        case "survival":
+            return [f"beyond {end:g}" for end in target.intervals] or ["log relative risk"]
 
 
 def read_features(study: Study, file: Path, mapping: DataMapping) -> Table:
