@@ -57,9 +57,9 @@ def test_the_version_is_the_packages() -> None:
 
 def test_errors_are_a_sentence_a_remedy_and_a_code(command: Any) -> None:
     told = command("study", "list")
-    assert told.status == 4
+    assert told.status == 3
     assert told.out == ""
-    assert told.err == "You are not logged in anywhere.\nRun `aimer2 login https://… --user NAME`. [not-found]\n"
+    assert told.err == "You are not logged in anywhere.\nRun `aimer2 login https://… --user NAME`. [not-authenticated]\n"
 
 
 def test_a_slip_in_an_option_is_status_2(command: Any) -> None:

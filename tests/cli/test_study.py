@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ from safetensors.numpy import load_file
 
 from aimer2.cli.federation import RESEARCHER, Federation
 from aimer2.client.transport import fetch_fingerprint
+from aimer2.identity.keys import SigningKey
+from aimer2.site.folder import SiteFolder
 
 WriteStudy: TypeAlias = Callable[..., Path]
 
@@ -163,7 +166,7 @@ def test_a_later_log_in_trusts_what_was_trusted_before_and_logout_forgets(logged
     assert told.status == 4
     assert "another signing key" in told.err
     assert logged_in("logout", federation.url).status == 0
-    assert logged_in("study", "list").status == 4
+    assert logged_in("study", "list").status == 3
 
 
 def test_a_wrong_password_is_refused(command: Any, federation: Federation, tmp_path: Path) -> None:
@@ -173,3 +176,18 @@ def test_a_wrong_password_is_refused(command: Any, federation: Federation, tmp_p
     told = command("login", federation.url, "--user", "nobody", "--fingerprint", pin, "--password-file", password)
     assert told.status == 3
     assert "not this one" not in told.err + told.out
+
+
+def test_the_operator_sees_whole_fingerprints_and_times_on_a_narrow_terminal(command: Any, federation: Federation) -> None:
+    told = command("coordinator", "--folder", federation.folder / "coordinator", "sites").out
+    mine = SigningKey.load(SiteFolder(federation.site("north")).key).public.fingerprint
+    assert "".join(re.findall(r"\b\d{5}\b", told)) == mine.replace(" ", "")
+    assert "…" not in told and re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d", told)
+
+
+def test_a_long_ethics_reference_takes_no_line_from_the_list(logged_in: Any, write_study: WriteStudy) -> None:
+    path = write_study("long-ethics")
+    path.write_text(path.read_text().replace("none needed, synthetic", "none needed: " + "published, anonymous data " * 6))
+    assert logged_in("study", "submit", path).status == 0
+    lines = [line for line in logged_in("study", "list").out.splitlines() if "published" in line or "long-ethics" in line]
+    assert len(lines) == 1 and "2099-01-01" in lines[0]

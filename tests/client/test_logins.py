@@ -13,7 +13,7 @@ from aimer2.client.browser import HandedOn
 from aimer2.client.https import proxy_of
 from aimer2.client.logins import Logins, SavedLogin, connect
 from aimer2.client.transport import Address, Transport
-from aimer2.core.errors import BadInput, NotAllowed, NotAuthenticated, NotFound
+from aimer2.core.errors import BadInput, NotAllowed, NotAuthenticated
 from aimer2.identity.keys import SigningKey
 
 KEY = SigningKey.generate().public.text
@@ -52,7 +52,7 @@ def test_the_token_is_in_no_repr() -> None:
 
 def test_one_login_needs_no_choice_and_several_do(tmp_path: Path) -> None:
     logins = Logins(tmp_path)
-    with pytest.raises(NotFound, match="not logged in"):
+    with pytest.raises(NotAuthenticated, match="not logged in"):
         logins.find()
     logins.save(saved())
     logins.save(saved("https://b.example"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from aimer2.audit.kinds import Kind
 from aimer2.cli.collector import collect_rarely
@@ -24,11 +24,12 @@ from aimer2.coordinator.setup import OwnCertificate, initialise, inviter
 from aimer2.coordinator.store import members
 from aimer2.coordinator.store.freezes import add_thaw
 from aimer2.coordinator.store.migrate import migrate
-from aimer2.core.clock import rfc3339
+from aimer2.core.clock import minute, rfc3339
 from aimer2.core.errors import BadInput
 from aimer2.core.task import SITE_ID
 from aimer2.dashboard.app import Dashboard
 from aimer2.identity.certificates import fingerprint
+from aimer2.identity.keys import PublicKey
 from aimer2.site.description import described
 from aimer2.site.sandbox import die_with_parent
 
@@ -118,13 +119,15 @@ def invite(folder: Folder, site: str) -> None:
 @coordinator.command()
 @click.pass_obj
 def sites(folder: Folder) -> None:
-    """List the sites that have enrolled."""
+    """List the sites that have enrolled, with the fingerprints to compare by telephone."""
     _, database = open_database(folder)
-    table = Table("site", "enrolled", "last contact", "state", "key")
+    moments = (Column(name, no_wrap=True, min_width=16) for name in ("enrolled (UTC)", "last contact"))
+    table = Table("site", *moments, "state", "key", box=None, pad_edge=False)
     for row in database.read_now(members.read_sites):
-        seen = "never" if row.last_contact is None else rfc3339(int(row.last_contact))
-        table.add_row(row.site, rfc3339(int(row.enrolled)), seen, "revoked" if row.revoked else "enrolled", row.key)
-    Console().print(table)
+        seen = "never" if row.last_contact is None else minute(row.last_contact)
+        state = "revoked" if row.revoked else "enrolled"
+        table.add_row(row.site, minute(row.enrolled), seen, state, PublicKey.from_text(row.key).fingerprint)
+    Console().print(table if table.row_count else "No site has enrolled yet. Next: aimer2 coordinator invite SITE")
 
 
 @coordinator.command()

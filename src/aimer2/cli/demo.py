@@ -102,9 +102,10 @@ def _run(console: Console, federation: Federation, case: Case) -> None:
     record.write_text(json.dumps(result, indent=1), encoding="utf-8")
     console.print(f"\nPrivacy: {result['privacy']['statement']}")
     _compare(console, federation, study, submitted.digest, case)
-    console.print(f"Model: {model}\nSigned result: {record}")
-    for hospital in case.hospitals[:1]:
-        console.print(f"Each hospital's own report lies in its folder: {SiteFolder(federation.site(hospital.name)).report(submitted.digest)}")
+    # Paths and commands are copied, so no line of them is broken.
+    console.print(f"Model: {model}\nSigned result: {record}", soft_wrap=True)
+    report = SiteFolder(federation.site(case.hospitals[0].name)).report(submitted.digest)
+    console.print(f"Each hospital's own report lies in its folder: {report}", soft_wrap=True)
     console.print("Next, look at what a study file is and simulate one of your own: [bold].venv/bin/aimer2 study new my-study[/bold]")
 
 
@@ -173,4 +174,6 @@ def _cell(figure: FigureDocument | None) -> str:
 
 def _say_what_runs(console: Console, federation: Federation) -> None:
     numbers = " ".join(str(process.pid) for process in federation.processes.values())
-    console.print(f"Still running: {federation.url} (account {RESEARCHER}, password {federation.password}). Stop it all with: kill {numbers}")
+    console.print(
+        f"\nStill running: {federation.url} (account {RESEARCHER}, password {federation.password}). Stop it all with: kill {numbers}", soft_wrap=True
+    )

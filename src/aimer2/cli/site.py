@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from aimer2.audit.verify import verify
 from aimer2.cli.collector import collect_rarely
 from aimer2.cli.partly_lazy import PartlyLazy
 from aimer2.cli.site_options import CLOCK, SHOWN, by_person, in_folder, open_decisions
+from aimer2.client.figures import printable
 from aimer2.core.clock import rfc3339
 from aimer2.core.errors import AimerError, NotFound
 from aimer2.identity.invitations import Invitation
@@ -49,6 +51,7 @@ _GROUPS = {
     "thaw": "aimer2.cli.site_freeze:thaw",
     "user": "aimer2.cli.site_console:user",
 }
+_DONE: Mapping[Word, str] = {"approve": "Approved", "refuse": "Refused", "withdraw": "Withdrawn"}
 _EXISTING = click.Path(path_type=Path, exists=True, resolve_path=True)
 
 
@@ -93,12 +96,25 @@ def doctor(folder: Path | None) -> None:
 def requests(folder: Path | None) -> None:
     """The studies that were offered to this site, and where each stands."""
     decisions = open_decisions(existing(folder))
-    table = Table(Column("Digest", no_wrap=True, min_width=SHOWN), "Study", "Asked by", "Ethics", "Expires", "State", "Here", box=None)
-    for known in decisions.store.studies():
-        study = known.package.study if known.package else None
-        about = (study.name, study.principal_investigator, study.ethics, rfc3339(int(study.expires_at))[:10]) if study else ("", "", "", "")
-        table.add_row(known.digest[:SHOWN], *about, known.state, _here(decisions, known))
-    Console().print(table)
+    found = decisions.store.studies()
+    for known in found:
+        facts = Table.grid(Column(no_wrap=True), Column(overflow="fold"), padding=(0, 2))
+        facts.add_row(known.digest[:SHOWN], f"{known.package.study.name} ({known.state})" if known.package else f"({known.state}, not fetched yet)")
+        for name, text in _asked(known):
+            facts.add_row(f"  {name}", text)
+        if standing := _here(decisions, known):
+            facts.add_row("  here", standing)
+        Console(markup=False).print(facts, "")
+    if not found:
+        click.echo("No study was offered to this site yet.")
+
+
+def _asked(known: KnownStudy) -> Sequence[tuple[str, str]]:
+    if known.package is None:
+        return ()
+    study = known.package.study
+    asked = (("asks", study.question), ("asked by", study.principal_investigator), ("ethics", study.ethics))
+    return [(name, printable(text)) for name, text in (*asked, ("expires", rfc3339(int(study.expires_at))[:10]))]
 
 
 def _here(decisions: Decisions, known: KnownStudy) -> str:
@@ -167,7 +183,7 @@ def _decide(folder: SiteFolder, word: Word, *, study: str, by: str, **given: Any
     taken = decide(open_decisions(folder), word, study, by=by, **given)
     if not taken.told:
         click.echo("The agent does not run: this is in force here, and will be sent when it starts.")
-    click.echo(f"{taken.decision.decision}: {taken.decision.study[:SHOWN]} by {taken.decision.by}")
+    click.echo(f"{_DONE[word]}: {taken.decision.study[:SHOWN]}, by {taken.decision.by}")
 
 
 @site.command()

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from aimer2.cli.login import at_coordinator
 from aimer2.client.coordinator import Coordinator
 from aimer2.client.figures import printable
-from aimer2.core.clock import rfc3339
+from aimer2.core.clock import minute, rfc3339
 from aimer2.identity.keys import PublicKey
 from aimer2.messages.told import DataPublished
 from aimer2.messages.wire import SiteStatus
@@ -32,9 +32,9 @@ def sites(coordinator: Coordinator, as_json: bool, described: str | None) -> Non
     if as_json:
         click.echo(json.dumps([site.model_dump(mode="json") for site in found], indent=1))
         return
-    table = Table("site", "", "last contact", "version", "protections", "key", box=None, pad_edge=False)
+    table = Table("site", "", Column("last contact (UTC)", no_wrap=True, min_width=16), "version", "protections", "key", box=None, pad_edge=False)
     for site in found:
-        seen = "never" if site.last_contact is None else rfc3339(int(site.last_contact))
+        seen = "never" if site.last_contact is None else minute(site.last_contact)
         version, protections = site.status.get("version", ""), ", ".join(map(str, site.status.get("protections") or []))
         told = (Text(printable(str(text))) for text in (version, protections))
         table.add_row(site.site, _state(site), seen, *told, PublicKey.from_text(site.key).fingerprint)

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from aimer2.cli.login import CLOCK, at_coordinator
 from aimer2.cli.partly_lazy import PartlyLazy
@@ -150,14 +150,18 @@ def list_studies(coordinator: Coordinator, archived: bool, as_json: bool) -> Non
     if as_json:
         click.echo(json.dumps([summary.model_dump(mode="json") for summary in found], indent=1))
         return
-    table = Table("digest", "name", "state", "round", "sites", "ethics", "expires", box=None, pad_edge=False)
-    for column in (*table.columns[:2], table.columns[-1]):
-        column.no_wrap = True
+    if not found:
+        click.echo("There is no study that you may see. Next: aimer2 study submit FILE", err=True)
+        return
+    # What is left of the line is for the ethics reference: it may be a sentence, and `study show` has the whole of it.
+    table = Table("digest", "name", "state", "round", "sites", "expires", Column("ethics", ratio=1), box=None, pad_edge=False, expand=True)
+    for column in table.columns:
+        column.no_wrap = column.header != "sites"
     for summary in found:
         name = summary.name if summary.version == 1 else f"{summary.name} (version {summary.version})"
         state = f"{summary.state}, archived" if summary.archived else summary.state
         about = summary.digest[:_SHOWN], name, state, _round(summary), _sites(summary)
-        table.add_row(*about, printable(summary.ethics), rfc3339(int(summary.expires))[:10])
+        table.add_row(*about, rfc3339(int(summary.expires))[:10], printable(summary.ethics))
     Console(markup=False).print(table)
 
 

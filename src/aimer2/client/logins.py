@@ -66,15 +66,15 @@ class Logins:
             raise BadInput(f"{self.file} is damaged.", remedy="Delete it and log in again.") from None
 
     def find(self, url: str | None = None) -> SavedLogin:
-        """The log-in at this coordinator, or the only one there is. Raises NotFound, BadInput where there are several."""
+        """The log-in at this coordinator, or the only one there is. Raises NotAuthenticated, BadInput where there are several."""
         known = self.all()
         if url is not None:
             found = known.get(url.rstrip("/"))
             if found is None:
-                raise NotFound(f"You are not logged in at {url}.", remedy=f"Run `aimer2 login {url} --user NAME`.")
+                raise NotAuthenticated(f"You are not logged in at {url}.", remedy=f"Run `aimer2 login {url} --user NAME`.")
             return found
         if not known:
-            raise NotFound("You are not logged in anywhere.", remedy="Run `aimer2 login https://… --user NAME`.")
+            raise NotAuthenticated("You are not logged in anywhere.", remedy="Run `aimer2 login https://… --user NAME`.")
         if len(known) > 1:
             raise BadInput(f"You are logged in at several coordinators: {', '.join(known)}", remedy="Choose one with --coordinator URL.")
         return next(iter(known.values()))
@@ -83,7 +83,7 @@ class Logins:
         self._write({**self.all(), login.url: login})
 
     def forget(self, url: str) -> None:
-        """Raises NotFound."""
+        """Raises NotAuthenticated."""
         login = self.find(url)
         self._write({name: kept for name, kept in self.all().items() if name != login.url})
 
@@ -102,7 +102,7 @@ def connect(url: str | None, clock: Clock) -> Coordinator:
     """The coordinator where a person is logged in; ``url`` chooses among several.
 
     A script on another machine gives AIMER2_TOKEN, and AIMER2_FINGERPRINT where the certificate is of no authority; then nothing is read
-    from the folder. Raises NotFound, BadInput, NotAuthenticated where the log-in has expired.
+    from the folder. Raises NotAuthenticated where there is none or it has expired, BadInput where there are several.
     """
     token = os.environ.get("AIMER2_TOKEN")
     if token and url:

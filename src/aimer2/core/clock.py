@@ -32,3 +32,8 @@ def rfc3339(moment: float) -> str:
     """Seconds since 1970 as ``2026-11-21T09:30:00Z``, to the millisecond where there are any."""
     text = datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
     return text.replace("+00:00", "Z").replace(".000Z", "Z")
+
+
+def minute(moment: float) -> str:
+    """Seconds since 1970 as ``2026-11-21 09:30``, UTC: for the narrow columns of a table."""
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M")
