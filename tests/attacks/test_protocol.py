@@ -7,7 +7,7 @@ Each attack must end in a refusal, in a round that is abandoned with nothing lea
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import pytest
@@ -17,13 +17,14 @@ from aimer2.core.errors import BadUpdate, Conflict, NotAllowed, NotAvailable, No
 from aimer2.core.task import SiteId
 from aimer2.identity.keys import SigningKey
 from aimer2.secure_aggregation.coordinator import Epoch
-from aimer2.secure_aggregation.keys import own_seed, pack, place, public
+from aimer2.secure_aggregation.keys import own_seed, pack, pair_seed, place, public, round_context, unpack
 from aimer2.secure_aggregation.masking import mask, unmask
 from aimer2.secure_aggregation.messages import (
     Agreement,
     Bundle,
     Deals,
     Dealt,
+    EpochTerms,
     Keys,
     Letters,
     Reveal,
@@ -123,6 +124,57 @@ def test_two_lists_of_keys_are_noticed_before_anything_is_masked() -> None:
         federation.members["site-1"].accept(federation.terms, Deals(dealt=bundles).model_dump_json())
     with pytest.raises(Conflict):
         federation.members["site-1"].share(federation.terms, letters({name: signed[name] for name in federation.sites[1:]}))
+
+
+def test_a_parcel_opens_for_its_recipient_from_its_dealer_in_its_set_up_alone() -> None:
+    federation = Federation(3)
+    private, other = draw_secret(), EpochTerms(stage="train", attempt=2, first_round=1, rounds=1)
+    made = (federation.roster, federation.terms, "0" * 64, "site-0", "site-1")
+    shares = [draw_secret(), draw_secret()]
+    parcel = pack(shares, public(private), place(*made))
+    assert unpack(parcel, private, place(*made), 2) == shares
+    larger = Roster(STUDY, dict(federation.roster.members) | {"site-9": SigningKey.generate().public})
+    for changed in ((larger, *made[1:]), (made[0], other, *made[2:]), (*made[:2], "1" * 64, *made[3:]), (*made[:3], "site-2", "site-1")):
+        with pytest.raises(Tampered):
+            unpack(parcel, private, place(*changed), 2)
+    with pytest.raises(Tampered):
+        unpack(parcel, private, place(*made[:4], "site-2"), 2)
+
+
+def test_members_left_out_for_one_site_are_noticed_and_its_masks_do_not_cancel() -> None:
+    """The coordinator hands site-0 one dealer less: it would hide among fewer than it believes."""
+    federation = Federation(5)
+    epoch = Epoch(federation.roster, federation.terms)
+    messages = federation.keys_message(epoch)
+    dealt = epoch.collect_shares({site: federation.members[site].share(federation.terms, text) for site, text in messages.items()})
+    fewer = {site: one for site, one in Deals.model_validate_json(dealt["site-0"]).dealt.items() if site != "site-4"}
+    federation.members["site-0"].accept(federation.terms, Deals(dealt=fewer).model_dump_json())
+    for site in federation.sites[1:]:
+        federation.members[site].accept(federation.terms, dealt[site])
+    answers = {site: federation.upload(site, federation.round_terms()) for site in federation.sites}
+    some = letters({site: answers[site] for site in federation.sites[:4]})
+    for site in federation.sites[:4]:
+        with pytest.raises(Tampered, match="another round, model or set of sites"):
+            federation.members[site].agree(federation.terms, federation.round_terms(), some)
+    contexts = {federation.members[site].prepare(federation.terms, federation.round_terms()).context for site in federation.sites[:2]}
+    assert len(contexts) == 2
+
+
+def test_every_part_of_a_round_is_in_its_context() -> None:
+    """Roster (and so threshold), set-up, members, round, model and layout: other terms at one site give it other masks."""
+    federation = Federation(3)
+    epoch, terms = federation.terms, federation.round_terms()
+    larger = Roster(STUDY, dict(federation.roster.members) | {"site-9": SigningKey.generate().public})
+    other = Roster("1" * 64, federation.roster.members)
+    epochs = [epoch.model_copy(update=change) for change in ({"attempt": 2}, {"stage": "final"}, {"rounds": 2}, {"first_round": 0})]
+    rounds = [terms.model_copy(update=change) for change in ({"round_number": 2}, {"inputs": {"model": "1" * 64}}, {"layout": "1" * 64})]
+    contexts = [round_context(roster, epoch, "0" * 64, terms) for roster in (federation.roster, larger, other)]
+    contexts += [round_context(federation.roster, one, "0" * 64, terms) for one in epochs]
+    contexts += [round_context(federation.roster, epoch, "0" * 64, one) for one in rounds]
+    contexts += [round_context(federation.roster, epoch, "1" * 64, terms)]
+    assert len(set(contexts)) == len(contexts) == 11
+    private, peer = draw_secret(), public(draw_secret())
+    assert len({pair_seed(private, peer, context, 1, 2) for context in contexts} | {own_seed(private, context, 1) for context in contexts}) == 22
 
 
 def test_a_parcel_altered_on_the_way_is_refused() -> None:
@@ -390,6 +442,41 @@ def test_a_secret_shared_for_one_round_says_nothing_of_another() -> None:
 # Sites that cheat
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"secrets": ()},
+        {"parcels": {"site-0": "0" * 64, "site-1": "0" * 64, "site-2": "0" * 64}},
+        {"site": "site-2"},
+        {"study": "0" * 64},
+        {"epoch": EpochTerms(stage="train", attempt=2, first_round=1, rounds=1)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_dealer_whose_bundle_is_not_whole_or_not_for_this_set_up_is_out(change: dict[str, Any]) -> None:
+    """The others go on without it, and no site takes such a bundle from a coordinator that lets it pass."""
+    federation = Federation(4)
+    epoch = Epoch(federation.roster, federation.terms)
+    messages = federation.keys_message(epoch)
+    answers = {site: federation.members[site].share(federation.terms, text) for site, text in messages.items()}
+    dealt = Dealt.model_validate_json(answers["site-3"])
+    bundle = opened(dealt.bundle, Bundle, federation.keys["site-3"].public).model_copy(update=change)
+    parcels = {site: parcel for site, parcel in dealt.parcels.items() if site in bundle.parcels}
+    forged = Dealt(bundle=sign(bundle, federation.keys["site-3"]), parcels=parcels)
+    assert set(epoch.collect_shares(answers | {"site-3": forged.model_dump_json()})) == set(federation.sites[:3])
+    deals = {site: Dealt.model_validate_json(text) for site, text in answers.items()} | {"site-3": forged}
+    with pytest.raises(Tampered):
+        federation.members["site-0"].accept(federation.terms, Deals(dealt=deals).model_dump_json())
+
+
+def test_keys_that_a_site_signed_under_anothers_name_are_refused() -> None:
+    federation = Federation(4)
+    signed = advertised(federation)
+    document = opened(signed["site-1"], Keys, federation.keys["site-1"].public).model_copy(update={"site": "site-2"})
+    with pytest.raises(Tampered, match="another study, roster, set-up or site"):
+        federation.members["site-0"].share(federation.terms, letters(signed | {"site-1": sign(document, federation.keys["site-1"])}))
+
+
 def cheating_share(federation: Federation, cheat: SiteId, keys: Mapping[SiteId, str], shares: Mapping[SiteId, list[bytes]], *, lie: bool) -> str:
     """What a dealer sends who packs other shares than those of its secrets; with ``lie``, not even those that it commits to."""
     digest = letters_digest("keys", keys)
@@ -423,6 +510,12 @@ def test_a_parcel_that_breaks_its_own_commitment_is_reported_and_the_sum_is_exac
     federation = Federation(4)
     total, _ = federation.play(cheated_epoch(federation, ["site-1"], lie=True))
     assert total.tolist() == federation.plain(federation.sites).tolist()
+
+
+def test_of_three_sites_a_parcel_of_no_use_names_dealer_and_recipient() -> None:
+    federation = Federation(3)
+    with pytest.raises(NotAvailable, match="Either 'site-0' dealt 'site-1' a share of no use, or 'site-1' holds it back"):
+        federation.play(cheated_epoch(federation, ["site-1"], lie=True))
 
 
 def test_shares_of_another_secret_end_the_round_and_name_their_dealer() -> None:

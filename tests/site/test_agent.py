@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -359,8 +360,15 @@ def test_a_decision_without_an_agent_is_kept_and_sent_when_it_starts(world: Worl
     world.stop("north")
     assert "does not run" in world.command("site", "refuse", digest[:10], "--by", "Dr Grace", "--reason", "not now")
     assert _said(world, digest) == "waiting"
+    with closing(sqlite3.connect(world.site.state)) as state, state:
+        state.execute("DELETE FROM decisions WHERE study = ?", (digest,))  # as in a backup from before
     world.run_site()
-    world.wait(lambda: _said(world, digest) == "refuse")
+    assert world.processes.pop("north").wait(60) != 0
+    assert f"Study {digest[:12]}: refused by Dr Grace" in (world.folder / "north.log").read_text()
+    assert "site recover" in world.command("site", "doctor", fails=True)
+    assert "Taken again: 1" in world.command("site", "recover", "--by", "Dr Grace")
+    world.run_site()
+    world.wait(lambda: _said(world, digest) == "withdraw")
     assert "Conflict" in world.command("site", "key", "rotate", "--by", "Dr Grace", fails=True)
     world.stop("north")
 

@@ -167,6 +167,8 @@ class FolderStore:
             connection = sqlite3.connect(self.folder / "small.sqlite", timeout=30)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
+            # An update that was erased is not to be found in the file's free pages.
+            connection.execute("PRAGMA secure_delete = ON")
             connection.execute("CREATE TABLE IF NOT EXISTS small (sha256 TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID")
             self._local.connection = connection
         return connection

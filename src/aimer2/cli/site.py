@@ -46,6 +46,7 @@ _GROUPS = {
     "freeze": "aimer2.cli.site_freeze:freeze",
     "model": "aimer2.cli.site_model:model",
     "preflight": "aimer2.cli.site_preflight:preflight",
+    "recover": "aimer2.cli.site_recover:recover",
     "rehearse": "aimer2.cli.site_rehearse:rehearse",
     "roster": "aimer2.cli.site_roster:roster",
     "thaw": "aimer2.cli.site_freeze:thaw",

@@ -245,9 +245,12 @@ class Round:
             else:
                 self.dropped[site] = f"It revealed a share of '{dealer}' that is not the one that it was dealt."
         threshold = self.epoch.roster.threshold
-        without = sum(dealer not in (reveal.own if survives else reveal.keys) for reveal in reveals.values())
-        if len(good) < threshold <= len(reveals) and without > 1:  # one alone may hold its share back
-            raise self._cheated(dealer, "The shares that it dealt were of no use to several sites.")
+        without = [site for site, reveal in reveals.items() if dealer not in (reveal.own if survives else reveal.keys)]
+        if len(good) < threshold <= len(reveals) and without:
+            if len(without) > 1:  # one alone may hold its share back
+                raise self._cheated(dealer, "The shares that it dealt were of no use to several sites.")
+            told = f"Either '{dealer}' dealt '{without[0]}' a share of no use, or '{without[0]}' holds it back"
+            raise NotAvailable(f"{told}: nobody else can tell which, and without it the sum cannot be opened.")
         _enough(good, threshold, f"revealed a good share of '{dealer}'")
         try:
             secret = combine(dict(list(good.items())[:threshold]))

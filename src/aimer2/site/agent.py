@@ -35,6 +35,7 @@ from aimer2.site.freeze import coordinator_said, freeze, freeze_of, halted, thaw
 from aimer2.site.offers import Offers
 from aimer2.site.performing import Performing, Ready
 from aimer2.site.reports import write_report
+from aimer2.site.restored import require_whole
 from aimer2.site.sandbox import Capabilities, capabilities
 from aimer2.site.settings import Protection, Settings, read_toml
 from aimer2.site.telling import Telling
@@ -88,7 +89,8 @@ class Agent:
     async def run(self) -> None:
         """Until SIGTERM or SIGINT.
 
-        Raises Conflict where another agent runs in this folder, BadInput where the policy has faults, and what stops the audit log.
+        Raises Conflict where another agent runs in this folder or its state was put back from a backup, BadInput where the policy has faults, and
+        what stops the audit log.
         """
         loop = asyncio.get_running_loop()
         stop = self._broken = loop.create_future()
@@ -97,6 +99,7 @@ class Agent:
         if self._decisions.folder.policy.is_file():
             read_toml(self._decisions.folder.policy, Policy)
         with agent_lock(self._decisions.folder):
+            require_whole(self._decisions)
             self._record(Kind.AGENT_STARTED, None, {"version": __version__})
             self._halt()
             found: Capabilities = await self._threads.run(capabilities)

@@ -23,9 +23,11 @@ from aimer2.site.agent import protections
 from aimer2.site.approval import Policy
 from aimer2.site.balance import ceiling
 from aimer2.site.connection import Connection
+from aimer2.site.decisions import open_decisions
 from aimer2.site.enrolment import known_keys
 from aimer2.site.folder import SiteFolder
 from aimer2.site.ledger import Ledgers
+from aimer2.site.restored import require_whole
 from aimer2.site.sandbox import capabilities
 from aimer2.site.settings import Settings, read_settings, read_toml
 from aimer2.site.store import Store
@@ -61,6 +63,7 @@ def examine(folder: SiteFolder, clock: Clock) -> Iterator[Finding]:
     yield from _datasets(folder, settings, clock)
     yield from _roster(folder, settings, clock)
     yield from _audit(folder)
+    yield from _state(folder, clock)
     yield from _ledgers(folder, clock)
 
 
@@ -169,6 +172,16 @@ def _audit(folder: SiteFolder) -> Iterator[Finding]:
         yield Finding("Audit log", "good", f"{found.entries} entries, unbroken")
     else:
         yield Finding("Audit log", "bad", f"{found.found} problems; first: {found.problems[0].sentence}", "`aimer2 site audit verify` lists them")
+
+
+def _state(folder: SiteFolder, clock: Clock) -> Iterator[Finding]:
+    try:
+        decisions = open_decisions(folder, clock)
+        require_whole(decisions)
+        decisions.store.close()
+        yield Finding("State", "good", "as new as the audit log")
+    except AimerError as error:
+        yield _bad("State", error)
 
 
 def _ledgers(folder: SiteFolder, clock: Clock) -> Iterator[Finding]:

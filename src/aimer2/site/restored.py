@@ -1,0 +1,116 @@
+"""Whether the site's state is as new as its audit log. Put back from a backup, `state.sqlite` has forgotten what was said since.
+
+What a person here ended must stay ended: a refusal or withdrawal, a freeze, a key that was taken out. The audit log holds each before it counts (a
+freeze right after), so what the state allows and the log's last word does not is found. The agent does not run then, until a named person has the
+log's words taken again. A folder that was put back whole, log and all, is not found by this: the heads that others hold of the log show that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, final
+
+from aimer2.audit.entries import Entry
+from aimer2.audit.kinds import Kind
+from aimer2.core.errors import Conflict
+from aimer2.messages.wire import Decision
+from aimer2.site.decisions import Decisions
+from aimer2.site.freeze import freeze, freeze_of
+
+_SAID: Mapping[str, str] = {
+    Kind.STUDY_APPROVED: "approved",
+    Kind.STUDY_REFUSED: "refused",
+    Kind.STUDY_WITHDRAWN: "withdrawn from",
+    Kind.ROSTER_KEY_VERIFIED: "another key of it verified",
+    Kind.ROSTER_KEY_REMOVED: "its key taken out",
+    Kind.FROZEN: "frozen",
+    Kind.THAWED: "thawed",
+}
+_REASON = "the site's state was put back from an older copy; its audit log says so"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """Something that the state allows against the last word in the audit log: a study by its digest, a site's key, or everything of a freeze."""
+
+    what: Literal["study", "key", "freeze"]
+    name: str
+    told: str
+
+
+def forgotten(decisions: Decisions) -> list[Forgotten]:
+    """What the state has forgotten; reads the whole audit log. Raises Tampered where that cannot be read."""
+    studies: dict[str, Entry] = {}
+    keys: dict[str, Entry] = {}
+    frozen: Entry | None = None
+    for entry in decisions.audit.read(kinds=set(_SAID)):
+        if entry.kind in (Kind.FROZEN, Kind.THAWED):
+            frozen = entry
+        elif entry.study is not None:
+            studies[entry.study] = entry
+        else:
+            keys[str(entry.details["site"])] = entry
+    return [*_studies(decisions, studies), *_keys(decisions, keys), *_freeze(decisions, frozen)]
+
+
+def require_whole(decisions: Decisions) -> None:
+    """Raises Conflict where the state has forgotten what the audit log holds."""
+    if found := forgotten(decisions):
+        raise Conflict(
+            f"state.sqlite is not as new as the audit log, as if put back from a backup. {' '.join(one.told for one in found)}",
+            remedy="`aimer2 site recover --by NAME` takes these words again; then start the agent. If nobody here has put a backup back, call your "
+            "security officer first.",
+        )
+
+
+def recover(decisions: Decisions, *, by: str) -> list[Forgotten]:
+    """Takes again what was forgotten, in this person's name: withdraws, takes keys out, freezes. What was approved since the backup can be
+    approved anew."""
+    found = forgotten(decisions)
+    for one in found:
+        if one.what == "study":
+            decisions.store.note_study(one.name, "offered", decisions.clock.now())
+            decisions.withdraw(one.name, by=by, reason=_REASON)
+            decisions.erase(one.name)
+        elif one.what == "freeze":
+            freeze(decisions, by=by, reason=_REASON)
+        elif one.name in decisions.address_book.entries():  # it may have gone with the site it was taken over from
+            decisions.address_book.remove(one.name, by=by, reason=_REASON)
+    return found
+
+
+def _studies(decisions: Decisions, last: dict[str, Entry]) -> Iterator[Forgotten]:
+    allowed = {one.study: one for one in decisions.store.decisions()}
+    for study, entry in last.items():
+        known = allowed.get(study)
+        is_open = known is None or known.decision == "approve"
+        if entry.kind != Kind.STUDY_APPROVED and is_open:
+            yield Forgotten("study", study, f"Study {study[:12]}: {_SAID[entry.kind]} by {entry.actor} on {entry.time[:10]}.")
+        elif known is not None and known.decision == "approve" and _terms(known) != _terms_in(entry):
+            yield Forgotten("study", study, f"Study {study[:12]}: approved in other terms by {entry.actor} on {entry.time[:10]}.")
+    for study in sorted(study for study, one in allowed.items() if one.decision == "approve" and study not in last):
+        yield Forgotten("study", study, f"Study {study[:12]}: the log holds no approval of it.")
+
+
+def _terms(decision: Decision) -> tuple[object, ...]:
+    return decision.by, decision.dataset, decision.until, decision.roster
+
+
+def _terms_in(entry: Entry) -> tuple[object, ...]:
+    return entry.actor, *(entry.details.get(name) for name in ("dataset", "until", "roster"))
+
+
+def _keys(decisions: Decisions, last: dict[str, Entry]) -> Iterator[Forgotten]:
+    for site, known in decisions.address_book.entries().items():
+        entry = last.get(site)
+        if entry is None:
+            yield Forgotten("key", site, f"Site {site}: the log holds no verification of its key.")
+        elif entry.details.get("key") != known.key:
+            yield Forgotten("key", site, f"Site {site}: {_SAID[entry.kind]} by {entry.actor} on {entry.time[:10]}.")
+
+
+def _freeze(decisions: Decisions, last: Entry | None) -> Iterator[Forgotten]:
+    if last is not None and last.kind == Kind.FROZEN and freeze_of(decisions) is None:
+        yield Forgotten("freeze", "", f"Freeze: {last.actor} froze this site on {last.time[:10]}, and nobody has thawed it.")
