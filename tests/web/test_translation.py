@@ -18,11 +18,12 @@ from aimer2.algorithms import catalogue as algorithms
 from aimer2.algorithms.aggregators import catalogue as aggregators
 from aimer2.compression import catalogue as compression
 from aimer2.connectors.frame import from_frame
+from aimer2.core.said import Said, say
 from aimer2.core.study import Study
 from aimer2.statistics import catalogue as statistics
 from aimer2.study import preflight
 from aimer2.web.findings import finding
-from aimer2.web.translation import ENGLISH, Language, Said, choose, nested, read_languages, say
+from aimer2.web.translation import ENGLISH, Language, choose, nested, read_languages
 
 PACKAGE = Path(__file__).parents[2] / "src" / "aimer2"
 FILES = sorted(PACKAGE.rglob("languages/zh.json"))

@@ -9,12 +9,12 @@ from pydantic import Field
 
 from aimer2.coordinator.queue import StudyQueue
 from aimer2.core.errors import Conflict
-from aimer2.core.task import Answer, Check, Document, Reply, SiteId, Task
+from aimer2.core.task import Answer, Check, Document, Reply, SiteId, Task, Telling
 
 SILENCE_SECONDS = 30.0
 
 
-class SiteChecks(Document):
+class SiteChecks(Telling):
     """What one site found."""
 
     site: SiteId

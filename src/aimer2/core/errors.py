@@ -46,7 +46,8 @@ class AimerError(Exception):
 
     @property
     def sentence(self) -> str:
-        return str(self.args[0])
+        said: str = self.args[0]
+        return said
 
 
 class BadInput(AimerError):

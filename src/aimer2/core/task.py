@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from aimer2.core.said import Said
 
 SITE_ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -25,6 +27,45 @@ class Document(BaseModel):
     """A versioned message: frozen, nothing unknown in it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Words(Document):
+    """What a sentence was made of: its message in English, and the values in its places."""
+
+    message: str
+    values: Mapping[str, str | Words] = Field(default_factory=dict)
+
+    @classmethod
+    def of(cls, said: Said) -> Words:
+        return cls(message=said.message, values={name: cls.of(value) if isinstance(value, Said) else str(value) for name, value in said.values.items()})
+
+    def said(self) -> Said:
+        return Said(self.message, {name: value.said() if isinstance(value, Words) else value for name, value in self.values.items()})
+
+
+class Telling(Document):
+    """A document with sentences: each stands in it as English text, and in ``words`` so that it can be told in another language."""
+
+    words: Mapping[str, Words] = Field(
+        default_factory=dict, exclude_if=lambda words: not words, description="of sentences with values, by the field they stand in; a plain one has none"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _write(cls, given: Any) -> Any:
+        """Text that was made of a message is kept together with it."""
+        if not isinstance(given, Mapping):
+            return given
+        words = {name: Words.of(text) for name, text in given.items() if isinstance(text, Said) and text.values}
+        return {**given, "words": {**given.get("words", {}), **words}} if words else given
+
+    @model_validator(mode="after")
+    def _read(self) -> Self:
+        """Words that do not say what the text says are not believed."""
+        for name, words in self.words.items():
+            if (said := words.said()) == self.__dict__.get(name):
+                self.__dict__[name] = said
+        return self
 
 
 class BlobRef(Document):
@@ -97,7 +138,7 @@ class Answer(Document):
     released: tuple[FigureDocument, ...] = Field(default=(), description="the site's own figures, once, where the approved study releases them")
 
 
-class FigureDocument(Document):
+class FigureDocument(Telling):
     """A measured figure with its 95 % interval; no value where it is undefined, and the note says why."""
 
     name: str
@@ -108,7 +149,7 @@ class FigureDocument(Document):
     note: str = ""
 
 
-class Check(Document):
+class Check(Telling):
     """One line of a site's preflight."""
 
     name: str
@@ -117,7 +158,7 @@ class Check(Document):
     finding: str = Field(description="one sentence; disclosure-controlled, never a value of a patient")
 
 
-class Refusal(Document):
+class Refusal(Telling):
     """The site will not: a normal outcome, with a reason a person can read."""
 
     kind: Literal["refusal"] = "refusal"
@@ -128,7 +169,7 @@ class Refusal(Document):
     reason: str
 
 
-class Failure(Document):
+class Failure(Telling):
     """The site could not: a code and that code's own sentence, never an exception's text."""
 
     kind: Literal["failure"] = "failure"

@@ -9,6 +9,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from aimer2.core.said import mark
 from aimer2.dashboard import accounts, audit, consortium, doors, drafts, models, overview
 from aimer2.dashboard.api import Api
 from aimer2.dashboard.live import Live
@@ -16,7 +17,6 @@ from aimer2.dashboard.studies import Describe, StudyPages
 from aimer2.dashboard.visit import Page, visited
 from aimer2.web.answers import Answers, Protected
 from aimer2.web.pages import Link, Pages
-from aimer2.web.translation import mark
 
 NAVIGATION = (
     Link(mark("Overview"), "/"),

@@ -9,10 +9,11 @@ from typing import Any, final
 
 from aimer2.charts.chart import Axis, Chart, Series
 from aimer2.client.watch import Progress
+from aimer2.core.said import mark
 from aimer2.core.task import ITERATED, SiteId
 from aimer2.study.events import EVENT, Event, ReplyReceived, RoundFinished, RoundStarted
 from aimer2.web.pictures import thinned
-from aimer2.web.translation import Language, mark
+from aimer2.web.translation import Language
 
 RECENT = 15
 _MOST_POINTS = 240

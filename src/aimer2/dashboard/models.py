@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 from starlette.responses import RedirectResponse, Response
 
+from aimer2.core.said import mark
 from aimer2.dashboard.api import route
 from aimer2.dashboard.studies import download
 from aimer2.dashboard.visit import Visit
@@ -17,7 +18,7 @@ from aimer2.repository.card import as_html, as_markdown, card
 from aimer2.repository.verify import verify
 from aimer2.repository.version import Version, open_version
 from aimer2.web.answers import read_form
-from aimer2.web.translation import Language, mark
+from aimer2.web.translation import Language
 
 NEXT_STAGES: Mapping[str, Sequence[str]] = {"candidate": ("validated", "retired"), "validated": ("released", "retired"), "released": ("retired",)}
 

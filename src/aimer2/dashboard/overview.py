@@ -9,9 +9,9 @@ from starlette.responses import Response
 
 from aimer2.charts.chart import Axis, Chart, Series
 from aimer2.core.errors import NotFound
+from aimer2.core.said import mark
 from aimer2.dashboard.api import route
 from aimer2.dashboard.visit import Visit
-from aimer2.web.translation import mark
 
 STATES = ("offered", "running", "paused", "finished", "stopped", "archived")
 _MOST_WAITING = 25

@@ -12,6 +12,7 @@ from starlette.responses import RedirectResponse, Response
 from aimer2.charts.answers import charts
 from aimer2.charts.chart import Axis, Chart, Series
 from aimer2.core.errors import BadInput, NotFound
+from aimer2.core.said import Said, mark
 from aimer2.core.table import Table
 from aimer2.dashboard.api import route
 from aimer2.dashboard.live import PARTS, Live
@@ -26,7 +27,7 @@ from aimer2.study.events import RoundFinished
 from aimer2.web.answers import read_form
 from aimer2.web.code import coloured_page
 from aimer2.web.pages import moment
-from aimer2.web.translation import Said, mark, nested
+from aimer2.web.translation import nested
 
 Describe: TypeAlias = Callable[[Package], Mapping[str, Sequence[Said]]]
 """What a hospital's data-protection officer is told of a package: what is read there, what runs and what leaves."""

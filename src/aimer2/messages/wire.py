@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from aimer2.core.errors import AimerError, BadStudy, Fault, Tampered, catalogue
-from aimer2.core.task import Digest, Document, Reply, SiteId
+from aimer2.core.task import Digest, Document, Reply, SiteId, Telling
 
 ATTACHED_BYTES = 64 * 1024
 """Blobs up to this size travel inside the exchange."""
@@ -148,7 +148,7 @@ class SiteDecision(Document):
     statement: str | None = None
 
 
-class StudySummary(Document):
+class StudySummary(Telling):
     digest: Digest
     name: str
     question: str
@@ -185,13 +185,13 @@ class CoordinatorInfo(Document):
     time: float
 
 
-class FaultDocument(Document):
+class FaultDocument(Telling):
     place: str
     problem: str
     remedy: str
 
 
-class Problem(Document):
+class Problem(Telling):
     """RFC 9457."""
 
     type: str

@@ -9,13 +9,13 @@ from aimer2.algorithms.aggregators import catalogue as aggregators
 from aimer2.compression import catalogue as compressions
 from aimer2.core.clock import rfc3339
 from aimer2.core.errors import AimerError, BadStudy
+from aimer2.core.said import Said, say
 from aimer2.core.study import Analysis, Study
 from aimer2.messages.package import Package
 from aimer2.privacy.site_terms import site_terms
 from aimer2.secure_aggregation.roster import MINIMUM, threshold
 from aimer2.statistics import catalogue as statistics
 from aimer2.study.secure_update import groups_of, quorum_of
-from aimer2.web.translation import Said, say
 
 
 def describe_request(package: Package, digest: str, code: Mapping[str, str] | None = None) -> list[str]:

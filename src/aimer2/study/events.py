@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, TypeAdapter
 
-from aimer2.core.task import BlobRef, Check, Document, FigureDocument, SiteId, Stage
+from aimer2.core.task import BlobRef, Check, Document, FigureDocument, SiteId, Stage, Telling
 
 
-class Absence(Document):
+class Absence(Telling):
     """A site of the study that has no part in a round. One that could not be asked, for want of an approval that holds, counts as refused."""
 
     site: SiteId
@@ -43,7 +43,7 @@ class RoundStarted(Document):
     sites: tuple[SiteId, ...]
 
 
-class ReplyReceived(Document):
+class ReplyReceived(Telling):
     kind: Literal["reply-received"] = "reply-received"
     time: float
     stage: Stage
@@ -68,7 +68,7 @@ class RoundStalled(Document):
     needed: int
 
 
-class RoundRepeated(Document):
+class RoundRepeated(Telling):
     """The round's sum could not be made, nothing was learnt, and its sites are asked again."""
 
     kind: Literal["round-repeated"] = "round-repeated"
@@ -112,13 +112,13 @@ class RoundFinished(Document):
     model: BlobRef | None = None
 
 
-class StudyPaused(Document):
+class StudyPaused(Telling):
     kind: Literal["study-paused"] = "study-paused"
     time: float
     reason: str
 
 
-class StudyStopped(Document):
+class StudyStopped(Telling):
     kind: Literal["study-stopped"] = "study-stopped"
     time: float
     reason: str

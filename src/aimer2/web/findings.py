@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from aimer2.web.translation import Said, mark
+from aimer2.core.said import Said, mark
 
 _SENTENCES: Final = (
     mark("All {count} columns are there."),

@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias, final
 
+from aimer2.core.said import Said, filled
+
 Texts: TypeAlias = Mapping[str, str]
 ENGLISH_TAG = "en"
 
-
-@final
-@dataclass(frozen=True, slots=True)
-class Said:
-    """A sentence and what is put into it, so that it can be told in any language; as text it is English.
-
-    ``values``: by the message's places, `{name}`; a sentence among them is told in the same language. ``depth``: it goes on with, or belongs to, the
-    sentence before of less depth.
-    """
-
-    message: str
-    values: Mapping[str, object] = field(default_factory=dict)
-    depth: int = 0
-
-    def __str__(self) -> str:
-        return self.message.format(**{name: str(value) for name, value in self.values.items()}) if self.values else self.message
-
-
-def say(message: str, depth: int = 0, /, **values: object) -> Said:
-    """A sentence of ours: its message is held in every language."""
-    return Said(message, values, depth)
+_PLACE = re.compile(r"\{\w+\}")
+_LETTER = re.compile(r"[^\W\d_]")
 
 
 Outline: TypeAlias = Sequence[tuple[Said, "Outline"]]
@@ -63,18 +47,16 @@ class Language:
         """The message in this language; English where it has none."""
         return self.texts.get(message, message)
 
-    def told(self, said: Said) -> tuple[str, bool]:
+    def told(self, sentence: str) -> tuple[str, bool]:
         """The sentence in this language, and whether all of it is in it: what somebody else says is told as it was written."""
-        known = self.tag == ENGLISH_TAG or said.message in self.texts
+        message = sentence.message if isinstance(sentence, Said) else sentence
+        known = self.tag == ENGLISH_TAG or message in self.texts or not _LETTER.search(_PLACE.sub("", message))
         values = {}
-        for name, value in said.values.items():
-            if isinstance(value, Said):
-                values[name], here = self.told(value)
-                known = known and here
-            else:
-                values[name] = str(value)
-        message = self.text(said.message)
-        return message.format(**values) if values else message, known
+        for name, value in sentence.values.items() if isinstance(sentence, Said) else ():
+            values[name], here = self.told(value) if isinstance(value, Said) else (str(value), True)
+            known = known and here
+        text = self.text(message)
+        return filled(text, values) if values else text, known
 
     def counted(self, one: str, many: str, count: int) -> str:
         """The message for this number; Chinese has one form for all."""
@@ -84,11 +66,6 @@ class Language:
 
 
 ENGLISH = Language(ENGLISH_TAG, "English")
-
-
-def mark(message: str) -> str:
-    """The message itself, marked to be translated: for texts that stand in Python and are shown later."""
-    return message
 
 
 def read_languages(rooms: Sequence[Path]) -> tuple[Language, ...]:

@@ -12,10 +12,10 @@ from aimer2.audit.entries import Entry
 from aimer2.audit.kinds import Kind
 from aimer2.charts.chart import Axis, Chart, Series
 from aimer2.core.errors import BadInput, NotFound
+from aimer2.core.said import mark
 from aimer2.site import budgets, snapshots
 from aimer2.site.balance import Balance, Budget, ceiling, floor
 from aimer2.site.console.door import Page, Visit
-from aimer2.web.translation import mark
 
 _SHOWN = 200
 

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from aimer2.core.clock import Clock
+from aimer2.core.said import mark
 from aimer2.site.agent import protections
 from aimer2.site.console.accounts import Accounts, Person
 from aimer2.site.console.work import Work
@@ -22,7 +23,6 @@ from aimer2.site.settings import ConsoleSettings, Protection, Settings, read_set
 from aimer2.web.answers import Answers
 from aimer2.web.pages import Link, Pages
 from aimer2.web.security import FormKey
-from aimer2.web.translation import mark
 
 HERE = Path(__file__).parent
 NAVIGATION = (

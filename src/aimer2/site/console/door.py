@@ -15,12 +15,12 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aimer2.core.errors import AimerError, NotAllowed, NotFound
+from aimer2.core.said import mark
 from aimer2.site.console.accounts import Person
 from aimer2.site.console.console import Console
 from aimer2.site.console.permissions import Action
 from aimer2.web.answers import read_form
 from aimer2.web.security import check_origin, local_path
-from aimer2.web.translation import mark
 
 _LOG = logging.getLogger("aimer2.site.console")
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from starlette.responses import Response, StreamingResponse
 
 from aimer2.core.errors import AimerError, BadInput, NotFound
+from aimer2.core.said import Said, mark
 from aimer2.messages.wire import Decision
 from aimer2.site import snapshots
 from aimer2.site.approval import stands, valid_until
@@ -28,7 +29,7 @@ from aimer2.site.preflight import check_here
 from aimer2.site.store import KnownStudy
 from aimer2.site.versions import change_of, code_of
 from aimer2.web.code import coloured_files
-from aimer2.web.translation import Said, mark, nested
+from aimer2.web.translation import nested
 
 _OVER = ("finished", "stopped", "failed", "archived")
 _LOOK_SECONDS = 0.5

@@ -9,11 +9,11 @@ from starlette.responses import Response
 
 from aimer2.charts.chart import Axis, Chart, Series
 from aimer2.core.errors import NotFound
+from aimer2.core.said import mark
 from aimer2.site import models
 from aimer2.site.console.door import Page, Visit
 from aimer2.site.reports import write_report
 from aimer2.site.store import KnownStudy
-from aimer2.web.translation import mark
 
 _LOG_BYTES = 200_000
 _MOST_CHARTS = 6

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from html import escape
 
+from aimer2.core.said import Said, say
 from aimer2.site.leak.findings import Cell, Findings, Membership
 from aimer2.site.leak.words import attack_of, of_attempt, of_level, of_membership, short
-from aimer2.web.translation import Said, say
 
 _COLOURS = {"alone": "#b3261e", "masked": "#8a8f98", "sum": "#1f6f54", "noisy": "#8a5a00", "noisy-sum": "#2f5fa8"}
 _SIDE = 32

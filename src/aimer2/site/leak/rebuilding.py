@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from aimer2.attacks.inversion import CLOSE, Floats, Outcome, first_layer, judge, ratios
 from aimer2.core import tree
+from aimer2.core.said import mark
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update, total
 from aimer2.site.leak.findings import Attempt, Cell, Example, Level, View
 from aimer2.site.leak.hospitals import Hospitals, Rows, deal
 from aimer2.site.leak.view import garbled
-from aimer2.web.translation import mark
 
 MOST_STEPS = 16
 """Training steps of all hospitals in a sum that a search replays; larger updates are read off the first layer alone."""

@@ -17,6 +17,7 @@ from aimer2.core.dataset import Samples
 from aimer2.core.errors import BadData
 from aimer2.core.protocols import Learner, Local
 from aimer2.core.random import stream
+from aimer2.core.said import mark
 from aimer2.core.study import Study
 from aimer2.core.tree import Tree
 from aimer2.learners import code
@@ -34,7 +35,6 @@ from aimer2.statistics.moments import Moments
 from aimer2.study import cohort, preflight
 from aimer2.study.pack import initialise
 from aimer2.study.site_level import SiteLevel
-from aimer2.web.translation import mark
 
 DIFFERENCE = "difference"
 

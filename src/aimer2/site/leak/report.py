@@ -10,11 +10,11 @@ from typing import final
 from aimer2 import __version__
 from aimer2.attacks.inversion import CLOSE
 from aimer2.core.clock import rfc3339
+from aimer2.core.said import Said
 from aimer2.core.study import Study
 from aimer2.site.leak import pictures
 from aimer2.site.leak.findings import TITLES, Example, Findings, View
 from aimer2.site.leak.words import LIMITS, of_attempt, of_level, short, summary
-from aimer2.web.translation import Said
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1b1c1e;background:#fff;max-width:60rem;margin:2rem auto;padding:0 1rem}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from aimer2.attacks.coordinator_view import FOUND
+from aimer2.core.said import Said, say
 from aimer2.site.leak.findings import Attempt, Findings, Level, Membership, View
-from aimer2.web.translation import Said, say
 
 LIMITS = (
     say("An attack that fails proves little: it is one that we know, with the effort of a minute. Better ones exist and will be found."),
