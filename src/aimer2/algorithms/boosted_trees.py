@@ -29,6 +29,7 @@ from aimer2.core.dataset import Dataset
 from aimer2.core.errors import BadModel, BadUpdate
 from aimer2.core.protocols import Learner, Local
 from aimer2.core.ranges import ABOVE_0, AT_LEAST_0, AT_LEAST_1, refuse_outside
+from aimer2.core.said import say
 from aimer2.core.task import SiteId
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update
@@ -269,7 +270,7 @@ def _checked(sums: Mapping[str, Array], name: str, shape: tuple[int, ...]) -> In
     """Raises BadUpdate for another shape or type, and for a number of rows below 0."""
     found = sums[name]
     if found.shape != shape or found.dtype != np.int64 or (name in ("cells", "rows") and (found < 0).any()):
-        raise BadUpdate(f"The histogram's {name} are not what was asked for.")
+        raise BadUpdate(say("The histogram's {name} are not what was asked for.", name=name))
     return found
 
 

@@ -10,6 +10,7 @@ from aimer2.core.catalogue import Catalogue
 from aimer2.core.errors import BadUpdate
 from aimer2.core.protocols import Algorithm, Learner
 from aimer2.core.ranges import METHOD, made
+from aimer2.core.said import say
 from aimer2.core.study import Scalar
 from aimer2.core.tree import Tree
 
@@ -79,7 +80,7 @@ def layouts(name: str, received: Mapping[str, Tree]) -> Mapping[str, Mapping[str
     try:
         return {} if foretold is None else foretold(received)
     except (LookupError, ValueError, AttributeError):
-        raise BadUpdate(f"What the coordinator sent is not what {name} sends.") from None
+        raise BadUpdate(say("What the coordinator sent is not what {name} sends.", name=name)) from None
 
 
 def _kind(name: str) -> type[Any]:

@@ -18,6 +18,7 @@ from aimer2.core import tree
 from aimer2.core.errors import BadUpdate
 from aimer2.core.protocols import Correction, Local
 from aimer2.core.ranges import ABOVE_0, refuse_outside
+from aimer2.core.said import say
 from aimer2.core.task import SiteId
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update
@@ -105,7 +106,7 @@ def positive(total: Update, sum_name: str, leaf: str, before: float = 0.0) -> fl
     """What was there before and what the sites send to it. Raises BadUpdate unless it is above 0, as a denominator must be."""
     value = before + tree.scalar(total.sums[sum_name], leaf)
     if not value > 0:
-        raise BadUpdate(f"The sum '{sum_name}' is not above 0.")
+        raise BadUpdate(say("The sum '{sum_name}' is not above 0.", sum_name=sum_name))
     return value
 
 

@@ -18,6 +18,7 @@ from aimer2.algorithms.fedavg import mean_difference, weighted
 from aimer2.core import tree
 from aimer2.core.errors import BadStudy, Fault
 from aimer2.core.protocols import Local
+from aimer2.core.said import say
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update
 
@@ -89,7 +90,15 @@ def leaves_called(model: Iterable[str], words: str, parameter: str) -> frozenset
         called = [name for name in names if fnmatchcase(name, word) or fnmatchcase(name, f"{word}.*")]
         if not called:
             layers = ", ".join(dict.fromkeys(map(layer_of, names)))
-            raise BadStudy([Fault(f"method.parameters.{parameter}", f"the model has no layer or leaf '{word}'", f"it has {layers}")])
+            raise BadStudy(
+                [
+                    Fault(
+                        f"method.parameters.{parameter}",
+                        say("the model has no layer or leaf '{word}'", word=word),
+                        say("it has {layers}", layers=layers),
+                    )
+                ]
+            )
         found.update(called)
     return frozenset(found)
 
@@ -115,5 +124,7 @@ def head_of(model: Iterable[str], words: str, parameter: str = "head") -> frozen
     found = leaves_called(names, words, parameter) or last_layer(names)
     if found == names:
         problem = "is the whole model, of which a part must be left"
-        raise BadStudy([Fault(f"method.parameters.{parameter}", problem, f"name some of {', '.join(sorted(names))}, or take another method")])
+        raise BadStudy(
+            [Fault(f"method.parameters.{parameter}", problem, say("name some of {names}, or take another method", names=", ".join(sorted(names))))]
+        )
     return found

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias, final
 
 from aimer2.core.errors import BadInput, Tampered, TooLarge
+from aimer2.core.said import say
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
@@ -152,7 +153,10 @@ def sign_line(event: Event, *, after: Head, time: str, key: Signer) -> bytes:
     except (ValueError, TypeError, RecursionError) as error:
         raise BadInput(_NOT_PLAIN) from error
     if len(line) > LONGEST_LINE:
-        raise TooLarge(f"An audit entry has at most {LONGEST_LINE} bytes.", remedy="Record a digest of the details in their stead.")
+        raise TooLarge(
+            say("An audit entry has at most {longest_line} bytes.", longest_line=LONGEST_LINE),
+            remedy="Record a digest of the details in their stead.",
+        )
     return line
 
 

@@ -20,6 +20,7 @@ from aimer2.audit.entries import LONGEST_LINE, NO_ENTRY, Entry, Event, Head, Jso
 from aimer2.audit.kinds import Kind
 from aimer2.core.clock import Clock, rfc3339
 from aimer2.core.errors import Conflict, OutOfResources, Tampered
+from aimer2.core.said import say
 
 EMPTY = Head(0, NO_ENTRY)
 """The head of a log without entries."""
@@ -122,7 +123,7 @@ class AuditLog:
                         copy.write(line)
                         last = line.removesuffix(b"\n")
         except FileExistsError as error:
-            raise Conflict(f"{path} exists and is not overwritten.", remedy="Name a file that does not exist.") from error
+            raise Conflict(say("{path} exists and is not overwritten.", path=path), remedy="Name a file that does not exist.") from error
         return EMPTY if last is None else Head(Entry.parse(last).sequence, digest(last))
 
     def _find_head(self, file: int) -> Head:

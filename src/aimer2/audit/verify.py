@@ -11,6 +11,7 @@ from aimer2.audit.entries import NO_ENTRY, Entry, Head, Verifier, digest
 from aimer2.audit.kinds import Kind
 from aimer2.audit.log import EMPTY, is_torn, snapshot_lines
 from aimer2.core.errors import BadInput, NotFound, Tampered
+from aimer2.core.said import say
 
 MOST_PROBLEMS = 100
 """Problems that are listed; further ones are counted."""
@@ -56,7 +57,7 @@ def verify(path: Path, keys: Verifier | Sequence[Verifier], *, anchor: Head | No
     Raises NotFound if there is no file.
     """
     if not path.is_file():
-        raise NotFound(f"There is no audit log {path}.")
+        raise NotFound(say("There is no audit log {path}.", path=path))
     listed = list(keys) if isinstance(keys, Sequence) else [keys]
     if not listed:
         raise BadInput("The verification of an audit log needs its public key.")

@@ -8,6 +8,7 @@ from pathlib import Path
 from aimer2.charts.chart import Chart
 from aimer2.charts.svg import svg
 from aimer2.core.errors import BadInput
+from aimer2.core.said import say
 
 ENDINGS = (".svg", ".png", ".json")
 
@@ -21,7 +22,7 @@ def write(chart: Chart, path: Path) -> None:
     elif path.suffix == ".png":
         path.write_bytes(_png(chart))
     else:
-        raise BadInput(f"{path.name} is no file of a picture.", remedy=f"End the name in {', '.join(ENDINGS)}.")
+        raise BadInput(say("{name} is no file of a picture.", name=path.name), remedy=say("End the name in {endings}.", endings=", ".join(ENDINGS)))
 
 
 def _png(chart: Chart) -> bytes:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from aimer2.connectors.connector import Connector, Source
 from aimer2.connectors.mapping import DataMapping, faults_of
 from aimer2.core.errors import BadInput, NotAvailable
+from aimer2.core.said import say
 
 SourceKind: TypeAlias = Literal["csv", "parquet", "images", "npz"]
 
@@ -40,13 +41,17 @@ def kind_of(path: Path, *, images: bool) -> SourceKind:
 def make_source(kind: SourceKind, settings: Mapping[str, Any]) -> Source:
     """Raises as `make_connector`."""
     if kind not in _CLASSES:
-        raise NotAvailable(f"There is no source of kind {kind!r}; there are {', '.join(get_args(SourceKind))}.")
+        raise NotAvailable(
+            say("There is no source of kind {kind}; there are {SourceKind}.", kind=f"{kind!r}", SourceKind=", ".join(get_args(SourceKind)))
+        )
     try:
         module = importlib.import_module(f"aimer2.connectors.{kind}")
     except ModuleNotFoundError:
-        raise NotAvailable(f"Sources of kind {kind!r} need an extra.", remedy=f"Run `pip install 'aimer2[{kind}]'`.") from None
+        raise NotAvailable(
+            say("Sources of kind {kind} need an extra.", kind=f"{kind!r}"), remedy=say("Run `pip install 'aimer2[{kind}]'`.", kind=kind)
+        ) from None
     try:
         source: Source = getattr(module, _CLASSES[kind]).model_validate(settings)
     except ValidationError as error:
-        raise BadInput(f"The {kind} source has faults:\n{faults_of(error)}") from None
+        raise BadInput(say("The {kind} source has faults:\n{error}", kind=kind, error=faults_of(error))) from None
     return source

@@ -13,6 +13,7 @@ from aimer2.connectors.pictures import HasPictures, gather
 from aimer2.connectors.table import DataDescription, Snapshot, Table, describe, save_table
 from aimer2.core.clock import Clock
 from aimer2.core.errors import BadInput
+from aimer2.core.said import say
 
 
 class Source(Protocol):
@@ -62,5 +63,5 @@ def read_opt_out(path: Path) -> frozenset[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
-        raise BadInput(f"The opt-out list {path} cannot be read.") from None
+        raise BadInput(say("The opt-out list {path} cannot be read.", path=path)) from None
     return frozenset(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))

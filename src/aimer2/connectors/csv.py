@@ -10,6 +10,7 @@ from pydantic import Field
 
 from aimer2.connectors.mapping import Cells
 from aimer2.core.errors import BadData, NotFound
+from aimer2.core.said import say
 from aimer2.core.task import Document
 
 
@@ -28,22 +29,27 @@ class Csv(Document):
         else:
             names = list(self.names)
         if len(names) != frame.shape[1]:
-            raise BadData(f"{self.path} has {frame.shape[1]} columns, but {len(names)} names are given.")
+            raise BadData(say("{path} has {shape} columns, but {count} names are given.", path=self.path, shape=frame.shape[1], count=len(names)))
         double = [name for name in columns if names.count(name) > 1]
         if double:
-            raise BadData(f"{self.path} has more than one column {', '.join(map(repr, double))}.")
+            raise BadData(say("{path} has more than one column {double}.", path=self.path, double=", ".join(map(repr, double))))
         return {name: frame.iloc[:, names.index(name)].to_numpy(object) for name in columns if name in names}
 
     def _frame(self) -> pd.DataFrame:
         try:
             return pd.read_csv(self.path, sep=self.delimiter, encoding=self.encoding, header=None, dtype=str, na_filter=False)
         except FileNotFoundError:
-            raise NotFound(f"There is no file {self.path}.") from None
+            raise NotFound(say("There is no file {path}.", path=self.path)) from None
         except pd.errors.EmptyDataError:
-            raise BadData(f"{self.path} is empty.") from None
+            raise BadData(say("{path} is empty.", path=self.path)) from None
         except (pd.errors.ParserError, UnicodeError, LookupError):
             # What pandas says may quote the line.
             raise BadData(
-                f"{self.path} cannot be read as {self.encoding} text delimited by {self.delimiter!r}.",
+                say(
+                    "{path} cannot be read as {encoding} text delimited by {delimiter}.",
+                    path=self.path,
+                    encoding=self.encoding,
+                    delimiter=f"{self.delimiter!r}",
+                ),
                 remedy="Correct the delimiter and the encoding, or the line that has more fields than the first.",
             ) from None

@@ -10,6 +10,7 @@ import pandas as pd
 
 from aimer2.connectors.table import Column, Table, pseudonyms
 from aimer2.core.errors import BadData
+from aimer2.core.said import say
 
 
 def from_frame(frame: pd.DataFrame, *, split_key: bytes, patient: str | None = None, units: Mapping[str, str] | None = None) -> Table:
@@ -25,7 +26,7 @@ def from_frame(frame: pd.DataFrame, *, split_key: bytes, patient: str | None = N
     else:
         without = int(frame[patient].isna().sum())
         if without:
-            raise BadData(f"Column {patient!r}: {without} rows have no patient id.")
+            raise BadData(say("Column {patient}: {without} rows have no patient id.", patient=f"{patient!r}", without=without))
         ids = frame[patient].astype(str).tolist()
     columns = {str(name): _column(str(name), frame[name], (units or {}).get(str(name))) for name in frame.columns if name != patient}
     return Table(columns, pseudonyms(ids, split_key))
@@ -39,4 +40,7 @@ def _column(name: str, series: pd.Series[Any], unit: str | None) -> Column:
         return Column("category", codes, ("false", "true"))
     if pd.api.types.is_numeric_dtype(series.dtype) and not pd.api.types.is_complex_dtype(series.dtype):
         return Column("number", series.to_numpy(np.float64, na_value=np.nan), unit=unit)
-    raise BadData(f"Column {name!r} holds neither numbers nor categories.", remedy=f"Declare them: frame[{name!r}].astype('category').")
+    raise BadData(
+        say("Column {name} holds neither numbers nor categories.", name=f"{name!r}"),
+        remedy=say("Declare them: frame[{name}].astype('category').", name=f"{name!r}"),
+    )

@@ -17,6 +17,7 @@ from aimer2.connectors.catalogue import make_source
 from aimer2.connectors.mapping import Cells
 from aimer2.connectors.pictures import LARGEST, Pixels
 from aimer2.core.errors import BadData, NotFound
+from aimer2.core.said import say
 from aimer2.core.task import Document
 
 FORMATS = ("PNG", "JPEG", "TIFF")
@@ -46,7 +47,7 @@ class Images(Document):
     def picture(self, column: str, cell: str, *, codes: bool) -> Pixels:
         root = (self.folder or self.path.parent).resolve()
         if not root.is_dir():
-            raise NotFound(f"There is no folder {root}.")
+            raise NotFound(say("There is no folder {root}.", root=root))
         try:
             file = (root / cell).resolve()
             there = file.is_file()
@@ -69,7 +70,7 @@ def decode(file: Path, *, codes: bool) -> Pixels:
             # Of a file that is nearly broken too: a mean over doubtful pixels helps nobody.
             warnings.simplefilter("error")
             if image.width * image.height > LARGEST:
-                raise BadData(f"no pixels, or more than {LARGEST:,}.")
+                raise BadData(say("no pixels, or more than {largest}.", largest=f"{LARGEST:,}"))
             if getattr(image, "n_frames", 1) > 1:
                 raise BadData("several images in one file.")
             if _cut(image):

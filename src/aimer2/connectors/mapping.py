@@ -39,6 +39,7 @@ from pydantic import Field, ValidationError, model_validator
 from aimer2.connectors.table import MISSING, Column, Kind, Table, pseudonyms
 from aimer2.connectors.units import conversion
 from aimer2.core.errors import BadData, BadInput
+from aimer2.core.said import say
 from aimer2.core.task import Document
 
 Cells: TypeAlias = npt.NDArray[Any]
@@ -138,7 +139,7 @@ def read_mapping(path: Path) -> DataMapping:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
-        raise BadInput(f"{path} is not a file in TOML.") from None
+        raise BadInput(say("{path} is not a file in TOML.", path=path)) from None
     return parse_mapping(text, path.name)
 
 
@@ -148,11 +149,13 @@ def parse_mapping(text: str, called: str) -> DataMapping:
         document = tomllib.loads(text)
     except (ValueError, RecursionError):
         # Not only its own error: a number of thousands of digits is a ValueError, and thousands of brackets end the stack.
-        raise BadInput(f"{called} is not in TOML.", remedy="Look for a quotation mark, a bracket or an equals sign that is missing.") from None
+        raise BadInput(
+            say("{called} is not in TOML.", called=called), remedy="Look for a quotation mark, a bracket or an equals sign that is missing."
+        ) from None
     try:
         return DataMapping.model_validate(document)
     except ValidationError as error:
-        raise BadInput(f"{called} has faults:\n{faults_of(error)}") from None
+        raise BadInput(say("{called} has faults:\n{error}", called=called, error=faults_of(error))) from None
 
 
 def faults_of(error: ValidationError) -> str:
@@ -189,7 +192,7 @@ def apply(
     """
     lacking = [name for name in mapping.sources() if name not in cells]
     if lacking:
-        raise BadData(f"The source has no column {', '.join(map(repr, lacking))}.")
+        raise BadData(say("The source has no column {lacking}.", lacking=", ".join(map(repr, lacking))))
     ids = _ids(mapping, cells, opted_out)
     keep = np.array([text not in opted_out for text in ids], bool)
     columns = {}
@@ -198,7 +201,7 @@ def apply(
         if column.kind not in ("image", "mask"):
             columns[name] = _column(name, column, raw, mapping)
         elif pictures is None:
-            raise BadData(f"Column {name!r}: this source has no images.", remedy="Use a source of kind 'images' or 'npz'.")
+            raise BadData(say("Column {name}: this source has no images.", name=f"{name!r}"), remedy="Use a source of kind 'images' or 'npz'.")
         else:
             columns[name] = pictures(name, column, texts(raw))
     kept = [text for text, stays in zip(ids, keep, strict=True) if stays]
@@ -213,7 +216,7 @@ def _ids(mapping: DataMapping, cells: Mapping[str, Cells], opted_out: frozenset[
     ids: list[str] = texts(cells[mapping.patient]).tolist()
     without = ids.count("")
     if without:
-        raise BadData(f"Column {mapping.patient!r}: {without} rows have no patient id.")
+        raise BadData(say("Column {patient}: {without} rows have no patient id.", patient=f"{mapping.patient!r}", without=without))
     return ids
 
 
@@ -229,7 +232,7 @@ def _column(name: str, column: ColumnMapping, raw: Cells, mapping: DataMapping) 
     # A missing number is NaN by now; a cell that is no number was made infinite.
     bad = int(np.isinf(numbers).sum())
     if bad:
-        raise BadData(f"Column {column.source or name!r}: {bad} cells are not numbers.", remedy=_REMEDY)
+        raise BadData(say("Column {source}: {bad} cells are not numbers.", source=f"{column.source or name!r}", bad=bad), remedy=_REMEDY)
     return Column("number", column.numbers(numbers), unit=column.unit)
 
 
@@ -253,7 +256,10 @@ def _category(name: str, column: ColumnMapping, raw: Cells, markers: set[str | D
     found = _each(texts(raw), lambda text: codes.get(_canonical(text), unknown), np.int32)
     bad = int((found == unknown).sum())
     if bad:
-        raise BadData(f"Column {column.source or name!r}: {bad} cells have a value that the mapping does not list.", remedy=_REMEDY)
+        raise BadData(
+            say("Column {source}: {bad} cells have a value that the mapping does not list.", source=f"{column.source or name!r}", bad=bad),
+            remedy=_REMEDY,
+        )
     return Column("category", found, column.categories)
 
 

@@ -15,6 +15,7 @@ from pydantic import Field, PrivateAttr
 from aimer2.connectors.mapping import Cells
 from aimer2.connectors.pictures import Pixels
 from aimer2.core.errors import BadData, NotFound
+from aimer2.core.said import say
 from aimer2.core.task import Document
 
 
@@ -29,7 +30,7 @@ class Npz(Document):
 
     def cells(self, columns: Sequence[str]) -> Mapping[str, Cells]:
         if not self.path.is_file():
-            raise NotFound(f"There is no file {self.path}.")
+            raise NotFound(say("There is no file {path}.", path=self.path))
         self._arrays.clear()
         try:
             with np.load(self.path, allow_pickle=False) as archive:
@@ -38,9 +39,9 @@ class Npz(Document):
                     if all(member in archive.files for member in members):
                         self._arrays[name] = np.concatenate([archive[member] for member in members])
         except (ValueError, OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error):
-            raise BadData(f"{self.path} cannot be read as an archive of arrays of one form.") from None
+            raise BadData(say("{path} cannot be read as an archive of arrays of one form.", path=self.path)) from None
         if len({len(array) for array in self._arrays.values()}) > 1:
-            raise BadData(f"{self.path}: the arrays of the columns differ in length.")
+            raise BadData(say("{path}: the arrays of the columns differ in length.", path=self.path))
         return {name: self._cells(name, array) for name, array in self._arrays.items()}
 
     def picture(self, column: str, cell: str, *, codes: bool) -> Pixels:
@@ -55,5 +56,5 @@ class Npz(Document):
         if array.dtype.kind == "f":
             return array.astype(np.float64)
         if array.dtype.kind not in "biuU":
-            raise BadData(f"{self.path}: {name!r} is an array neither of numbers nor of texts.")
+            raise BadData(say("{path}: {name} is an array neither of numbers nor of texts.", path=self.path, name=f"{name!r}"))
         return np.array([str(int(cell) if array.dtype.kind == "b" else cell) for cell in array], object)

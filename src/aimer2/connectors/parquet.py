@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from aimer2.connectors.mapping import Cells
 from aimer2.core.errors import BadData, NotFound
+from aimer2.core.said import say
 from aimer2.core.task import Document
 
 
@@ -22,14 +23,14 @@ class Parquet(Document):
 
     def cells(self, columns: Sequence[str]) -> Mapping[str, Cells]:
         if not self.path.exists():
-            raise NotFound(f"There is no file {self.path}.")
+            raise NotFound(say("There is no file {path}.", path=self.path))
         try:
             present = set(pq.ParquetDataset(self.path).schema.names)
             table = pq.read_table(self.path, columns=[name for name in columns if name in present])
             return {name: _cells(table[name]) for name in table.column_names}
         except (pa.ArrowException, OSError):
             # What Arrow says may quote a cell.
-            raise BadData(f"{self.path} cannot be read as Parquet with columns of numbers, texts, dates or truth values.") from None
+            raise BadData(say("{path} cannot be read as Parquet with columns of numbers, texts, dates or truth values.", path=self.path)) from None
 
 
 def _cells(column: pa.ChunkedArray) -> Cells:

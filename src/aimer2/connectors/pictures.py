@@ -20,6 +20,7 @@ from aimer2.connectors.mapping import Cells, ColumnMapping
 from aimer2.connectors.resampling import inside, nearest, resampled
 from aimer2.connectors.table import Column
 from aimer2.core.errors import BadData, OutOfResources
+from aimer2.core.said import say
 
 Pixels = npt.NDArray[Any]
 
@@ -62,9 +63,12 @@ def gather(name: str, column: ColumnMapping, cells: Cells, *, source: HasPicture
                 _write(file, made)
         if faults:
             told = "; ".join(f"{count} of {len(cells)} {'images' if len(cells) > 1 else 'image'}: {fault}" for fault, count in sorted(faults.items()))
-            raise BadData(f"Column {name!r}: {told}", remedy="Correct these images or their column of the index, or leave their rows out.")
+            raise BadData(
+                say("Column {name}: {told}", name=f"{name!r}", told=told),
+                remedy="Correct these images or their column of the index, or leave their rows out.",
+            )
         if form is None:
-            raise BadData(f"Column {name!r}: there is no image.")
+            raise BadData(say("Column {name}: there is no image.", name=f"{name!r}"))
         file.flush()
         values = np.memmap(file, form.type, "r", shape=(len(cells), *form.shape))
     return Column(column.kind, np.asarray(values), column.categories)
@@ -121,11 +125,11 @@ class _Form:
         checked = _checked(pixels, self.column)
         fits = checked.shape[:2] == (self.height, self.width)
         if not fits and self.column.resize == "refuse":
-            raise BadData(f"another size than {self.height}×{self.width}; `resize` in the mapping changes sizes.")
+            raise BadData(say("another size than {height}×{width}; `resize` in the mapping changes sizes.", height=self.height, width=self.width))
         if self.codes is not None:
             return self._mask(checked)
         if checked.dtype != self.type:
-            raise BadData(f"not of {8 * self.type.itemsize} bits, as the first is.")
+            raise BadData(say("not of {itemsize} bits, as the first is.", itemsize=8 * self.type.itemsize))
         if checked.ndim == 2 and self.channels == 3:
             raise BadData("grey, not in colour.")
         image = np.moveaxis(checked, 2, 0) if checked.ndim == 3 else checked[None]
@@ -182,5 +186,5 @@ def _checked(pixels: Pixels, column: ColumnMapping) -> Pixels:
     if pixels.dtype.newbyteorder("<") not in _WHITE or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
         raise BadData("neither grey nor in colour with 8 or 16 bits.")
     if pixels.size == 0 or pixels.shape[0] * pixels.shape[1] > LARGEST:
-        raise BadData(f"no pixels, or more than {LARGEST:,}.")
+        raise BadData(say("no pixels, or more than {largest}.", largest=f"{LARGEST:,}"))
     return pixels.astype(pixels.dtype.newbyteorder("<"), copy=False)

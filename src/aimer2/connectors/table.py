@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from aimer2.core.clock import Clock
 from aimer2.core.errors import BadData, BadInput, Conflict, NotFound, OutOfResources, Tampered, VersionMismatch
+from aimer2.core.said import say
 from aimer2.core.study.image import described
 from aimer2.core.task import Document
 from aimer2.privacy.disclosure import MINIMUM_CELL, coarse
@@ -101,9 +102,16 @@ class Table:
 def _check_column(name: str, column: Column, rows: int) -> None:
     values = column.values
     if len(values) != rows or values.ndim != _AXES[column.kind] or values.dtype not in _TYPES[column.kind]:
-        raise BadData(f"Column {name!r} is not {rows} values of {' or '.join(known.name for known in _TYPES[column.kind])}.")
+        raise BadData(
+            say(
+                "Column {name} is not {rows} values of {name_2}.",
+                name=f"{name!r}",
+                rows=rows,
+                name_2=" or ".join(known.name for known in _TYPES[column.kind]),
+            )
+        )
     if (column.kind in ("category", "mask")) != bool(column.categories) or len(set(column.categories)) < len(column.categories):
-        raise BadData(f"Column {name!r}: a category has different categories, a number has none.")
+        raise BadData(say("Column {name}: a category has different categories, a number has none.", name=f"{name!r}"))
     if column.kind == "number":
         faults = int(np.isinf(values).sum())
     elif column.kind == "image":
@@ -113,7 +121,7 @@ def _check_column(name: str, column: Column, rows: int) -> None:
     else:
         faults = int(((values < MISSING) | (values >= len(column.categories))).sum())
     if faults:
-        raise BadData(f"Column {name!r} has {faults} cells that are infinite or of no category.")
+        raise BadData(say("Column {name} has {faults} cells that are infinite or of no category.", name=f"{name!r}", faults=faults))
 
 
 def pseudonyms(ids: Sequence[str], key: bytes) -> npt.NDArray[np.uint64]:
@@ -154,9 +162,9 @@ def save_table(table: Table, folder: Path, *, clock: Clock, opted_out: int = 0) 
     Raises Conflict where the folder exists, OutOfResources where the disk is full.
     """
     if folder.exists():
-        raise Conflict(f"{folder} exists; a snapshot is never overwritten.")
+        raise Conflict(say("{folder} exists; a snapshot is never overwritten.", folder=folder))
     if not folder.parent.is_dir():
-        raise NotFound(f"The folder {folder.parent} does not exist.")
+        raise NotFound(say("The folder {parent} does not exist.", parent=folder.parent))
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         sha256 = _write(table, draft)
@@ -164,9 +172,9 @@ def save_table(table: Table, folder: Path, *, clock: Clock, opted_out: int = 0) 
         _sync_folder(folder.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutOfResources(f"There is no room for a snapshot in {folder.parent}.") from None
+            raise OutOfResources(say("There is no room for a snapshot in {parent}.", parent=folder.parent)) from None
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-            raise Conflict(f"{folder} exists; a snapshot is never overwritten.") from None
+            raise Conflict(say("{folder} exists; a snapshot is never overwritten.", folder=folder)) from None
         raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -182,22 +190,22 @@ def load_table(folder: Path, *, verify: bool, sha256: str | None = None) -> Tabl
     Raises NotFound, Tampered where a byte differs.
     """
     if not (folder / _SUMS).is_file():
-        raise NotFound(f"{folder} holds no snapshot.")
+        raise NotFound(say("{folder} holds no snapshot.", folder=folder))
     if sha256 is not None and _digest(folder / _SUMS) != sha256:
-        raise Tampered(f"The snapshot {folder} is not the one that was recorded.")
+        raise Tampered(say("The snapshot {folder} is not the one that was recorded.", folder=folder))
     if verify:
         _verify(folder)
     try:
         head = json.loads((folder / _COLUMNS).read_bytes())
         if head["format"] != _FORMAT:
-            raise VersionMismatch(f"The snapshot {folder} has another format; make it anew with `aimer2 site dataset refresh`.")
+            raise VersionMismatch(say("The snapshot {folder} has another format; make it anew with `aimer2 site dataset refresh`.", folder=folder))
         columns = {
             entry["name"]: Column(entry["kind"], _map(folder / _file(number)), tuple(entry["categories"]), entry["unit"])
             for number, entry in enumerate(head["columns"])
         }
         return Table(columns, _map(folder / _PATIENT))
     except (ValueError, KeyError, TypeError, OSError, BadData):
-        raise Tampered(f"The snapshot {folder} cannot be read.") from None
+        raise Tampered(say("The snapshot {folder} cannot be read.", folder=folder)) from None
 
 
 def _file(number: int) -> str:
@@ -254,9 +262,9 @@ def _verify(folder: Path) -> None:
     try:
         sums = "".join(f"{_digest(path)}  {path.name}\n" for path in files)
     except OSError:
-        raise Tampered(f"The snapshot {folder} cannot be read.") from None
+        raise Tampered(say("The snapshot {folder} cannot be read.", folder=folder)) from None
     if sums.encode() != (folder / _SUMS).read_bytes():
-        raise Tampered(f"The snapshot {folder} has changed since it was written.")
+        raise Tampered(say("The snapshot {folder} has changed since it was written.", folder=folder))
 
 
 def _map(path: Path) -> npt.NDArray[Any]:

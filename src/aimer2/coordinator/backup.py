@@ -17,6 +17,7 @@ from typing import IO
 from aimer2.coordinator.settings import SETTINGS_FILE, Folder
 from aimer2.coordinator.store.database import Database
 from aimer2.core.errors import BadInput, Conflict, NotAvailable, Tampered
+from aimer2.core.said import say
 
 _MANIFEST = "manifest.json"
 _SCRATCH = ".backup-"
@@ -41,7 +42,7 @@ def back_up(folder: Folder, target: Path) -> int:
     try:
         file = os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
     except FileExistsError:
-        raise Conflict(f"{target} exists and is not overwritten.") from None
+        raise Conflict(say("{target} exists and is not overwritten.", target=target)) from None
     with file, tempfile.TemporaryDirectory(dir=root, prefix=_SCRATCH) as scratch:
         held = Path(scratch)
         _hold(root, source, folder.resolve(settings.blobs), held, target.resolve())
@@ -81,7 +82,7 @@ def restore(source: Path, folder: Folder) -> int:
     Raises Conflict where the folder holds something, Tampered where a file is missing or is not what the manifest says: then nothing is left.
     """
     if folder.path.exists() and any(folder.path.iterdir()):
-        raise Conflict(f"{folder.path} is not empty.", remedy="Name an empty folder.")
+        raise Conflict(say("{path} is not empty.", path=folder.path), remedy="Name an empty folder.")
     folder.path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.path.parent, prefix=".restore-") as scratch:
         fresh = Path(scratch) / "coordinator"
@@ -90,10 +91,10 @@ def restore(source: Path, folder: Folder) -> int:
             with tarfile.open(source, "r:") as archive:
                 archive.extractall(fresh, filter="data")
         except (tarfile.TarError, EOFError) as error:
-            raise Tampered(f"{source} is not a whole backup.") from error
+            raise Tampered(say("{source} is not a whole backup.", source=source)) from error
         count = _verify(fresh)
         if not (fresh / SETTINGS_FILE).is_file():
-            raise BadInput(f"{source} is not a coordinator's backup.")
+            raise BadInput(say("{source} is not a coordinator's backup.", source=source))
         if folder.path.exists():
             folder.path.rmdir()
         os.rename(fresh, folder.path)
@@ -112,7 +113,7 @@ def _verify(fresh: Path) -> int:
     for name, path in found.items():
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != expected[name]:
-                raise Tampered(f"{name} in the backup is not what its manifest says.")
+                raise Tampered(say("{name} in the backup is not what its manifest says.", name=name))
     return len(found)
 
 

@@ -40,6 +40,7 @@ from aimer2.coordinator.told import SitesTold
 from aimer2.core.clock import Clock, SystemClock
 from aimer2.core.errors import AimerError, Conflict
 from aimer2.core.protocols import BlobStore
+from aimer2.core.said import say
 from aimer2.engines.native import Native
 from aimer2.identity.keys import SigningKey
 from aimer2.identity.secret_files import read_secret
@@ -208,5 +209,5 @@ def _lock(folder: Folder) -> int:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(file)
-        raise Conflict(f"Another process runs the coordinator in {folder.path}.", remedy="Stop it first.") from None
+        raise Conflict(say("Another process runs the coordinator in {path}.", path=folder.path), remedy="Stop it first.") from None
     return file

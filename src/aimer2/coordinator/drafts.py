@@ -18,6 +18,7 @@ from aimer2.coordinator.store.database import Database
 from aimer2.coordinator.submission import faults_of_predecessor
 from aimer2.core.clock import Clock
 from aimer2.core.errors import BadStudy, Fault, TooLarge
+from aimer2.core.said import say
 from aimer2.core.study import Study
 from aimer2.messages.drafts import Draft, DraftChange, DraftEntry, DraftText
 from aimer2.study.check import faults_without_files
@@ -75,9 +76,11 @@ class Drafts:
         enrolled = [name for name, site in self._registry.sites.items() if not site.revoked]
         if unknown := sorted(set(study.sites.names) - set(enrolled)):
             known = ", ".join(sorted(enrolled)) or "none"
-            found.append(Fault("sites.names", f"not enrolled: {', '.join(unknown)}", f"the enrolled sites are: {known}"))
+            found.append(
+                Fault("sites.names", say("not enrolled: {unknown}", unknown=", ".join(unknown)), say("the enrolled sites are: {known}", known=known))
+            )
         if study.model is not None and study.model.code is not None and study.model.code not in draft.files:
-            found.append(Fault("model.code", f"{study.model.code} is not among the draft's files", "save the draft with its code"))
+            found.append(Fault("model.code", say("{code} is not among the draft's files", code=study.model.code), "save the draft with its code"))
         return found
 
 
@@ -97,10 +100,13 @@ def _read(text: str, clock: Clock) -> tuple[Study | None, list[Fault]]:
 
 def _check_size(text: DraftText) -> None:
     if _bytes(text.text) > MOST_BYTES:
-        raise TooLarge(f"The text of a draft has at most {MOST_BYTES >> 20} MiB.", remedy="Leave out what the study does not need.")
+        raise TooLarge(
+            say("The text of a draft has at most {most_bytes} MiB.", most_bytes=MOST_BYTES >> 20), remedy="Leave out what the study does not need."
+        )
     if len(text.files) > MOST_FILES or sum(len(name) + _bytes(words) for name, words in text.files.items()) > MOST_BYTES:
         raise TooLarge(
-            f"A draft has at most {MOST_FILES} files, of {MOST_BYTES >> 20} MiB together.", remedy="Leave out what the study does not need."
+            say("A draft has at most {most_files} files, of {most_bytes} MiB together.", most_files=MOST_FILES, most_bytes=MOST_BYTES >> 20),
+            remedy="Leave out what the study does not need.",
         )
 
 

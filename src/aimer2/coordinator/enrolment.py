@@ -18,6 +18,7 @@ from aimer2.coordinator.store import members
 from aimer2.coordinator.store.database import Database
 from aimer2.core.clock import Clock
 from aimer2.core.errors import BadInput, ClockSkew, Conflict, NotAuthenticated, Tampered
+from aimer2.core.said import say
 from aimer2.identity.assertions import CLOCK_TOLERANCE, check_assertion
 from aimer2.identity.documents import open_document
 from aimer2.identity.invitations import Invitation, hash_code, new_code
@@ -75,7 +76,13 @@ class Enrolment:
     async def token(self, form: Mapping[str, str]) -> Token:
         """A token for the site that signed the assertion (RFC 7523). Raises BadInput, NotAuthenticated or ClockSkew."""
         if form.get("grant_type") != _GRANT or form.get("client_assertion_type") != _ASSERTION or "client_assertion" not in form:
-            raise BadInput(f"A token is asked for with grant_type={_GRANT}, client_assertion_type={_ASSERTION} and client_assertion.")
+            raise BadInput(
+                say(
+                    "A token is asked for with grant_type={grant}, client_assertion_type={assertion} and client_assertion.",
+                    grant=_GRANT,
+                    assertion=_ASSERTION,
+                )
+            )
         site = await asyncio.to_thread(self._check, form["client_assertion"])
         return self._issue(site, SITE, self._parts.settings.site_token_seconds)
 

@@ -15,6 +15,7 @@ from aimer2.coordinator.store import freezes as rows
 from aimer2.coordinator.store.database import Database
 from aimer2.coordinator.studies import Studies
 from aimer2.core.clock import Clock
+from aimer2.core.said import say
 from aimer2.messages.wire import FreezeState
 from aimer2.study.events import StudyPaused
 
@@ -69,4 +70,4 @@ def frozen_details(reason: str, paused: Sequence[str]) -> dict[str, Json]:
 
 
 def _paused(by: str, reason: str, now: float) -> StudyPaused:
-    return StudyPaused(time=now, reason=f"Frozen by {by}: {reason}")
+    return StudyPaused(time=now, reason=say("Frozen by {by}: {reason}", by=by, reason=reason))

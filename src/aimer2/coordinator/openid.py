@@ -24,6 +24,7 @@ from aimer2.coordinator.store.database import Database
 from aimer2.coordinator.store.schema import openid_logins
 from aimer2.core.clock import Clock
 from aimer2.core.errors import AimerError, BadInput, Conflict, NotAllowed, NotAuthenticated, NotAvailable, Unreachable
+from aimer2.core.said import say
 from aimer2.identity.openid import Provider, Started, UnknownKey, authorization_url, check_id_token, read_object
 from aimer2.identity.secret_files import read_secret
 
@@ -186,7 +187,8 @@ class OpenId:
         if response.status != 200 or len(answer) > _LONGEST_ANSWER:
             # Its words may quote a secret.
             raise Unreachable(
-                f"The OpenID provider answered with status {response.status}.", remedy="Begin again; if it comes again, ask the operator."
+                say("The OpenID provider answered with status {status}.", status=response.status),
+                remedy="Begin again; if it comes again, ask the operator.",
             )
         return answer
 
@@ -201,7 +203,9 @@ class OpenId:
             if not settings.create_accounts or role is None:
                 raise NotAllowed(
                     "You have no account here.",
-                    remedy=f"Ask the operator for one: `aimer2 coordinator user add NAME --role ROLE --openid-subject {subject}`.",
+                    remedy=say(
+                        "Ask the operator for one: `aimer2 coordinator user add NAME --role ROLE --openid-subject {subject}`.", subject=subject
+                    ),
                 )
             name = claims.get(settings.name_claim)
             account = Account(name if isinstance(name, str) else subject, *role, issuer=settings.issuer, subject=subject)

@@ -15,6 +15,7 @@ from aimer2.coordinator.store.accounts import Account, Attempts, attempt_key
 from aimer2.coordinator.store.database import Database
 from aimer2.core.clock import Clock
 from aimer2.core.errors import NotAuthenticated, TooManyAttempts
+from aimer2.core.said import say
 from aimer2.identity.passwords import hash_password, needs_rehash, verify_or_burn
 
 PAIR_FAILURES = 5
@@ -71,7 +72,7 @@ def begin_attempt(connection: Connection, name: str, address: str, now: float) -
     if known[pair].succeeded is None:
         pauses += [_left(known[key], allowed, now) for key, allowed in zip(others, (ADDRESS_FAILURES, ACCOUNT_FAILURES), strict=True)]
     if max(pauses) > 0:
-        raise TooManyAttempts(remedy=f"Wait {max(pauses):.0f} seconds, then try again.")
+        raise TooManyAttempts(remedy=say("Wait {pauses} seconds, then try again.", pauses=f"{max(pauses):.0f}"))
     accounts.note_failures(connection, [pair, *others], now)
 
 

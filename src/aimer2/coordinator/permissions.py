@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Literal, TypeAlias, final, get_args
 
 from aimer2.core.errors import BadInput
+from aimer2.core.said import say
 from aimer2.core.task import SITE_ID
 
 Role: TypeAlias = Literal["operator", "principal-investigator", "researcher", "site-administrator", "data-protection-officer", "auditor"]
@@ -201,7 +202,7 @@ def reach_of(role: str, action: Action) -> Reach | None:
 def check_role(role: str, site: str | None) -> None:
     """Raises BadInput for a role that there is not, and where a hospital's role has no site or another role has one."""
     if role not in ROLES:
-        raise BadInput(f"There is no role {role}.", remedy=f"The roles are: {', '.join(ROLES)}")
+        raise BadInput(say("There is no role {role}.", role=role), remedy=say("The roles are: {roles}", roles=", ".join(ROLES)))
     if (role in SITE_ROLES) != (site is not None):
         raise BadInput("A site administrator or data-protection officer has a site, and nobody else.", remedy="Name the site, or another role.")
     if site is not None and not SITE_ID.fullmatch(site):

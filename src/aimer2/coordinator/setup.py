@@ -13,6 +13,7 @@ from aimer2.coordinator.store.database import Database
 from aimer2.coordinator.store.migrate import migrate
 from aimer2.core.clock import Clock
 from aimer2.core.errors import Conflict
+from aimer2.core.said import say
 from aimer2.identity.certificates import fingerprint, make_certificate
 from aimer2.identity.keys import SigningKey
 from aimer2.identity.secret_files import write_secret
@@ -30,7 +31,7 @@ class OwnCertificate:
 def initialise(folder: Folder, settings: Settings, clock: Clock, own: OwnCertificate | None = None) -> None:
     """Makes everything that `run` needs. Raises Conflict where there is a coordinator already."""
     if folder.settings_file.exists():
-        raise Conflict(f"There is a coordinator in {folder.path} already.")
+        raise Conflict(say("There is a coordinator in {path} already.", path=folder.path))
     for part in (folder.path, folder.signing_key.parent, folder.path / "tls"):
         part.mkdir(mode=0o700, parents=True, exist_ok=True)
     if own is None:

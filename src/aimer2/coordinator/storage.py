@@ -14,6 +14,7 @@ from typing import final
 
 from aimer2.blobs.folder import FolderStore
 from aimer2.core.errors import NotFound
+from aimer2.core.said import say
 from aimer2.core.task import BlobRef
 
 
@@ -41,7 +42,7 @@ class Storage:
                 continue
             blob = self.staging.open(ref)
             if blob.ref.size != ref.size:
-                raise NotFound(f"The blob {ref.sha256[:16]}… has {blob.ref.size} bytes, not {ref.size}.")
+                raise NotFound(say("The blob {sha256}… has {size} bytes, not {size_2}.", sha256=ref.sha256[:16], size=blob.ref.size, size_2=ref.size))
             if blob.path is None:
                 store.put(bytes(blob.view()))
             else:

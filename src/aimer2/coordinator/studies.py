@@ -28,6 +28,7 @@ from aimer2.coordinator.submission import check_package
 from aimer2.core.clock import Clock
 from aimer2.core.errors import AimerError, Conflict, Frozen, NotAllowed, NotFound
 from aimer2.core.protocols import BlobStore
+from aimer2.core.said import say
 from aimer2.identity.documents import open_document, sign_document
 from aimer2.identity.keys import SigningKey
 from aimer2.messages.package import Package
@@ -156,7 +157,9 @@ class Studies:
         offer = self._parts.registry.study(digest)
         ready, quorum = self._parts.registry.approved(digest, self._parts.clock.now()), quorum_of(offer.package)
         if not quorum.enough(ready):
-            raise Conflict(f"{quorum.lacking(ready, 'have approved the study')}.", remedy="Wait for the sites that have not decided.")
+            raise Conflict(
+                say("{ready}.", ready=quorum.lacking(ready, "have approved the study")), remedy="Wait for the sites that have not decided."
+            )
         await self._move(Transition(digest, ("offered",), "running", self._roster(digest)), Kind.STUDY_STARTED, by)
         await self.take_over()
 
@@ -171,7 +174,7 @@ class Studies:
         """Raises Frozen while everything here is stopped."""
         frozen = self._parts.registry.frozen
         if frozen.frozen:
-            raise Frozen(f"Everything here was stopped by {frozen.by}: {frozen.reason}")
+            raise Frozen(say("Everything here was stopped by {by}: {reason}", by=frozen.by, reason=frozen.reason))
 
     async def start_ready(self) -> None:
         """After a thaw, or when a site has left: the studies that wait for no decision any more."""
@@ -315,7 +318,7 @@ class Studies:
 
     async def _move(self, change: Transition, kind: Kind, by: str, event: Event | None = None) -> None:
         if not await self._try(change, kind, by, event):
-            raise Conflict(f"The study is {self._parts.registry.study(change.digest).state}: this cannot be done with it now.")
+            raise Conflict(say("The study is {state}: this cannot be done with it now.", state=self._parts.registry.study(change.digest).state))
 
     async def _try(self, change: Transition, kind: Kind, by: str, event: Event | None = None) -> bool:
         """False where the study is in another state by now."""

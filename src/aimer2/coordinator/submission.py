@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from aimer2.coordinator.registry import Registry
 from aimer2.core.errors import BadStudy, Fault
+from aimer2.core.said import say
 from aimer2.messages.package import Package
 from aimer2.secure_aggregation.roster import MINIMUM
 from aimer2.study.check import promises, too_few_groups
@@ -16,11 +17,11 @@ def check_package(package: Package, by: str, registry: Registry, missing: Sequen
     faults = [*promises(package.study), *faults_of_predecessor(package.supersedes, by, registry)]
     if not faults and not package.study.sites.names:
         faults += too_few_groups(package.study, len(package.roster))
-    faults += [Fault("blobs", f"{sha256[:16]}… was not uploaded", "upload it, then submit again") for sha256 in missing]
+    faults += [Fault("blobs", say("{sha256}… was not uploaded", sha256=sha256[:16]), "upload it, then submit again") for sha256 in missing]
     if package.study.expires_at <= now:
         faults.append(Fault("expires", "lies in the past", "give a day to come"))
     if package.study.model.code is not None and package.study.model.code not in package.files:
-        faults.append(Fault("files", f"{package.study.model.code} is not among the files", "submit the study with its code"))
+        faults.append(Fault("files", say("{code} is not among the files", code=package.study.model.code), "submit the study with its code"))
     faults += _faults_of_roster(package, registry)
     if faults:
         raise BadStudy(faults)
@@ -34,7 +35,7 @@ def faults_of_predecessor(supersedes: str | None, by: str, registry: Registry) -
     if known is None or known.submitted_by != by:
         return [Fault("supersedes", "is no study of yours here", "name the study's digest, as `aimer2 study list` shows it")]
     if (successor := registry.successor(supersedes)) is not None:
-        return [Fault("supersedes", f"has a newer version already, {successor[:16]}", "make that one's next version")]
+        return [Fault("supersedes", say("has a newer version already, {successor}", successor=successor[:16]), "make that one's next version")]
     if known.state == "running":
         return [Fault("supersedes", "is running", "stop it first, or let it finish")]
     return []
@@ -52,9 +53,9 @@ def _faults_of_roster(package: Package, registry: Registry) -> list[Fault]:
     if named and set(named) != set(package.roster):
         faults.append(Fault("roster", "is not the list of `sites.names`", "submit the study again"))
     if len(package.roster) < package.study.sites.minimum:
-        problem = f"{len(package.roster)} sites are asked, {package.study.sites.minimum} must approve"
+        problem = say("{count} sites are asked, {minimum} must approve", count=len(package.roster), minimum=package.study.sites.minimum)
         faults.append(Fault("sites.minimum", problem, "ask more sites, or lower `minimum`"))
     if package.study.privacy.secure_aggregation and len(package.roster) < MINIMUM:
-        problem = f"{len(package.roster)} sites are asked; secure aggregation needs at least {MINIMUM}"
+        problem = say("{count} sites are asked; secure aggregation needs at least {minimum}", count=len(package.roster), minimum=MINIMUM)
         faults.append(Fault("roster", problem, "wait until more hospitals have enrolled, or submit without secure aggregation and say why"))
     return faults

@@ -13,6 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, final
 
 from aimer2.core.errors import BadStudy, Fault
+from aimer2.core.said import say
 
 _SUM = re.compile(r"``([a-z_]+)``")
 _LEAVES = "Leaves the site:"
@@ -58,7 +59,15 @@ class Catalogue:
     @cache  # noqa: B019 - there are as many of them as rooms
     def _module(self, name: str, place: str) -> Any:
         if name not in self.names():
-            raise BadStudy([Fault(place, f"there is no {self.word} {name!r}", f"use one of: {', '.join(self.names())}")])
+            raise BadStudy(
+                [
+                    Fault(
+                        place,
+                        say("there is no {word} {name}", word=self.word, name=f"{name!r}"),
+                        say("use one of: {names}", names=", ".join(self.names())),
+                    )
+                ]
+            )
         if (offered := self._offered().get(name)) is not None:
             return offered.load()
         return importlib.import_module(f"{self.package}.{name}")

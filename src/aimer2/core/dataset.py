@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aimer2.core.errors import BadData
+from aimer2.core.said import say
 
 
 class Dataset(Protocol):
@@ -70,9 +71,9 @@ class Samples:
 
     def __post_init__(self) -> None:
         if len(self.features) != len(self.targets):
-            raise BadData(f"{len(self.features)} rows of features, but {len(self.targets)} targets.")
+            raise BadData(say("{count} rows of features, but {count_2} targets.", count=len(self.features), count_2=len(self.targets)))
         if self.patients is not None and len(self.patients) != len(self.targets):
-            raise BadData(f"{len(self.patients)} patients' pseudonyms, but {len(self.targets)} rows.")
+            raise BadData(say("{count} patients' pseudonyms, but {count_2} rows.", count=len(self.patients), count_2=len(self.targets)))
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -138,7 +139,7 @@ class Frame:
 
     def __post_init__(self) -> None:
         if odd := sorted(name for name, values in self.columns.items() if values.shape != self.patients.shape or values.dtype != np.float64):
-            raise BadData(f"These columns are not {len(self.patients)} numbers: {', '.join(odd)}.")
+            raise BadData(say("These columns are not {count} numbers: {odd}.", count=len(self.patients), odd=", ".join(odd)))
 
     @classmethod
     def of(cls, data: Dataset) -> Frame:

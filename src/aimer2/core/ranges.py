@@ -9,6 +9,7 @@ from math import isfinite
 from typing import Any, TypeVar, final
 
 from aimer2.core.errors import BadStudy, Fault
+from aimer2.core.said import say
 from aimer2.core.study import Scalar
 
 Made = TypeVar("Made")
@@ -39,7 +40,13 @@ def refuse_outside(made: Any, place: str = METHOD, /, **ranges: Range) -> None:
     for name, wanted in ranges.items():
         value = getattr(made, name)
         if not (isfinite(value) and wanted.has(value)):
-            faults.append(Fault(f"{place}.{name}", f"is {value:g}, not {wanted.words}", f"give a number {wanted.words}"))
+            faults.append(
+                Fault(
+                    f"{place}.{name}",
+                    say("is {value}, not {words}", value=f"{value:g}", words=wanted.words),
+                    say("give a number {words}", words=wanted.words),
+                )
+            )
     if faults:
         raise BadStudy(faults)
 
@@ -53,10 +60,16 @@ def made(kind: Callable[..., Made], name: str, place: str, parameters: Mapping[s
     faults, usable = [], {}
     for given, value in parameters.items():
         if given not in defaults:
-            faults.append(Fault(f"{place}.{given}", f"{name} has no such parameter", f"use one of: {', '.join(defaults) or 'none'}"))
+            faults.append(
+                Fault(
+                    f"{place}.{given}",
+                    say("{name} has no such parameter", name=name),
+                    say("use one of: {defaults}", defaults=", ".join(defaults) or "none"),
+                )
+            )
         elif not _fits(value, defaults[given]):
             wanted = type(defaults[given]).__name__
-            faults.append(Fault(f"{place}.{given}", f"is not a {wanted}", f"give a {wanted}"))
+            faults.append(Fault(f"{place}.{given}", say("is not a {wanted}", wanted=wanted), say("give a {wanted}", wanted=wanted)))
         else:
             usable[given] = value
     try:

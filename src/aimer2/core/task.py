@@ -37,7 +37,9 @@ class Words(Document):
 
     @classmethod
     def of(cls, said: Said) -> Words:
-        return cls(message=said.message, values={name: cls.of(value) if isinstance(value, Said) else str(value) for name, value in said.values.items()})
+        return cls(
+            message=said.message, values={name: cls.of(value) if isinstance(value, Said) else str(value) for name, value in said.values.items()}
+        )
 
     def said(self) -> Said:
         return Said(self.message, {name: value.said() if isinstance(value, Words) else value for name, value in self.values.items()})
@@ -47,7 +49,9 @@ class Telling(Document):
     """A document with sentences: each stands in it as English text, and in ``words`` so that it can be told in another language."""
 
     words: Mapping[str, Words] = Field(
-        default_factory=dict, exclude_if=lambda words: not words, description="of sentences with values, by the field they stand in; a plain one has none"
+        default_factory=dict,
+        exclude_if=lambda words: not words,
+        description="of sentences with values, by the field they stand in; a plain one has none",
     )
 
     @model_validator(mode="before")

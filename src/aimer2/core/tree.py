@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aimer2.core.errors import BadUpdate
+from aimer2.core.said import say
 
 SLICE = 1 << 17
 """Elements computed at a time: small enough for a core's cache, large enough to hide the call."""
@@ -180,7 +181,7 @@ def add(*trees: Tree) -> dict[str, Any]:
     first = trees[0]
     for name, leaf in first.items():
         if odd := [tree[name].dtype.name for tree in trees[1:] if tree[name].dtype != leaf.dtype]:
-            raise BadUpdate(f"{name} is {odd[0]} where {leaf.dtype.name} was expected.")
+            raise BadUpdate(say("{name} is {odd} where {name_2} was expected.", name=name, odd=odd[0], name_2=leaf.dtype.name))
     return {name: _add([tree[name] for tree in trees]) for name in first}
 
 
@@ -201,10 +202,14 @@ def check_alike(*trees: Tree) -> None:
     for other in trees[1:]:
         if first.keys() != other.keys():
             odd = sorted(first.keys() ^ other.keys())[:3]
-            raise BadUpdate(f"The trees differ in their names: {', '.join(odd)}.")
+            raise BadUpdate(say("The trees differ in their names: {odd}.", odd=", ".join(odd)))
         for name, leaf in first.items():
             if leaf.shape != other[name].shape:
-                raise BadUpdate(f"{name} has shape {tuple(other[name].shape)} where {tuple(leaf.shape)} was expected.")
+                raise BadUpdate(
+                    say(
+                        "{name} has shape {shape} where {shape_2} was expected.", name=name, shape=tuple(other[name].shape), shape_2=tuple(leaf.shape)
+                    )
+                )
 
 
 def is_finite(tree: Tree) -> bool:

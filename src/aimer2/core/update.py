@@ -8,6 +8,7 @@ from typing import final
 
 from aimer2.core import tree
 from aimer2.core.errors import BadUpdate
+from aimer2.core.said import say
 from aimer2.core.tree import Tree
 
 
@@ -36,5 +37,5 @@ def total(updates: Sequence[Update]) -> Update:
     names = updates[0].sums.keys()
     for other in updates[1:]:
         if other.sums.keys() != names:
-            raise BadUpdate(f"The updates hold different sums: {', '.join(sorted(names ^ other.sums.keys()))}.")
+            raise BadUpdate(say("The updates hold different sums: {names}.", names=", ".join(sorted(names ^ other.sums.keys()))))
     return Update({name: tree.add(*(update.sums[name] for update in updates)) for name in names})

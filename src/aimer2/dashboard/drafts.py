@@ -16,6 +16,7 @@ from starlette.responses import RedirectResponse, Response
 from aimer2.blobs.folder import FolderStore
 from aimer2.core.clock import SystemClock
 from aimer2.core.errors import AimerError, BadInput, BadStudy, Conflict, Fault, NotFound, TooLarge
+from aimer2.core.said import say
 from aimer2.core.study import Study, study_text
 from aimer2.dashboard.api import route
 from aimer2.dashboard.visit import Visit
@@ -62,7 +63,7 @@ def _text_of(name: str, code: bytes) -> str:
         return code.decode()
     except UnicodeDecodeError:
         remedy = "Submit the new version from the files on your own machine: aimer2 study submit FILE --supersedes STUDY."
-        raise BadInput(f"{name} is not text in UTF-8, and a draft holds nothing else.", remedy=remedy) from None
+        raise BadInput(say("{name} is not text in UTF-8, and a draft holds nothing else.", name=name), remedy=remedy) from None
 
 
 async def draft(visit: Visit) -> Response:
@@ -124,7 +125,8 @@ def _files(code: Sequence[tuple[str, str]], known: int) -> dict[str, str]:
     names = [name for name, _ in code if name]
     if double := sorted({name for name in names if names.count(name) > 1}):
         raise BadInput(
-            f"Two files have the same name: {', '.join(double)}.", remedy="Give each a name of its own, or empty the name of one to drop it."
+            say("Two files have the same name: {double}.", double=", ".join(double)),
+            remedy="Give each a name of its own, or empty the name of one to drop it.",
         )
     if any(text.strip() and not name for name, text in code[known:]):
         raise BadInput("The new file of code has no name.", remedy="Give it one, or empty its text.")
@@ -172,7 +174,7 @@ async def _submit(visit: Visit, found: Mapping[str, Any], csrf: str) -> str:
         raise BadStudy([Fault(**fault) for fault in told])
     if reason := await asyncio.to_thread(_needs_command, found["text"]):
         what = "is large, and is built elsewhere" if reason == "size" else "is built where its framework is"
-        raise BadInput(f"The untrained model of this study {what}.", remedy="Submit it by the command that the page shows.")
+        raise BadInput(say("The untrained model of this study {what}.", what=what), remedy="Submit it by the command that the page shows.")
     study = await asyncio.to_thread(_study, found["text"])
     enrolled = {site["site"]: site["key"] for site in await visit.get("/v1/sites") if not site["revoked"]}
     roster = {site: enrolled[site] for site in study.sites.names or enrolled}

@@ -18,6 +18,7 @@ from jwt.api_jws import PyJWS
 
 from aimer2.core.clock import Clock
 from aimer2.core.errors import BadInput, ClockSkew, NotAuthenticated
+from aimer2.core.said import say
 from aimer2.identity.keys import PublicKey, SigningKey
 
 CLOCK_TOLERANCE = 60
@@ -72,7 +73,7 @@ def make_assertion(key: SigningKey, *, subject: str, audience: str, now: float, 
     Raises BadInput if it were to live longer than `LONGEST_LIFETIME`.
     """
     if not 0 < lifetime_seconds <= LONGEST_LIFETIME:
-        raise BadInput(f"An assertion lives for 1 to {LONGEST_LIFETIME} seconds.")
+        raise BadInput(say("An assertion lives for 1 to {longest_lifetime} seconds.", longest_lifetime=LONGEST_LIFETIME))
     issued = int(now)
     claims = {
         "iss": subject,
@@ -98,7 +99,9 @@ def check_assertion(token: str, *, key_of: Callable[[str], PublicKey | None], au
     if key is None or claims.audience != audience:
         raise NotAuthenticated(_REFUSED)
     if now < claims.issued - CLOCK_TOLERANCE or now > claims.expires + CLOCK_TOLERANCE:
-        raise ClockSkew(f"The assertion was made at another time than now: the clocks differ by {abs(now - claims.issued):.0f} seconds.")
+        raise ClockSkew(
+            say("The assertion was made at another time than now: the clocks differ by {now} seconds.", now=f"{abs(now - claims.issued):.0f}")
+        )
     if not seen.remember(f"{claims.subject}/{claims.identifier}", claims.expires + CLOCK_TOLERANCE):
         raise NotAuthenticated(_REFUSED)
     return claims.subject

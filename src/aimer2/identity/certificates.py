@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from aimer2.core.errors import BadInput
+from aimer2.core.said import say
 
 _PEM_BEGIN = b"-----BEGIN CERTIFICATE-----"
 
@@ -65,4 +66,4 @@ def _general_name(name: str) -> x509.GeneralName:
             raise ValueError(name)
         return x509.DNSName(name)
     except ValueError as error:
-        raise BadInput(f"'{name}' is neither a DNS name nor an IP address.") from error
+        raise BadInput(say("'{name}' is neither a DNS name nor an IP address.", name=name)) from error

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from aimer2.core.errors import NotAuthenticated, Tampered
+from aimer2.core.said import say
 from aimer2.identity import base64url
 from aimer2.identity.keys import PublicKey, SigningKey
 
@@ -35,7 +36,7 @@ def open_document(token: str, keys: Mapping[str, PublicKey] | PublicKey, *, kind
         raise Tampered("This is not a signed document.") from error
     key_id = header.get("kid") if isinstance(header, dict) else None
     if not isinstance(key_id, str) or header != _header(kind, key_id):
-        raise Tampered(f"This is not a signed document of the kind '{kind}'.")
+        raise Tampered(say("This is not a signed document of the kind '{kind}'.", kind=kind))
     known = {keys.key_id: keys} if isinstance(keys, PublicKey) else keys
     if key_id not in known:
         raise NotAuthenticated("The document is signed with a key that is not known here.")

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from aimer2.core.clock import rfc3339
 from aimer2.core.errors import BadInput, VersionMismatch
+from aimer2.core.said import say
 from aimer2.identity import base64url
 from aimer2.identity.keys import PublicKey
 
@@ -68,7 +69,7 @@ class Invitation:
         if not compact.startswith(_PREFIX) or checksum != _checksum(body):
             raise BadInput(
                 "This is not a whole invitation: a part is missing or a character is wrong.",
-                remedy=f"Copy it again, from '{_PREFIX}' to its end.",
+                remedy=say("Copy it again, from '{prefix}' to its end.", prefix=_PREFIX),
             )
         try:
             document = json.loads(base64url.decode(body))
@@ -76,7 +77,9 @@ class Invitation:
         except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
             raise BadInput("This is not an invitation.") from error
         if version != VERSION:
-            raise VersionMismatch(f"The invitation has version {version!r}; this program reads version {VERSION}.")
+            raise VersionMismatch(
+                say("The invitation has version {version}; this program reads version {version_2}.", version=f"{version!r}", version_2=VERSION)
+            )
         return _from_document(document)
 
     def describe(self) -> str:

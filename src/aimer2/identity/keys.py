@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from aimer2.core.errors import BadInput, Tampered
+from aimer2.core.said import say
 from aimer2.identity import base64url
 from aimer2.identity.secret_files import read_secret, write_secret
 
@@ -94,9 +95,9 @@ class SigningKey:
         try:
             key = load_pem_private_key(read_secret(path), password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise BadInput(f"{path} holds no unencrypted private key in PEM.") from error
+            raise BadInput(say("{path} holds no unencrypted private key in PEM.", path=path)) from error
         if not isinstance(key, Ed25519PrivateKey):
-            raise BadInput(f"{path} holds a key, but not an Ed25519 key.")
+            raise BadInput(say("{path} holds a key, but not an Ed25519 key.", path=path))
         return cls(key)
 
     def save(self, path: Path) -> None:

@@ -8,6 +8,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from aimer2.core.errors import BadInput
+from aimer2.core.said import say
 
 SHORTEST = 12
 LONGEST = 1024
@@ -21,7 +22,7 @@ _NOBODY = "$argon2id$v=19$m=65536,t=3,p=4$m1YTib/4hbfHwGTVMlUa6w$F047Nu5kd8lQqBU
 def hash_password(password: str) -> str:
     """What is stored of a password; raises BadInput if it has fewer than 12 or more than 1024 characters."""
     if not SHORTEST <= len(password) <= LONGEST:
-        raise BadInput(f"A password has {SHORTEST} to {LONGEST} characters.")
+        raise BadInput(say("A password has {shortest} to {longest} characters.", shortest=SHORTEST, longest=LONGEST))
     return _HASHER.hash(_normalised(password))
 
 

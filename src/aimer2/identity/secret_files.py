@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 from aimer2.core.errors import Conflict, NotAllowed, NotFound
+from aimer2.core.said import say
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -21,7 +22,7 @@ def write_secret(path: Path, content: bytes) -> None:
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileNotFoundError as error:
-        raise NotFound(f"The folder {path.parent} does not exist.", remedy="Make the folder first.") from error
+        raise NotFound(say("The folder {parent} does not exist.", parent=path.parent), remedy="Make the folder first.") from error
     try:
         with open(descriptor, "wb") as file:
             file.write(content)
@@ -30,7 +31,7 @@ def write_secret(path: Path, content: bytes) -> None:
         # A hard link, unlike a rename, fails when the name is taken.
         os.link(draft, path)
     except FileExistsError as error:
-        raise Conflict(f"{path} exists and is not overwritten.", remedy="Move the old file away if you mean to replace it.") from error
+        raise Conflict(say("{path} exists and is not overwritten.", path=path), remedy="Move the old file away if you mean to replace it.") from error
     finally:
         draft.unlink(missing_ok=True)
     _sync_folder(path.parent)
@@ -44,13 +45,13 @@ def read_secret(path: Path) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError as error:
-        raise NotFound(f"There is no file {path}.") from error
+        raise NotFound(say("There is no file {path}.", path=path)) from error
     with open(descriptor, "rb") as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
         if mode & _OTHERS:
             raise NotAllowed(
-                f"{path} holds a secret, but other users of this machine have access to it (mode {mode:04o}).",
-                remedy=f"Run `chmod 600 {path}`. If others may have read it already, make a new key.",
+                say("{path} holds a secret, but other users of this machine have access to it (mode {mode}).", path=path, mode=f"{mode:04o}"),
+                remedy=say("Run `chmod 600 {path}`. If others may have read it already, make a new key.", path=path),
             )
         return file.read()
 

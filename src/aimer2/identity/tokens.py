@@ -12,6 +12,7 @@ from typing import Any, final
 import jwt
 
 from aimer2.core.errors import BadInput, NotAuthenticated
+from aimer2.core.said import say
 
 SHORTEST_SECRET = 32
 """Bytes."""
@@ -71,4 +72,4 @@ def _holder(header: dict[str, Any], claims: dict[str, Any], now: float) -> Holde
 
 def _check_length(secret: bytes) -> None:
     if len(secret) < SHORTEST_SECRET:
-        raise BadInput(f"The secret of tokens has at least {SHORTEST_SECRET} bytes.")
+        raise BadInput(say("The secret of tokens has at least {shortest_secret} bytes.", shortest_secret=SHORTEST_SECRET))

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from aimer2.core.dataset import Dataset, Samples, rows_of
 from aimer2.core.errors import BadData
+from aimer2.core.said import say
 
 Rows = npt.NDArray[np.int64]
 
@@ -24,7 +25,7 @@ def batches(rows: int, *, batch_size: int | None, steps: int, rng: np.random.Gen
     """
     whole = batch_size is None or batch_size >= rows
     if min(rows, rows if batch_size is None else batch_size) < at_least:
-        raise BadData(f"A training step needs at least {at_least} rows: give more rows or a larger batch size.")
+        raise BadData(say("A training step needs at least {at_least} rows: give more rows or a larger batch size.", at_least=at_least))
     if whole:
         yield from [np.arange(rows)] * steps
         return

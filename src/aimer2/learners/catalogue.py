@@ -12,6 +12,7 @@ from typing import Any, final
 
 from aimer2.core.errors import BadModel, BadStudy, Fault, NotAvailable
 from aimer2.core.protocols import Learner
+from aimer2.core.said import say
 from aimer2.core.study import Study
 from aimer2.learners import code, tasks
 from aimer2.learners.recipe import WITH_MOMENTUM, Recipe
@@ -62,13 +63,31 @@ def faults(study: Study) -> list[Fault]:
     framework, training, model = _FRAMEWORKS[study.model.framework], study.training, study.model
     found = []
     if training.optimiser not in framework.optimisers:
-        found.append(Fault("training.optimiser", f"{model.framework} has no '{training.optimiser}'", f"use one of {', '.join(framework.optimisers)}"))
+        found.append(
+            Fault(
+                "training.optimiser",
+                say("{framework} has no '{optimiser}'", framework=model.framework, optimiser=training.optimiser),
+                say("use one of {optimisers}", optimisers=", ".join(framework.optimisers)),
+            )
+        )
     elif training.momentum and training.optimiser not in WITH_MOMENTUM:
-        found.append(Fault("training.momentum", f"'{training.optimiser}' takes no momentum", f"leave it out, or use {' or '.join(WITH_MOMENTUM)}"))
+        found.append(
+            Fault(
+                "training.momentum",
+                say("'{optimiser}' takes no momentum", optimiser=training.optimiser),
+                say("leave it out, or use {with_momentum}", with_momentum=" or ".join(WITH_MOMENTUM)),
+            )
+        )
     if training.schedule not in SCHEDULES:
-        found.append(Fault("training.schedule", f"there is no '{training.schedule}'", f"use one of {', '.join(SCHEDULES)}"))
+        found.append(
+            Fault(
+                "training.schedule",
+                say("there is no '{schedule}'", schedule=training.schedule),
+                say("use one of {schedules}", schedules=", ".join(SCHEDULES)),
+            )
+        )
     if training.mixed_precision and not framework.mixed_precision:
-        found.append(Fault("training.mixed_precision", f"{model.framework} has none", "leave it out"))
+        found.append(Fault("training.mixed_precision", say("{framework} has none", framework=model.framework), "leave it out"))
     found += [*_without_gradients(study), *_several(study), *_no_probabilities(study), *_images(study), *tasks.faults(study)]
     if model.name is not None:
         found += _models().faults(model.framework, model.name, study.cohort.target.classes, model.options, study.cohort.target.kind)
@@ -111,8 +130,8 @@ def _installed(study: Study) -> str:
         if all(importlib.util.find_spec(library) for library in _FRAMEWORKS[name].libraries):
             return name
     lacking = " or ".join(frameworks(study))
-    remedy = f"Install it: pip install 'aimer2[{study.model.framework}]'"
-    raise NotAvailable(f"This study needs {lacking}, which is not installed here.", remedy=remedy)
+    remedy = say("Install it: pip install 'aimer2[{framework}]'", framework=study.model.framework)
+    raise NotAvailable(say("This study needs {lacking}, which is not installed here.", lacking=lacking), remedy=remedy)
 
 
 def _private(study: Study) -> Callable[..., Learner]:
@@ -131,10 +150,10 @@ def _without_gradients(study: Study) -> list[Fault]:
         return []
     found = []
     if training.momentum:
-        found.append(Fault("training.momentum", f"{name} has none", "leave it out"))
+        found.append(Fault("training.momentum", say("{name} has none", name=name), "leave it out"))
     if training.weight_decay:
         own = {"sklearn": "use the model's own penalty, for example model.options.penalty = 'l2'"}
-        found.append(Fault("training.weight_decay", f"{name} has none", own.get(name, "leave it out")))
+        found.append(Fault("training.weight_decay", say("{name} has none", name=name), own.get(name, "leave it out")))
     return found
 
 
@@ -143,8 +162,12 @@ def _no_probabilities(study: Study) -> list[Fault]:
     name = study.model.name
     if name is None or _models().tells_probabilities(study.model.framework, name):
         return []
-    problem, remedy = f"takes the score for a probability, and {name} tells none", "leave it out, or set model.name = 'logistic'"
-    return [Fault("evaluation.metrics", f"{metric} {problem}", remedy) for metric in study.metrics if metric in _OF_PROBABILITIES]
+    problem, remedy = say("takes the score for a probability, and {name} tells none", name=name), "leave it out, or set model.name = 'logistic'"
+    return [
+        Fault("evaluation.metrics", say("{metric} {problem}", metric=metric, problem=problem), remedy)
+        for metric in study.metrics
+        if metric in _OF_PROBABILITIES
+    ]
 
 
 def _images(study: Study) -> list[Fault]:
@@ -158,11 +181,13 @@ def _images(study: Study) -> list[Fault]:
         return []
     if study.cohort.features and not _models().joins(framework, name):
         remedy = "use the cnn of torch or keras, or a model of your own (`model.code`)"
-        return [Fault("cohort.features", f"stand beside images, and '{name}' takes no columns with them", remedy)]
+        return [Fault("cohort.features", say("stand beside images, and '{name}' takes no columns with them", name=name), remedy)]
     least = _models().smallest(framework, name, study.model.options)
     if min(image.height, image.width) >= least:
         return []
-    problem = f"are of {image.height}×{image.width}, and the model halves them until {least}×{least} is one pixel"
+    problem = say(
+        "are of {height}×{width}, and the model halves them until {least}×{least} is one pixel", height=image.height, width=image.width, least=least
+    )
     return [Fault("cohort.image", problem, "set fewer `model.options.channels`, or take larger images")]
 
 
@@ -181,7 +206,9 @@ def _several(study: Study) -> list[Fault]:
         problem = "keras gives no gradient of each single patient, which the noise is measured by"
         found.append(Fault("model.also", problem, "leave `also` out, or the differential privacy of records"))
     for name in model.also:
-        found += [Fault("model.also", f"{name}: {fault.problem}", fault.remedy) for fault in faults(_only(study, name))]
+        found += [
+            Fault("model.also", say("{name}: {problem}", name=name, problem=fault.problem), fault.remedy) for fault in faults(_only(study, name))
+        ]
     return found
 
 
@@ -198,7 +225,7 @@ def _named(study: Study, framework: str, feature_shape: tuple[int, ...]) -> Call
 def _from_code(study: Study, feature_shape: tuple[int, ...], files: Mapping[str, Path]) -> Callable[[], Any]:
     name = study.model.code or ""
     if name not in files:
-        raise BadModel(f"The study names {name}, but that file is not with it.")
+        raise BadModel(say("The study names {name}, but that file is not with it.", name=name))
     features = feature_shape[0] if len(feature_shape) == 1 else feature_shape
     return partial(code.load_build(files[name]), features, study.cohort.target.classes, **study.model.options)
 

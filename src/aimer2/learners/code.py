@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, final
 
 from aimer2.core.errors import AimerError, BadModel
+from aimer2.core.said import say
 
 
 @final
@@ -61,4 +62,4 @@ def refusing() -> Iterator[None]:
     except AimerError:
         raise
     except (Exception, SystemExit) as error:  # noqa: BLE001 - code of the study may raise anything
-        raise BadModel(f"The study's code raised {type(error).__name__}.") from None
+        raise BadModel(say("The study's code raised {name}.", name=type(error).__name__)) from None

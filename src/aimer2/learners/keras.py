@@ -36,6 +36,7 @@ from aimer2.core import tree
 from aimer2.core.dataset import Dataset, Samples
 from aimer2.core.errors import BadModel, BadUpdate, NotAvailable
 from aimer2.core.protocols import Correction, Selector
+from aimer2.core.said import say
 from aimer2.core.tree import Tree
 from aimer2.learners.batches import batches
 from aimer2.learners.optimisers import OPTIMISERS, Scalars, rates
@@ -134,7 +135,7 @@ class KerasLearner:
         model = self._model
         floating = [weight for weight in model.weights if "float" in weight.dtype]
         if odd := [weight.path for weight in floating if weight.dtype not in ("float32", "float64")]:
-            raise BadModel(f"{odd[0]} is neither float32 nor float64.")
+            raise BadModel(say("{odd} is neither float32 nor float64.", odd=odd[0]))
         self._counters = [(weight, weight.numpy().copy()) for weight in model.weights if "float" not in weight.dtype]
         self._generators = [variable for variable in model.variables if variable.name == "seed_generator_state"]
         self._travelling = _travelling(floating, getattr(model, "travels_as", None))
@@ -276,9 +277,10 @@ class KerasLearner:
         if tf.is_tensor(outputs) and outputs.shape.as_list() == [rows, 1] and len(expected) == 1:
             outputs = tf.squeeze(outputs, 1)
         if not tf.is_tensor(outputs) or outputs.shape.as_list() != expected:
-            shape = outputs.shape if tf.is_tensor(outputs) else type(outputs).__name__
-            per = "row and class" if self._recipe.target.kind == "multiclass" else "row"
-            raise BadModel(f"For a {self._recipe.target.kind} target the model gives one output per {per}; it gave {shape} for {rows or 'all'} rows.")
+            kind = self._recipe.target.kind
+            per = "row and class" if kind == "multiclass" else "row"
+            message = "For a {kind} target the model gives one output per {per}; it gave {shape} for {rows} rows."
+            raise BadModel(say(message, kind=kind, per=per, shape=getattr(outputs, "shape", None), rows=rows or "all"))
         return outputs
 
     def _converted(self, features: npt.NDArray[Any], targets: npt.NDArray[Any]) -> tuple[Any, Any]:
@@ -330,7 +332,7 @@ def _device(name: str | None) -> str:
         return "/GPU:0" if gpus else "/CPU:0"
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda") or not (number or "0").isdigit():
-        raise NotAvailable(f"There is no device '{name}'.", remedy="Use cpu, cuda or cuda:0.")
+        raise NotAvailable(say("There is no device '{name}'.", name=name), remedy="Use cpu, cuda or cuda:0.")
     if kind == "cuda" and int(number or 0) >= len(gpus):
         raise NotAvailable("This machine has no such GPU that TensorFlow can use.", remedy="Leave the device out: the CPU is used then.")
     return f"/{'GPU' if kind == 'cuda' else 'CPU'}:{number or 0}"
@@ -341,7 +343,7 @@ def _refuse_activation(model: Any, kind: str) -> None:
     last = model.layers[-1] if model.layers else None
     name = getattr(getattr(last, "activation", None), "__name__", type(last).__name__).lower()
     if kind != "regression" and name in ("sigmoid", "softmax"):
-        raise BadModel(f"The model ends in a {name}; it must give the log odds: leave that activation out.")
+        raise BadModel(say("The model ends in a {name}; it must give the log odds: leave that activation out.", name=name))
 
 
 def _travelling(weights: list[Any], travels_as: Callable[[str, int], tuple[str, tuple[int, ...]]] | None) -> dict[str, _Leaf]:
@@ -350,7 +352,7 @@ def _travelling(weights: list[Any], travels_as: Callable[[str, int], tuple[str, 
         rank = len(weight.shape)
         name, axes = (weight.path, tuple(range(rank))) if travels_as is None else travels_as(weight.path, rank)
         if name in found:
-            raise BadModel(f"Two weights of the model are called {name}: give their layers names.")
+            raise BadModel(say("Two weights of the model are called {name}: give their layers names.", name=name))
         found[name] = _Leaf(weight, axes, tuple(int(axis) for axis in np.argsort(axes)))
     return found
 
@@ -393,7 +395,7 @@ def _check_names(own: Mapping[str, tuple[int, ...]], given: Tree) -> None:
     """Raises BadModel unless both have the same names and shapes."""
     if own.keys() != given.keys():
         odd = sorted(own.keys() ^ given.keys())[:3]
-        raise BadModel(f"Names differ between the model and what was given: {', '.join(odd)}.")
+        raise BadModel(say("Names differ between the model and what was given: {odd}.", odd=", ".join(odd)))
     for name, shape in own.items():
         if tuple(given[name].shape) != shape:
-            raise BadModel(f"{name} has shape {shape}; given was {tuple(given[name].shape)}.")
+            raise BadModel(say("{name} has shape {shape}; given was {shape_2}.", name=name, shape=shape, shape_2=tuple(given[name].shape)))

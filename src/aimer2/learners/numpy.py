@@ -21,6 +21,7 @@ from aimer2.core import tree
 from aimer2.core.dataset import Dataset
 from aimer2.core.errors import BadModel, BadUpdate, NotAvailable
 from aimer2.core.protocols import Correction, Selector
+from aimer2.core.said import say
 from aimer2.core.tree import Tree
 from aimer2.learners.batches import batches
 from aimer2.learners.recipe import Recipe
@@ -74,7 +75,7 @@ class NumpyLearner:
         fresh = dict(self._model.initial(rng))
         for name, leaf in fresh.items():
             if not isinstance(leaf, np.ndarray) or leaf.dtype not in (np.float32, np.float64):
-                raise BadModel(f"Parameter {name} is not an array of float32 or float64.")
+                raise BadModel(say("Parameter {name} is not an array of float32 or float64.", name=name))
         self._parameters = {name: np.array(leaf, order="C") for name, leaf in fresh.items()}
         self._dtype = np.result_type(*self._parameters.values()) if self._parameters else np.dtype(np.float64)
         self._lent = False
@@ -172,17 +173,21 @@ class NumpyLearner:
             scores = np.asarray(self._model.predict(self._parameters, features))
         expected = (len(features), *self._recipe.score_shape)
         if scores.shape != expected:
-            raise BadModel(f"The model predicts shape {scores.shape} where {expected} was expected.")
+            raise BadModel(say("The model predicts shape {shape} where {expected} was expected.", shape=scores.shape, expected=expected))
         return scores
 
 
 def check_fits(own: Mapping[str, Array], given: Tree) -> None:
     """Raises BadModel unless both have the same names and shapes."""
     if own.keys() != given.keys():
-        raise BadModel(f"The model's parameters are {', '.join(sorted(own))}; given were {', '.join(sorted(given)) or 'none'}.")
+        raise BadModel(
+            say("The model's parameters are {own}; given were {given}.", own=", ".join(sorted(own)), given=", ".join(sorted(given)) or "none")
+        )
     for name, leaf in own.items():
         if tuple(given[name].shape) != leaf.shape:
-            raise BadModel(f"Parameter {name} has shape {leaf.shape}; given was {tuple(given[name].shape)}.")
+            raise BadModel(
+                say("Parameter {name} has shape {shape}; given was {shape_2}.", name=name, shape=leaf.shape, shape_2=tuple(given[name].shape))
+            )
 
 
 def descend(  # one argument per symbol of the formula at the head

@@ -9,6 +9,7 @@ import numpy as np
 
 from aimer2.core.dataset import Dataset, Samples
 from aimer2.core.errors import BadData
+from aimer2.core.said import say
 from aimer2.core.study import Study, Target, Training
 from aimer2.learners import schedules
 from aimer2.metrics.survival import Timeline
@@ -64,7 +65,13 @@ class Recipe:
     def check(self, data: Dataset) -> None:
         """Raises BadData where features or targets are not what the model was built for."""
         if tuple(data.feature_shape) != self.feature_shape:
-            raise BadData(f"The features have shape {tuple(data.feature_shape)}; the model was built for {self.feature_shape}.")
+            raise BadData(
+                say(
+                    "The features have shape {feature_shape}; the model was built for {feature_shape_2}.",
+                    feature_shape=tuple(data.feature_shape),
+                    feature_shape_2=self.feature_shape,
+                )
+            )
         if not isinstance(data.targets, np.ndarray) and isinstance(data, Samples):
             # Masks in a file: their codes were looked at when the data set was opened.
             self._refuse_shape(tuple(data.targets.shape[1:]))
@@ -72,7 +79,7 @@ class Recipe:
         targets = np.asarray(data.targets)
         whole = targets.dtype.kind in "iub"
         if targets.shape[1:] != self.target_shape or not (whole or (targets.dtype.kind == "f" and np.isfinite(targets).all())):
-            raise BadData(f"Targets are {self._row()} per row.")
+            raise BadData(say("Targets are {row} per row.", row=self._row()))
         if self.target.kind == "regression" or not targets.size:
             return
         if self.target.kind == "survival":
@@ -81,11 +88,11 @@ class Recipe:
             return
         last = 1 if self.target.kind == "multilabel" else self.target.classes - 1
         if targets.min() < 0 or targets.max() > last or not (whole or (targets == np.floor(targets)).all()):
-            raise BadData(f"Targets are class numbers from 0 to {last}.")
+            raise BadData(say("Targets are class numbers from 0 to {last}.", last=last))
 
     def _refuse_shape(self, shape: tuple[int, ...]) -> None:
         if shape != self.target_shape:
-            raise BadData(f"Targets are {self._row()} per row.")
+            raise BadData(say("Targets are {row} per row.", row=self._row()))
 
     def _row(self) -> str:
         told = {"multilabel": "finite numbers, one for each label,", "survival": "a finite time and an event"}

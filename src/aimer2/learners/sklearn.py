@@ -21,6 +21,7 @@ from aimer2.core import tree
 from aimer2.core.dataset import Dataset
 from aimer2.core.errors import BadModel, BadUpdate, NotAvailable
 from aimer2.core.protocols import Correction, Selector
+from aimer2.core.said import say
 from aimer2.core.tree import Tree
 from aimer2.learners.batches import batches
 from aimer2.learners.recipe import Recipe
@@ -77,7 +78,7 @@ class SklearnLearner:
         self._estimator = self._build()
         wanted = "predict" if self._recipe.target.kind == "regression" else "predict_proba"
         if missing := [name for name in ("get_parameters", "set_parameters", "fit", wanted) if not hasattr(self._estimator, name)]:
-            raise BadModel(f"What `build` returned has no {', no '.join(missing)}.")
+            raise BadModel(say("What `build` returned has no {missing}.", missing=", no ".join(missing)))
         self._shapes: dict[str, tuple[int, ...]] = {}
         given = self.parameters()
         self._shapes = {name: leaf.shape for name, leaf in given.items()}
@@ -86,7 +87,7 @@ class SklearnLearner:
         given = self._estimator.get_parameters()
         for name, leaf in given.items():
             if not isinstance(leaf, np.ndarray) or leaf.dtype not in (np.float32, np.float64):
-                raise BadModel(f"Parameter {name} is not an array of float32 or float64.")
+                raise BadModel(say("Parameter {name} is not an array of float32 or float64.", name=name))
         if self._shapes:
             _check_shapes(self._shapes, given)
         return {name: np.array(leaf, order="C") for name, leaf in given.items()}
@@ -166,7 +167,7 @@ class SklearnLearner:
         found = np.asarray(predict(features), np.float64)
         expected = (rows,) if kind == "regression" else (rows, self._recipe.target.classes)
         if found.shape != expected:
-            raise BadModel(f"The estimator predicts shape {found.shape} where {expected} was expected.")
+            raise BadModel(say("The estimator predicts shape {shape} where {expected} was expected.", shape=found.shape, expected=expected))
         return found[:, 1] if kind == "binary" else found
 
     def _losses(self, scores: Array, features: Array, targets: Array) -> Array:
@@ -190,7 +191,9 @@ def _seed(rng: np.random.Generator) -> None:
 def _check_shapes(own: Mapping[str, tuple[int, ...]], given: Tree) -> None:
     """Raises BadModel unless both have the same names and shapes."""
     if own.keys() != given.keys():
-        raise BadModel(f"The model's parameters are {', '.join(sorted(own))}; given were {', '.join(sorted(given)) or 'none'}.")
+        raise BadModel(
+            say("The model's parameters are {own}; given were {given}.", own=", ".join(sorted(own)), given=", ".join(sorted(given)) or "none")
+        )
     for name, shape in own.items():
         if tuple(given[name].shape) != shape:
-            raise BadModel(f"Parameter {name} has shape {shape}; given was {tuple(given[name].shape)}.")
+            raise BadModel(say("Parameter {name} has shape {shape}; given was {shape_2}.", name=name, shape=shape, shape_2=tuple(given[name].shape)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aimer2.core.errors import Fault
+from aimer2.core.said import say
 from aimer2.core.study import Study, Training
 
 OWN_OPTIMISER = "module"
@@ -26,9 +27,11 @@ def _torch_only(study: Study) -> list[Fault]:
         return []
     found = []
     if kind not in ("binary", "multiclass", "regression"):
-        found.append(Fault("cohort.target.kind", f"{name} has no {kind} target", "set model.framework = 'torch'"))
+        found.append(Fault("cohort.target.kind", say("{name} has no {kind} target", name=name, kind=kind), "set model.framework = 'torch'"))
     asked = [field for field in ("accumulation", "class_weights", "patience") if getattr(training, field)]
-    return found + [Fault(f"training.{field}", f"{name} has none", "leave it out, or set model.framework = 'torch'") for field in asked]
+    return found + [
+        Fault(f"training.{field}", say("{name} has none", name=name), "leave it out, or set model.framework = 'torch'") for field in asked
+    ]
 
 
 def _pixels(study: Study) -> list[Fault]:
@@ -42,9 +45,15 @@ def _class_weights(study: Study) -> list[Fault]:
     if not weights:
         return []
     if target.kind not in _WEIGHTED:
-        return [Fault("training.class_weights", f"a {target.kind} target has no classes", "leave it out")]
+        return [Fault("training.class_weights", say("a {kind} target has no classes", kind=target.kind), "leave it out")]
     if len(weights) != target.classes:
-        return [Fault("training.class_weights", f"has {len(weights)} entries", f"give {_WEIGHTED[target.kind]}: {target.classes}")]
+        return [
+            Fault(
+                "training.class_weights",
+                say("has {count} entries", count=len(weights)),
+                say("give {weighted}: {classes}", weighted=_WEIGHTED[target.kind], classes=target.classes),
+            )
+        ]
     return []
 
 
@@ -79,7 +88,9 @@ def _private(study: Study) -> list[Fault]:
         return []
     found = []
     if target.kind in ("multilabel", "survival", "segmentation"):
-        found.append(Fault("cohort.target.kind", f"differential privacy has no {target.kind} target in this version", "leave one of them out"))
+        found.append(
+            Fault("cohort.target.kind", say("differential privacy has no {kind} target in this version", kind=target.kind), "leave one of them out")
+        )
     stated = [name for name in ("accumulation", "patience") if getattr(training, name) is not None]
     found += [Fault(f"training.{name}", "is not there under differential privacy", "leave it out") for name in stated]
     if training.optimiser == OWN_OPTIMISER:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from aimer2.core.dataset import Dataset, Samples, rows_of
 from aimer2.core.errors import BadModel, BadUpdate, NotAvailable
 from aimer2.core.protocols import Correction, Selector
+from aimer2.core.said import say
 from aimer2.core.tree import Tree
 from aimer2.learners import torch_lightning
 from aimer2.learners.batches import batches, in_parts, set_aside
@@ -80,7 +81,7 @@ class TorchLearner:
         self._travelling = {name: every[name] for name in self._learned} if self._learned_only else every
         for name, tensor in self._travelling.items():
             if tensor.dtype not in (torch.float32, torch.float64):
-                raise BadModel(f"{name} is neither float32 nor float64; for half precision set training.mixed_precision.")
+                raise BadModel(say("{name} is neither float32 nor float64; for half precision set training.mixed_precision.", name=name))
         self._dtype = next((tensor.dtype for tensor in self._weights.values()), torch.float32)
         self._normalises = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in self._module.modules())
 
@@ -226,7 +227,12 @@ class TorchLearner:
         """A module that trains itself and a study that says how to train would not know of each other."""
         own = torch_lightning.trains_itself(module)
         if own and self._recipe.training.optimiser != OWN_OPTIMISER:
-            raise BadModel(f"The module says itself how it trains (`training_step`); the study must agree: training.optimiser = '{OWN_OPTIMISER}'.")
+            raise BadModel(
+                say(
+                    "The module says itself how it trains (`training_step`); the study must agree: training.optimiser = '{own_optimiser}'.",
+                    own_optimiser=OWN_OPTIMISER,
+                )
+            )
         if not own and self._recipe.training.optimiser == OWN_OPTIMISER:
             raise BadModel("The module has no `training_step` and `configure_optimizers`; give the study an optimiser.")
 
@@ -255,7 +261,15 @@ class TorchLearner:
             outputs = outputs.squeeze(1)
         if not isinstance(outputs, Tensor) or outputs.shape != expected:
             shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise BadModel(f"For a {self._recipe.target.kind} target the model gives one output per {self._per()}; it gave {shape} for {rows} rows.")
+            raise BadModel(
+                say(
+                    "For a {kind} target the model gives one output per {per}; it gave {shape} for {rows} rows.",
+                    kind=self._recipe.target.kind,
+                    per=self._per(),
+                    shape=shape,
+                    rows=rows,
+                )
+            )
         return outputs.to(self._dtype)
 
     def _per(self) -> str:
@@ -323,7 +337,7 @@ def _device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise NotAvailable(f"torch knows no device '{name}'.", remedy="Use cpu, cuda or cuda:0.") from None
+        raise NotAvailable(say("torch knows no device '{name}'.", name=name), remedy="Use cpu, cuda or cuda:0.") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise NotAvailable("This machine has no GPU that torch can use.", remedy="Leave the device out: the CPU is used then.")
     if device.type == "cuda":
@@ -336,7 +350,9 @@ def _check_names(own: Mapping[str, Tensor], given: Tree) -> None:
     """Raises BadModel unless both have the same names and shapes."""
     if own.keys() != given.keys():
         odd = sorted(own.keys() ^ given.keys())[:3]
-        raise BadModel(f"Names differ between the model and what was given: {', '.join(odd)}.")
+        raise BadModel(say("Names differ between the model and what was given: {odd}.", odd=", ".join(odd)))
     for name, tensor in own.items():
         if tuple(given[name].shape) != tuple(tensor.shape):
-            raise BadModel(f"{name} has shape {tuple(tensor.shape)}; given was {tuple(given[name].shape)}.")
+            raise BadModel(
+                say("{name} has shape {shape}; given was {shape_2}.", name=name, shape=tuple(tensor.shape), shape_2=tuple(given[name].shape))
+            )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aimer2.core.errors import BadModel
+from aimer2.core.said import say
 
 
 def with_factors(module: nn.Module, weights: Collection[str], full: Collection[str], rank: int, scale: float) -> nn.Module:
@@ -25,7 +26,9 @@ def with_factors(module: nn.Module, weights: Collection[str], full: Collection[s
     for name in sorted(weights):
         layer = layers.get(name.rpartition(".")[0])
         if type(layer) is not nn.Linear:
-            raise BadModel(f"{name} is not the weight of a plain nn.Linear, so it cannot be adapted; name the linear layers in `layers`.")
+            raise BadModel(
+                say("{name} is not the weight of a plain nn.Linear, so it cannot be adapted; name the linear layers in `layers`.", name=name)
+            )
         layer.register_parameter("down", nn.Parameter(layer.weight.new_zeros(rank, layer.in_features)))
         layer.register_parameter("up", nn.Parameter(layer.weight.new_zeros(layer.out_features, rank)))
         layer.register_forward_hook(_adding(scale))

@@ -29,6 +29,7 @@ from aimer2.core.dataset import Dataset, Samples, Shielded
 from aimer2.core.errors import BadData, BadInput, BadModel
 from aimer2.core.protocols import Correction, Selector
 from aimer2.core.random import SecureBytes
+from aimer2.core.said import say
 from aimer2.core.tree import Tree
 from aimer2.learners.recipe import Recipe
 from aimer2.learners.torch import TorchLearner
@@ -68,7 +69,10 @@ class PrivateTorchLearner(TorchLearner):
         odd = sorted({type(part).__name__ for part in self._module.modules() if type(part) in validators and validators[type(part)](part)})
         if odd or self._buffers or self._counters:
             raise BadModel(
-                f"With {', '.join(odd) or 'buffers that training changes'} a single patient's gradient depends on other patients, or cannot be told.",
+                say(
+                    "With {odd} a single patient's gradient depends on other patients, or cannot be told.",
+                    odd=", ".join(odd) or "buffers that training changes",
+                ),
                 remedy="Use group or layer normalisation for that of batches, and layers that Opacus supports.",
             )
 
@@ -88,7 +92,13 @@ class PrivateTorchLearner(TorchLearner):
         Raises BadInput for another number of steps than the terms count.
         """
         if steps != self._terms.local_steps:
-            raise BadInput(f"The terms of differential privacy count {self._terms.local_steps} steps a round, not {steps}.")
+            raise BadInput(
+                say(
+                    "The terms of differential privacy count {local_steps} steps a round, not {steps}.",
+                    local_steps=self._terms.local_steps,
+                    steps=steps,
+                )
+            )
         records = _Records.of(_inside(data))
         self._recipe.check(records.rows)
         torch.manual_seed(int(copy.deepcopy(rng).integers(2**63)))

@@ -17,6 +17,7 @@ from aimer2.core import tree
 from aimer2.core.dataset import Dataset
 from aimer2.core.errors import BadModel, NotAvailable
 from aimer2.core.protocols import Correction, Selector
+from aimer2.core.said import say
 from aimer2.core.tree import Tree
 from aimer2.learners.recipe import Recipe
 from aimer2.metrics.figures import measure
@@ -85,11 +86,26 @@ class TreesLearner:
     def load(self, parameters: Tree) -> None:
         own = self._parameters
         if own.keys() != parameters.keys():
-            raise BadModel(f"The trees' arrays are {', '.join(sorted(own))}; given were {', '.join(sorted(parameters)) or 'none'}.")
+            raise BadModel(
+                say(
+                    "The trees' arrays are {own}; given were {parameters}.",
+                    own=", ".join(sorted(own)),
+                    parameters=", ".join(sorted(parameters)) or "none",
+                )
+            )
         given = {name: np.array(tree.load(leaf)) for name, leaf in parameters.items()}
         for name, leaf in own.items():
             if given[name].shape != leaf.shape or given[name].dtype != leaf.dtype:
-                raise BadModel(f"{name} is {given[name].dtype} {given[name].shape} where {leaf.dtype} {leaf.shape} was expected.")
+                raise BadModel(
+                    say(
+                        "{name} is {dtype} {shape} where {dtype_2} {shape_2} was expected.",
+                        name=name,
+                        dtype=given[name].dtype,
+                        shape=given[name].shape,
+                        dtype_2=leaf.dtype,
+                        shape_2=leaf.shape,
+                    )
+                )
         if not np.isin(given["feature"], np.arange(-1, self._forest.features)).all() or (given["feature"][..., leaf_level(own) :] >= 0).any():
             raise BadModel("A tree asks for a feature that is not there, or asks in its last level.")
         self._parameters = given

@@ -16,6 +16,7 @@ import numpy as np
 
 from aimer2.core.errors import BadUpdate
 from aimer2.core.protocols import Blob, BlobWriter
+from aimer2.core.said import say
 from aimer2.core.tree import Array, ArrayFile, FileArray, Tree, slices
 
 LAZY_BYTES = 1 << 20
@@ -57,7 +58,13 @@ def write_tree(tree: Tree, writer: BlobWriter) -> None:
         leaf = tree[name]
         code = _CODES.get((leaf.dtype.kind, leaf.dtype.itemsize))
         if code is None:
-            raise BadUpdate(f"{name} is {leaf.dtype.name}; only float16, float32, float64, int64, uint8, uint16, uint32 and uint64 travel.")
+            raise BadUpdate(
+                say(
+                    "{name} is {name_2}; only float16, float32, float64, int64, uint8, uint16, uint32 and uint64 travel.",
+                    name=name,
+                    name_2=leaf.dtype.name,
+                )
+            )
         layout.append((name, code, tuple(leaf.shape)))
     writer.write(_header(tuple(layout)))
     for name, code, _ in layout:
@@ -145,4 +152,4 @@ def _length(shape: tuple[Any, ...]) -> int:
 
 def _check_name(name: str) -> None:
     if name == _METADATA or not name.isprintable():
-        raise BadUpdate(f"{name!r} is no name of an array.")
+        raise BadUpdate(say("{name} is no name of an array.", name=f"{name!r}"))

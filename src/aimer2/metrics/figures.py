@@ -37,6 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aimer2.core.errors import BadInput, BadUpdate
+from aimer2.core.said import say
 from aimer2.metrics import binned_scores, calibration, confusion, multilabel, regression, segmentation, survival
 from aimer2.metrics.intervals import NOTHING, Estimate, estimate, undefined
 from aimer2.metrics.scores import Task, checked
@@ -279,7 +280,7 @@ def measure(
             with np.errstate(over="ignore", invalid="ignore"):
                 sums[key] = leaf.make(scores, targets, public)
             if not np.isfinite(sums[key]).all():
-                raise BadUpdate(f"The sums '{key}' are too large for a number of 64 bits.")
+                raise BadUpdate(say("The sums '{key}' are too large for a number of 64 bits.", key=key))
     return sums
 
 
@@ -304,7 +305,7 @@ def _read(task: Task, sums: Sums, name: str, parts: Sequence[str]) -> list[Figur
     if not metric.each:
         return [_figure(name, metric, leaves)]
     if parts and len(parts) != len(leaves[0]):
-        raise BadUpdate(f"The sums '{metric.keys[0]}' have a wrong shape.")
+        raise BadUpdate(say("The sums '{keys}' have a wrong shape.", keys=metric.keys[0]))
     told = parts or [str(number) for number in range(1, len(leaves[0]) + 1)]
     return [_figure(f"{name} {part}", metric, [leaf]) for part, leaf in zip(told, leaves[0], strict=True)]
 
@@ -329,18 +330,25 @@ def validate(task: Task, names: Sequence[str]) -> list[str]:
 
 def _refuse_unknown(task: Task, names: Sequence[str]) -> None:
     if unknown := validate(task, names):
-        raise BadInput(f"No such metric for a {task} task: {', '.join(unknown)}. There are: {', '.join(_METRICS[task])}.")
+        raise BadInput(
+            say(
+                "No such metric for a {task} task: {unknown}. There are: {metrics}.",
+                task=task,
+                unknown=", ".join(unknown),
+                metrics=", ".join(_METRICS[task]),
+            )
+        )
 
 
 def _leaf(task: Task, sums: Sums, key: str) -> Array:
     if key not in sums:
-        raise BadUpdate(f"The sums lack '{key}'.")
+        raise BadUpdate(say("The sums lack '{key}'.", key=key))
     leaf = sums[key]
     shape = _LEAVES[task][key].shape if key in _LEAVES[task] else (1,)
     free = {size for size, fixed in zip(leaf.shape, shape, strict=False) if fixed is None}
     fits = leaf.ndim == len(shape) and all(fixed in (None, size) for size, fixed in zip(leaf.shape, shape, strict=True))
     if not fits or len(free) > 1 or 0 in free:
-        raise BadUpdate(f"The sums '{key}' have a wrong shape.")
+        raise BadUpdate(say("The sums '{key}' have a wrong shape.", key=key))
     if not np.isfinite(leaf).all():
-        raise BadUpdate(f"The sums '{key}' are not finite.")
+        raise BadUpdate(say("The sums '{key}' are not finite.", key=key))
     return leaf

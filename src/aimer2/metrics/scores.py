@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aimer2.core.errors import BadData, BadUpdate
+from aimer2.core.said import say
 
 Task = Literal["binary", "multiclass", "regression", "multilabel", "survival", "segmentation"]
 Array = NDArray[Any]
@@ -23,7 +24,7 @@ def checked(task: Task, scores: Array, targets: Array) -> tuple[Floats, Array]:
         raise BadUpdate("Scores and targets must be arrays of numbers.")
     scores = scores.astype(np.float64)
     if len(scores) != len(targets) or not _fitting(task, scores, targets):
-        raise BadUpdate(f"Scores and targets do not have the shapes of a {task} task.")
+        raise BadUpdate(say("Scores and targets do not have the shapes of a {task} task.", task=task))
     if not np.isfinite(scores).all():
         raise BadUpdate("Scores are not finite.")
     if not np.isfinite(targets).all():
@@ -35,9 +36,9 @@ def checked(task: Task, scores: Array, targets: Array) -> tuple[Floats, Array]:
     several = task in ("multiclass", "segmentation")
     classes = scores.shape[1] if several else 2
     if classes < 2:
-        raise BadUpdate(f"A {task} task has scores for two classes or more.")
+        raise BadUpdate(say("A {task} task has scores for two classes or more.", task=task))
     if not np.isin(targets, np.arange(classes)).all():
-        raise BadData(f"Targets are not class numbers 0 to {classes - 1}.")
+        raise BadData(say("Targets are not class numbers 0 to {classes}.", classes=classes - 1))
     clipped = np.clip(scores, 0.0, 1.0)
     if (np.abs(scores - clipped) > PROBABILITY_TOLERANCE).any():
         raise BadUpdate("Scores are not probabilities between 0 and 1.")

@@ -10,6 +10,7 @@ from typing import Any, final
 from pydantic import ValidationError
 
 from aimer2.core.errors import BadModel, Fault
+from aimer2.core.said import say
 from aimer2.core.study import faults_of
 from aimer2.core.task import Document
 from aimer2.models.options import BoostedTreesOptions, CnnOptions, LinearOptions, MlpOptions, SgdOptions, UnetOptions
@@ -104,17 +105,29 @@ def faults(framework: str, name: str, classes: int, chosen: Mapping[str, Any], k
     Empty: `build` will take it, if the features fit.
     """
     if name not in available(framework):
-        return [Fault("model.name", f"{framework} has no model '{name}'", f"use one of {', '.join(available(framework))}, or `code`")]
+        return [
+            Fault(
+                "model.name",
+                say("{framework} has no model '{name}'", framework=framework, name=name),
+                say("use one of {framework}, or `code`", framework=", ".join(available(framework))),
+            )
+        ]
     architecture = _find(framework, name)
     found = []
     target = kind or _TARGETS.get(classes, "multiclass")
     if target not in architecture.targets:
         fitting = [other for other, entry in _MODELS[framework].items() if target in entry.targets]
-        found.append(Fault("model.name", f"'{name}' is not for a {target} target", f"use one of {', '.join(fitting) or 'those of torch'}"))
+        found.append(
+            Fault(
+                "model.name",
+                say("'{name}' is not for a {target} target", name=name, target=target),
+                say("use one of {fitting}", fitting=", ".join(fitting) or "those of torch"),
+            )
+        )
     try:
         architecture.options(**chosen)
     except ValidationError as error:
-        valid = f"valid are {', '.join(architecture.options.model_fields)}"
+        valid = say("valid are {model_fields}", model_fields=", ".join(architecture.options.model_fields))
         for fault in faults_of(error):
             unknown = fault.place not in architecture.options.model_fields and "." not in fault.place and "[" not in fault.place
             found.append(Fault(f"model.options.{fault.place}", "no such option" if unknown else fault.problem, valid if unknown else fault.remedy))
@@ -148,4 +161,11 @@ def _find(framework: str, name: str) -> _Architecture:
     try:
         return _MODELS[framework][name]
     except KeyError:
-        raise BadModel(f"{framework} has no model '{name}': there are {', '.join(available(framework)) or 'none'}.") from None
+        raise BadModel(
+            say(
+                "{framework} has no model '{name}': there are {framework_2}.",
+                framework=framework,
+                name=name,
+                framework_2=", ".join(available(framework)) or "none",
+            )
+        ) from None

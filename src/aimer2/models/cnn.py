@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from aimer2.core.errors import BadModel
+from aimer2.core.said import say
 from aimer2.models.options import CnnOptions
 
 GROUPS = 8
@@ -55,7 +56,14 @@ def normalisation(channels: int, *, batch: bool) -> nn.Module:
 def build(feature_shape: tuple[int, ...], outputs: int, options: CnnOptions, columns: int = 0) -> nn.Module:
     """Raises BadModel where the features are not images or these are too small for so many blocks."""
     if len(feature_shape) != 3:
-        raise BadModel(f"A cnn is for images (channels, height, width); the features have shape {feature_shape}.")
+        raise BadModel(say("A cnn is for images (channels, height, width); the features have shape {feature_shape}.", feature_shape=feature_shape))
     if min(feature_shape[1:]) < options.smallest:
-        raise BadModel(f"Images of {feature_shape[1]}×{feature_shape[2]} cannot be halved {len(options.channels)} times: set fewer `channels`.")
+        raise BadModel(
+            say(
+                "Images of {feature_shape}×{feature_shape_2} cannot be halved {count} times: set fewer `channels`.",
+                feature_shape=feature_shape[1],
+                feature_shape_2=feature_shape[2],
+                count=len(options.channels),
+            )
+        )
     return Cnn(feature_shape[0], outputs, options, columns)

@@ -12,6 +12,7 @@ import keras
 from keras import layers
 
 from aimer2.core.errors import BadModel
+from aimer2.core.said import say
 from aimer2.models.options import CnnOptions, LinearOptions, MlpOptions
 
 GROUPS = 8
@@ -56,9 +57,16 @@ def build_cnn(feature_shape: tuple[int, ...], outputs: int, options: CnnOptions,
     Raises BadModel where the features are not images or these are too small for so many blocks.
     """
     if len(feature_shape) != 3:
-        raise BadModel(f"A cnn is for images (channels, height, width); the features have shape {feature_shape}.")
+        raise BadModel(say("A cnn is for images (channels, height, width); the features have shape {feature_shape}.", feature_shape=feature_shape))
     if min(feature_shape[1:]) < options.smallest:
-        raise BadModel(f"Images of {feature_shape[1]}×{feature_shape[2]} cannot be halved {len(options.channels)} times: set fewer `channels`.")
+        raise BadModel(
+            say(
+                "Images of {feature_shape}×{feature_shape_2} cannot be halved {count} times: set fewer `channels`.",
+                feature_shape=feature_shape[1],
+                feature_shape_2=feature_shape[2],
+                count=len(options.channels),
+            )
+        )
     # TensorFlow convolves on a processor with the channels last only
     parts: list[layers.Layer] = [layers.Permute((2, 3, 1))]
     for block, channels in enumerate(options.channels):

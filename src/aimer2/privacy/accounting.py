@@ -22,6 +22,7 @@ from dp_accounting.pld import pld_pmf, privacy_loss_distribution
 from dp_accounting.rdp import rdp_privacy_accountant
 
 from aimer2.core.errors import AimerError, BadInput
+from aimer2.core.said import say
 from aimer2.privacy import skellam as noise
 
 Kind: TypeAlias = Literal["gaussian", "laplace", "skellam", "subsampled_gaussian"]
@@ -61,9 +62,9 @@ class Spent:
         if self.kind not in get_args(Kind) or set(self.parameters) != set(PARAMETERS[self.kind]):
             raise BadInput("No mechanism has this kind and these parameters.")
         if not all(0 < value < math.inf for value in self.parameters.values()) or self.parameters.get("sampling_rate", 1) > 1:
-            raise BadInput(f"A parameter of the mechanism {self.kind} is out of range.")
+            raise BadInput(say("A parameter of the mechanism {kind} is out of range.", kind=self.kind))
         if self.count < 1:
-            raise BadInput(f"The mechanism {self.kind} was used {self.count} times.")
+            raise BadInput(say("The mechanism {kind} was used {count} times.", kind=self.kind, count=self.count))
 
     def document(self) -> dict[str, Any]:
         """Plain JSON, for a ledger."""

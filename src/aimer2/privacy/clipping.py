@@ -10,6 +10,7 @@ import numpy as np
 
 from aimer2.core import tree
 from aimer2.core.errors import BadInput, BadUpdate
+from aimer2.core.said import say
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update
 
@@ -39,7 +40,7 @@ def clip(update: Update, clip_norm: float) -> Update:
         raise BadInput("The clip norm is not a positive number.")
     for name, leaf in ((name, leaf) for named in update.sums.values() for name, leaf in named.items()):
         if leaf.dtype.kind != "f":
-            raise BadUpdate(f"{name} is {leaf.dtype.name}; only floating-point numbers can be clipped.")
+            raise BadUpdate(say("{name} is {name_2}; only floating-point numbers can be clipped.", name=name, name_2=leaf.dtype.name))
     length = norm(update.sums)
     if not math.isfinite(length):
         raise BadUpdate("The update is not finite or too long to measure.")

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from aimer2.core import tree
 from aimer2.core.errors import BadInput, BadUpdate
 from aimer2.core.random import SecureBytes
+from aimer2.core.said import say
 from aimer2.core.tree import Array, Tree
 
 _BLOCK = 1 << 13
@@ -59,7 +60,7 @@ def noisy(clear: Tree, deviation: float, source: SecureBytes) -> dict[str, Array
         raise BadInput("The noise's standard deviation is not a positive number.")
     for name, leaf in clear.items():
         if leaf.dtype.kind != "f":
-            raise BadUpdate(f"{name} is {leaf.dtype.name}; Gaussian noise is for floating-point numbers.")
+            raise BadUpdate(say("{name} is {name_2}; Gaussian noise is for floating-point numbers.", name=name, name_2=leaf.dtype.name))
     return {name: Noisy(leaf, deviation, source) for name, leaf in clear.items()}
 
 

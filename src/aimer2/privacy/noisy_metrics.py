@@ -24,6 +24,7 @@ import numpy.typing as npt
 from aimer2.core import tree
 from aimer2.core.errors import BadInput, BadUpdate
 from aimer2.core.random import SecureBytes
+from aimer2.core.said import say
 from aimer2.core.tree import Tree
 from aimer2.metrics.binned_scores import BINS, LARGEST_LOGIT
 from aimer2.metrics.figures import measure
@@ -77,7 +78,7 @@ def noisy_metrics(
     ``span``: the range of a regression. Raises BadInput for a metric that is none of `NOISY_METRICS`, and for a regression without a range.
     """
     if odd := sorted(set(names) - set(NOISY_METRICS[kind])):
-        raise BadInput(f"Noise cannot be added to {', '.join(odd)}.")
+        raise BadInput(say("Noise cannot be added to {odd}.", odd=", ".join(odd)))
     measured = measure(kind, scores, targets, 0.0, names)
     tables: dict[str, npt.NDArray[Any]] = {name: measured[name] for name in _TABLES if name in measured}
     if "binned_scores" in tables:

@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 from aimer2.core.errors import BadInput, BadStudy, Fault
+from aimer2.core.said import say
 from aimer2.core.study import DifferentialPrivacy, Study
 from aimer2.privacy.site_level import LARGEST_SIZE, LEAST_STEPS
 from aimer2.privacy.terms import PLACE, how_much, library, rounded_up
@@ -107,7 +108,7 @@ def _noise(asked: DifferentialPrivacy, rounds: int, evaluation_noise: float | No
         return _calibrated(asked.epsilon, asked.delta, rounds, evaluation_noise)
     except BadInput as error:
         remedy = "state another ε between 0.01 and 100, fewer rounds, or a larger `evaluation_noise`"
-        raise BadStudy([Fault(f"{PLACE}.epsilon", f"cannot be kept: {error.sentence}", remedy)]) from None
+        raise BadStudy([Fault(f"{PLACE}.epsilon", say("cannot be kept: {sentence}", sentence=error.sentence), remedy)]) from None
 
 
 @lru_cache(maxsize=64)

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, final
 
 from aimer2.core.errors import BadInput, BadStudy, Fault, NotAvailable
+from aimer2.core.said import say
 from aimer2.core.study import DifferentialPrivacy, Study
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def _noise(asked: DifferentialPrivacy, steps: int, held_out: bool) -> float:
         return _calibrated(asked.epsilon, asked.delta, asked.sampling_rate, steps, asked.evaluation_noise if held_out else None)
     except BadInput as error:
         remedy = "state another ε between 0.01 and 100, fewer steps, a smaller `sampling_rate`, or a larger `evaluation_noise`"
-        raise BadStudy([Fault(f"{PLACE}.epsilon", f"cannot be kept: {error.sentence}", remedy)]) from None
+        raise BadStudy([Fault(f"{PLACE}.epsilon", say("cannot be kept: {sentence}", sentence=error.sentence), remedy)]) from None
 
 
 @lru_cache(maxsize=64)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from aimer2.core.errors import Conflict, NotAvailable
+from aimer2.core.said import say
 from aimer2.learners.catalogue import make_learner
 from aimer2.repository.card import as_html, as_markdown, card
 from aimer2.repository.inputs import inputs_of
@@ -57,7 +58,7 @@ def export_folder(version: Version, folder: Path) -> None:
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
-        raise Conflict(f"{folder} is there already.", remedy="Name a folder that is not.") from None
+        raise Conflict(say("{folder} is there already.", folder=folder), remedy="Name a folder that is not.") from None
     shutil.copyfile(version.weights, folder / WEIGHTS)
     study = version.study
     config: dict[str, Any] = {
@@ -81,4 +82,6 @@ def _torch_onnx() -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("onnx", "onnxruntime", "onnxscript"):
             raise
-        raise NotAvailable(f"ONNX needs {error.name}, which is not installed here.", remedy="Install it: pip install 'aimer2[onnx]'") from None
+        raise NotAvailable(
+            say("ONNX needs {name}, which is not installed here.", name=error.name), remedy="Install it: pip install 'aimer2[onnx]'"
+        ) from None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import final
 
 from aimer2.core.errors import AimerError
+from aimer2.core.said import say
 from aimer2.core.task import SiteId
 from aimer2.identity.documents import open_document
 from aimer2.identity.keys import PublicKey
@@ -28,7 +29,7 @@ class Finding:
 def verify(version: Version) -> list[Finding]:
     """Every check, those that fail too. That the coordinator has signed result and stages was checked when the version was opened."""
     return [
-        Finding("result and stages", True, f"signed by the coordinator's key {version.key.key_id}"),
+        Finding("result and stages", True, say("signed by the coordinator's key {key_id}", key_id=version.key.key_id)),
         *_package(version),
         *_approvals(version),
         *_weights(version),
@@ -45,8 +46,10 @@ def _package(version: Version) -> Iterator[Finding]:
     yield Finding("lineage", holds, "untrained weights and code are those of the study" if holds else "untrained weights or code are not the study's")
     stages = all(change.model == version.model.sha256 for change in version.stages)
     for one in version.evaluations:
-        yield Finding(f"evaluation by {one['name']}", True, f"signed by the coordinator, of these weights; study {one['study'][:16]}…")
-    yield Finding("stages", stages, f"{version.stage}, for these weights" if stages else "they are about other weights")
+        yield Finding(
+            say("evaluation by {one}", one=one["name"]), True, say("signed by the coordinator, of these weights; study {one}…", one=one["study"][:16])
+        )
+    yield Finding("stages", stages, say("{stage}, for these weights", stage=version.stage) if stages else "they are about other weights")
 
 
 def _approvals(version: Version) -> Iterator[Finding]:
@@ -64,11 +67,11 @@ def _approvals(version: Version) -> Iterator[Finding]:
 
 def _approval(site: SiteId, decision: Decision | None) -> Finding:
     if decision is None:
-        return Finding(f"approval of {site}", False, "there is no decision signed with the key that the study knows of it")
+        return Finding(say("approval of {site}", site=site), False, "there is no decision signed with the key that the study knows of it")
     if decision.decision == "refuse":
-        return Finding(f"approval of {site}", False, f"it refused: {decision.reason or 'no reason given'}")
+        return Finding(say("approval of {site}", site=site), False, say("it refused: {reason}", reason=decision.reason or "no reason given"))
     later = ", withdrawn since" if decision.decision == "withdraw" else ""
-    return Finding(f"approval of {site}", True, f"signed at the site by {decision.by}{later}")
+    return Finding(say("approval of {site}", site=site), True, say("signed at the site by {by}{later}", by=decision.by, later=later))
 
 
 def _decision(statement: str, key: str) -> Decision | None:
@@ -89,4 +92,4 @@ def _weights(version: Version) -> Iterator[Finding]:
         except AimerError as error:
             yield Finding("weights", False, error.sentence)
         else:
-            yield Finding("weights", True, f"SHA-256 {version.model.sha256[:16]}…, as signed")
+            yield Finding("weights", True, say("SHA-256 {sha256}…, as signed", sha256=version.model.sha256[:16]))

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from aimer2.blobs.folder import FileBlob
 from aimer2.core import tree
 from aimer2.core.errors import BadInput, NotFound, Tampered
+from aimer2.core.said import say
 from aimer2.core.study import Study
 from aimer2.core.task import BlobRef
 from aimer2.core.tree import Tree
@@ -93,9 +94,9 @@ def read_version(folder: Path, key: PublicKey | None = None) -> Version:
         record = StudyRecord.model_validate_json((folder / RECORD).read_bytes())
         known = key or PublicKey.from_text((folder / KEY).read_text("ascii").strip())
     except (FileNotFoundError, NotADirectoryError):
-        raise NotFound(f"{folder} is no folder of a pulled model.", remedy="Pull one: aimer2 model pull NAME FOLDER") from None
+        raise NotFound(say("{folder} is no folder of a pulled model.", folder=folder), remedy="Pull one: aimer2 model pull NAME FOLDER") from None
     except (ValidationError, UnicodeDecodeError):
-        raise BadInput(f"{folder / RECORD} is not a record of a study of this version of AIMER2.") from None
+        raise BadInput(say("{folder} is not a record of a study of this version of AIMER2.", folder=folder / RECORD)) from None
     return open_version(record, known, folder / WEIGHTS)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, final
 
 from aimer2.core.errors import AimerError, BadInput, Conflict, NotAllowed, NotAvailable, Tampered
+from aimer2.core.said import say
 from aimer2.core.task import Digest, SiteId
 from aimer2.secure_aggregation.keys import open_bundle, open_keys, own_seed, pair_seed, place, public, round_context
 from aimer2.secure_aggregation.messages import (
@@ -104,7 +105,7 @@ class Epoch:
     def start(self, terms: RoundTerms) -> Round:
         """Raises Conflict for a round that is not of this epoch, or before the set-up is done."""
         if terms.round_number not in self.terms or not self._dealt:
-            raise Conflict(f"Round {terms.round_number} cannot start in this epoch.")
+            raise Conflict(say("Round {round_number} cannot start in this epoch.", round_number=terms.round_number))
         return Round(self, terms)
 
     def document(self) -> dict[str, Any]:
@@ -263,7 +264,7 @@ class Round:
 
     def _cheated(self, dealer: SiteId, how: str) -> Tampered:
         self.dropped[dealer] = how
-        return Tampered(f"'{dealer}' has not kept to the protocol: {how}")
+        return Tampered(say("'{dealer}' has not kept to the protocol: {how}", dealer=dealer, how=how))
 
     def _fits(self, bundle: Bundle, recipient: SiteId, survives: bool, share: bytes) -> bool:
         where = place(self.epoch.roster, self.epoch.terms, bundle.keys, bundle.site, recipient)
@@ -306,7 +307,7 @@ def _sifted(answers: Mapping[SiteId, str], check: Callable[[SiteId, str], Checke
 
 def _enough(good: Collection[object], needed: int, what: str) -> None:
     if len(good) < needed:
-        raise NotAvailable(f"Not enough sites: {len(good)} {what}, {needed} are needed.")
+        raise NotAvailable(say("Not enough sites: {count} {what}, {needed} are needed.", count=len(good), what=what, needed=needed))
 
 
 def _once(collected: Collection[object]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import final
 
 from aimer2.core.errors import NotAvailable, Tampered
+from aimer2.core.said import say
 from aimer2.core.task import Digest, SiteId
 from aimer2.identity.keys import SigningKey
 from aimer2.secure_aggregation.keys import open_keys, pack, place, unpack
@@ -35,7 +36,14 @@ class Dealer:
     def check_count(self, count: int) -> None:
         """Raises NotAvailable for fewer sites than a sum must be made of."""
         if count < self.roster.least:
-            raise NotAvailable(f"There are {count} sites; of {len(self.roster.members)} at least {self.roster.least} must take part.")
+            raise NotAvailable(
+                say(
+                    "There are {count} sites; of {count_2} at least {least} must take part.",
+                    count=count,
+                    count_2=len(self.roster.members),
+                    least=self.roster.least,
+                )
+            )
 
     def deal(self, secrets: Sequence[tuple[bytes, bytes]], keys: Mapping[SiteId, Keys], list_digest: Digest, key: SigningKey) -> Dealt:
         """Shares of each round's two secrets (the own mask's, the private key) for all sites in ``keys``, this one among them."""
@@ -63,7 +71,7 @@ class Dealer:
         """
         parcel = dealt.parcels.get(self.site)
         if parcel is None or parcel.digest() != bundle.parcels[self.site]:
-            raise Tampered(f"The parcel of '{bundle.site}' is not the one that it signed.")
+            raise Tampered(say("The parcel of '{site}' is not the one that it signed.", site=bundle.site))
         try:
             return unpack(parcel, seal, place(self.roster, self.epoch, bundle.keys, bundle.site, self.site), 2 * self.epoch.rounds)
         except Tampered:

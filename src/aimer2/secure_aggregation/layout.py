@@ -29,6 +29,7 @@ import cbor2
 import numpy as np
 
 from aimer2.core.errors import BadInput, BadUpdate
+from aimer2.core.said import say
 from aimer2.core.tree import Tree
 
 SECURE = "secure"
@@ -67,7 +68,7 @@ class Leaf:
 
     def __post_init__(self) -> None:
         if self.range is not None and (self.dtype not in ("float32", "float64") or not _RANGES[0] <= self.range <= _RANGES[1]):
-            raise BadUpdate(f"{self.name} of {self.sum} cannot have the range {self.range}.")
+            raise BadUpdate(say("{name} of {sum} cannot have the range {range}.", name=self.name, sum=self.sum, range=self.range))
 
     @property
     def size(self) -> int:
@@ -132,9 +133,9 @@ class Layout:
     def __post_init__(self) -> None:
         keys = [(leaf.sum, leaf.name) for leaf in self.leaves]
         if not all(one < other for one, other in pairwise(keys)) or any(leaf.sum == SECURE for leaf in self.leaves):
-            raise BadUpdate(f"The leaves of a layout are sorted and different, and none belongs to a sum named {SECURE!r}.")
+            raise BadUpdate(say("The leaves of a layout are sorted and different, and none belongs to a sum named {secure}.", secure=f"{SECURE!r}"))
         if odd := [leaf.dtype for leaf in self.leaves if leaf.dtype not in _DTYPES]:
-            raise BadUpdate(f"Only float32, float64, int32 and int64 are summed in secret, not {odd[0]}.")
+            raise BadUpdate(say("Only float32, float64, int32 and int64 are summed in secret, not {odd}.", odd=odd[0]))
         if self.sites < 1:
             raise BadUpdate("A sum has at least one site.")
 

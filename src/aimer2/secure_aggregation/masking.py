@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 from aimer2.core import tree
 from aimer2.core.errors import BadUpdate, Conflict
+from aimer2.core.said import say
 from aimer2.core.tree import NumpyArray, Tree
 from aimer2.secure_aggregation.layout import BLOCK, SECURE, Layout, Place
 from aimer2.secure_aggregation.quantisation import add, decode, encode, largest_real, subtract
@@ -79,7 +80,7 @@ def unmask(
     Raises BadUpdate where an upload is not of the layout, and where the checksum does not hold.
     """
     if not 1 <= len(uploads) <= layout.sites:
-        raise BadUpdate(f"{len(uploads)} uploads cannot be added in a layout for {layout.sites} sites.")
+        raise BadUpdate(say("{count} uploads cannot be added in a layout for {sites} sites.", count=len(uploads), sites=layout.sites))
     expected = {(place.leaf.sum, place.leaf.name): (place.leaf.masked_shape, place.leaf.word.name) for place in layout.places}
     for upload in uploads:
         _check_alike(upload, expected)
@@ -126,7 +127,7 @@ def _check_alike(sums: Mapping[str, Tree], expected: Mapping[tuple[str, str], tu
     found = {(name, leaf): (tuple(array.shape), array.dtype.name) for name, leaves in sums.items() for leaf, array in leaves.items()}
     if found != expected:
         odd = sorted({key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key)})[:3]
-        raise BadUpdate(f"The sums are not those of the layout: {', '.join('/'.join(key) for key in odd)}.")
+        raise BadUpdate(say("The sums are not those of the layout: {key}.", key=", ".join("/".join(key) for key in odd)))
 
 
 @final

@@ -16,6 +16,7 @@ import cbor2
 from pydantic import ConfigDict, Field, ValidationError
 
 from aimer2.core.errors import NotAuthenticated, Tampered
+from aimer2.core.said import say
 from aimer2.core.task import Digest, Document, SiteId, Stage
 from aimer2.identity.documents import open_document, sign_document
 from aimer2.identity.keys import PublicKey, SigningKey
@@ -165,7 +166,7 @@ def parsed(text: str | bytes, form: type[Form]) -> Form:
     try:
         return form.model_validate_json(text)
     except ValidationError as error:
-        raise Tampered(f"This is not what the protocol calls {form.__name__}.") from error
+        raise Tampered(say("This is not what the protocol calls {name}.", name=form.__name__)) from error
 
 
 def digest_of(what: str, content: Any) -> Digest:

@@ -12,6 +12,7 @@ from typing import Any, final
 import numpy as np
 
 from aimer2.core.errors import BadUpdate
+from aimer2.core.said import say
 from aimer2.core.tree import NumpyArray
 from aimer2.secure_aggregation.layout import INTEGERS, Leaf
 
@@ -41,7 +42,7 @@ def encode(values: NumpyArray, leaf: Leaf, sites: int) -> Encoded:
         return _encode_integers(values, leaf, sites)
     largest = float(max(values.max(), -values.min()))
     if not np.isfinite(largest):
-        raise BadUpdate(f"{leaf.name} of {leaf.sum} has a value that is not finite.")
+        raise BadUpdate(say("{name} of {sum} has a value that is not finite.", name=leaf.name, sum=leaf.sum))
     reach = leaf.reach
     if reach is None:
         _check_size(largest, largest_real(sites), leaf)
@@ -104,7 +105,10 @@ def _encode_integers(values: NumpyArray, leaf: Leaf, sites: int) -> Encoded:
 
 def _check_size(largest: float, limit: float, leaf: Leaf) -> None:
     if largest > limit:
-        raise BadUpdate(f"{leaf.name} of {leaf.sum} has a value too large to be summed in secret.", remedy="Give the values a smaller unit.")
+        raise BadUpdate(
+            say("{name} of {sum} has a value too large to be summed in secret.", name=leaf.name, sum=leaf.sum),
+            remedy="Give the values a smaller unit.",
+        )
 
 
 def _two_limbs(values: NumpyArray) -> NumpyArray:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import final
 
 from aimer2.core.errors import BadInput, NotAvailable, NotFound
+from aimer2.core.said import say
 from aimer2.core.task import Digest, SiteId
 from aimer2.identity.keys import PublicKey
 from aimer2.secure_aggregation.messages import digest_of
@@ -75,7 +76,7 @@ class Roster:
         try:
             return self._indices[site]
         except KeyError as error:
-            raise NotFound(f"'{site}' is not in the study's roster.") from error
+            raise NotFound(say("'{site}' is not in the study's roster.", site=site)) from error
 
     def key(self, site: SiteId) -> PublicKey:
         """Raises NotFound."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from aimer2.core.errors import BadInput
+from aimer2.core.said import say
 
 PRIME = (1 << 256) - 189
 _BYTES = 32
@@ -29,7 +30,7 @@ def split(secret: bytes, threshold: int, xs: Sequence[int]) -> dict[int, bytes]:
     """
     _check_indices(xs)
     if not 1 <= threshold <= len(xs):
-        raise BadInput(f"A secret cannot be shared among {len(xs)} so that {threshold} open it.")
+        raise BadInput(say("A secret cannot be shared among {count} so that {threshold} open it.", count=len(xs), threshold=threshold))
     coefficients = [_number(secret), *(secrets.randbelow(PRIME) for _ in range(threshold - 1))]
     return {x: _value(coefficients, x).to_bytes(_BYTES, "big") for x in xs}
 

@@ -14,6 +14,7 @@ from typing import Any, final
 import cbor2
 
 from aimer2.core.errors import Conflict, NotAllowed, NotFound, Tampered
+from aimer2.core.said import say
 from aimer2.core.task import Digest, SiteId
 from aimer2.identity.keys import SigningKey
 from aimer2.secure_aggregation.dealing import Dealer
@@ -197,10 +198,10 @@ class Member:
         header = self._header(epoch, terms, known)
         for site, text in letters.signed.items():
             if site not in known.publics:
-                raise NotAllowed(f"'{site}' is not a member of this epoch.")
+                raise NotAllowed(say("'{site}' is not a member of this epoch.", site=site))
             update = opened(text, Update, self.roster.key(site))
             if update != Update(**header | {"site": site}, uploads=update.uploads):
-                raise Tampered(f"The update of '{site}' belongs to another round, model or set of sites.")
+                raise Tampered(say("The update of '{site}' belongs to another round, model or set of sites.", site=site))
         return self._say(Agreement(**header, survivors=_digests(letters)))
 
     def reveal(self, epoch: EpochTerms, terms: RoundTerms, agreements: str) -> str:
@@ -217,11 +218,11 @@ class Member:
         letters = parsed(agreements, Letters)
         for site, text in letters.signed.items():
             if site not in mine.survivors:
-                raise NotAllowed(f"'{site}' is not among the survivors of this round.")
+                raise NotAllowed(say("'{site}' is not among the survivors of this round.", site=site))
             if opened(text, Agreement, self.roster.key(site)) != mine.model_copy(update={"site": site}):
-                raise Tampered(f"'{site}' has signed another set of updates.")
+                raise Tampered(say("'{site}' has signed another set of updates.", site=site))
         if len(letters.signed) < self.roster.threshold:
-            raise NotAllowed(f"Only {len(letters.signed)} sites have agreed; {self.roster.threshold} must.")
+            raise NotAllowed(say("Only {count} sites have agreed; {threshold} must.", count=len(letters.signed), threshold=self.roster.threshold))
         said = self._said(epoch, terms, Reveal)
         if said is not None:
             return said
@@ -270,7 +271,7 @@ class Member:
         held: dict[SiteId, dict[int, list[bytes]]] = {}
         for dealer, dealt in sorted(deals.dealt.items()):
             if dealer not in keys:
-                raise NotAllowed(f"'{dealer}' has dealt shares without a key in the list.")
+                raise NotAllowed(say("'{dealer}' has dealt shares without a key in the list.", dealer=dealer))
             shares = here.take(dealt, open_bundle(dealt.bundle, self.roster, epoch, dealer, keys, state["list"]), state["seal"])
             if shares is not None:
                 held[dealer] = {number: shares[2 * place : 2 * place + 2] for place, number in enumerate(_numbers(epoch))}
@@ -284,7 +285,7 @@ class Member:
         if "cohort" not in state:
             raise Conflict("This site has not accepted the members' shares for this epoch.")
         if round_number not in state["secrets"]:
-            raise Conflict(f"Round {round_number} is closed at this site, or not of this epoch.")
+            raise Conflict(say("Round {round_number} is closed at this site, or not of this epoch.", round_number=round_number))
         return state
 
     def _round(self, epoch: EpochTerms, terms: RoundTerms) -> _Round:

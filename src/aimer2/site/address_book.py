@@ -21,6 +21,7 @@ from aimer2.audit.kinds import Kind
 from aimer2.audit.log import AuditLog
 from aimer2.core.clock import Clock
 from aimer2.core.errors import AimerError, BadInput, Conflict, NotAuthenticated, NotFound, NotVerified, Tampered
+from aimer2.core.said import say
 from aimer2.core.task import SiteId
 from aimer2.identity import base64url
 from aimer2.identity.documents import open_document, sign_document
@@ -90,14 +91,14 @@ class AddressBook:
         keys = tuple(given)
         if not keys:
             raise NotFound(
-                f"No study that is known here names a key of '{site}'.",
+                say("No study that is known here names a key of '{site}'.", site=site),
                 remedy="Wait until a study that asks it is offered here; or have it send you a file (`site roster sign`), and add --statement FILE.",
             )
         found = next((key for key in keys if key.has_fingerprint(told)), None)
         if found is None:
             self._refuse(site, by, "fingerprint")
             raise Tampered(
-                f"This is not the fingerprint of the key that was given to this site for '{site}'. Nothing was stored.",
+                say("This is not the fingerprint of the key that was given to this site for '{site}'. Nothing was stored.", site=site),
                 remedy="Have it read out again. If it stays another one, somebody is putting a key of his own in its place: "
                 "approve nothing, and call the operator and the other hospital on numbers that you know.",
             )
@@ -117,7 +118,11 @@ class AddressBook:
             against = self._contradicted(document)
             if against:
                 raise Conflict(
-                    f"The statement of '{site}' does not agree with what is known here about: {', '.join(against)}. Nothing was taken from it.",
+                    say(
+                        "The statement of '{site}' does not agree with what is known here about: {against}. Nothing was taken from it.",
+                        site=site,
+                        against=", ".join(against),
+                    ),
                     remedy="Ask these sites by telephone which key is theirs, and verify it with `aimer2 site roster verify`.",
                 )
         except AimerError as error:
@@ -142,7 +147,7 @@ class AddressBook:
         _check_person(by)
         entries = self.entries()
         if site not in entries:
-            raise NotFound(f"No key of '{site}' is verified here.", remedy="`aimer2 site roster show` lists them.")
+            raise NotFound(say("No key of '{site}' is verified here.", site=site), remedy="`aimer2 site roster show` lists them.")
         gone = [site, *(name for name, entry in entries.items() if entry.through == site)]
         now = self.clock.now()
         self._add([Entry(name, None, "removed", by, None, now) for name in gone], Kind.ROSTER_KEY_REMOVED, reason)
@@ -157,8 +162,8 @@ class AddressBook:
         if signer is None or signer.key is None or signer.through is not None:
             through = f" only through '{signer.through}'" if signer else ""
             raise NotVerified(
-                f"The key of '{site}' is{through or ' not'} verified here: what it says about others does not count.",
-                remedy=f"Compare its fingerprint by telephone first: aimer2 site roster verify {site} FINGERPRINT --by NAME",
+                say("The key of '{site}' is{through} verified here: what it says about others does not count.", site=site, through=through or " not"),
+                remedy=say("Compare its fingerprint by telephone first: aimer2 site roster verify {site} FINGERPRINT --by NAME", site=site),
             )
         try:
             text = open_document(statement, PublicKey.from_text(signer.key), kind=_STATEMENT)
@@ -223,7 +228,7 @@ def signer_of(statement: str, site: SiteId) -> PublicKey:
         raise BadInput("This is not a statement of `aimer2 site roster sign`.") from None
     document = _read(text)
     if document.site != site:
-        raise BadInput(f"This is a statement of '{document.site}', not of '{site}'.")
+        raise BadInput(say("This is a statement of '{site}', not of '{site_2}'.", site=document.site, site_2=site))
     return PublicKey.from_text(document.keys.get(site, ""))
 
 
@@ -263,8 +268,8 @@ def _read(text: bytes) -> VerifiedKeys:
 
 def _not_of(site: SiteId) -> Tampered:
     return Tampered(
-        f"The statement was not made with the key of '{site}' that is verified here. Nothing was taken from it.",
-        remedy=f"Ask '{site}' by telephone whether it sent this statement, and whether it has replaced its key.",
+        say("The statement was not made with the key of '{site}' that is verified here. Nothing was taken from it.", site=site),
+        remedy=say("Ask '{site}' by telephone whether it sent this statement, and whether it has replaced its key.", site=site),
     )
 
 

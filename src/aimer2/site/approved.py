@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from aimer2.algorithms import catalogue
 from aimer2.core.errors import VersionMismatch
+from aimer2.core.said import say
 from aimer2.core.study import Study
 from aimer2.core.task import Stage
 from aimer2.messages.package import Package
@@ -28,17 +29,26 @@ def require_methods(package: Package) -> None:
     """Raises VersionMismatch where this installation would compute something else than what was approved."""
     if package.study.evaluates is not None:
         if package.method_version != evaluating.VERSION:
-            raise VersionMismatch(f"This site does not have version {package.method_version} of the way in which a model is measured.")
+            raise VersionMismatch(
+                say(
+                    "This site does not have version {method_version} of the way in which a model is measured.", method_version=package.method_version
+                )
+            )
         return
     if not package.study.analyses:
         _require(package.study.method.name, package.method_version, catalogue.names(), catalogue.version)
         return
     if package.method_version != VERSION:
-        raise VersionMismatch(f"This site does not have version {package.method_version} of the way in which analyses go through a study.")
+        raise VersionMismatch(
+            say(
+                "This site does not have version {method_version} of the way in which analyses go through a study.",
+                method_version=package.method_version,
+            )
+        )
     for name in package.study.methods:
         _require(name, package.versions.get(name), statistics.names(), statistics.version)
 
 
 def _require(name: str, wanted: int | None, known: Sequence[str], version: Callable[[str], int]) -> None:
     if name not in known or version(name) != wanted:
-        raise VersionMismatch(f"This site does not have version {wanted} of the method '{name}'.")
+        raise VersionMismatch(say("This site does not have version {wanted} of the method '{name}'.", wanted=wanted, name=name))

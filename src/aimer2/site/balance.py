@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, final
 from aimer2.audit.entries import Entry
 from aimer2.audit.kinds import Kind
 from aimer2.core.errors import BadInput, Tampered
+from aimer2.core.said import say
 from aimer2.privacy.terms import library
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         if not SMALLEST <= self.epsilon <= LARGEST:
-            raise BadInput(f"A privacy budget has an ε from {SMALLEST} to {LARGEST:g}.")
+            raise BadInput(say("A privacy budget has an ε from {smallest} to {largest}.", smallest=SMALLEST, largest=f"{LARGEST:g}"))
         if not 0 < self.delta < 1:
             raise BadInput("A privacy budget has a δ between 0 and 1.")
 
@@ -92,7 +93,7 @@ class Balance:
         try:
             self._apply(entry, entry.details)
         except (KeyError, TypeError, ValueError, AttributeError, BadInput):
-            raise Tampered(f"Entry {entry.sequence} is none of a privacy ledger.") from None
+            raise Tampered(say("Entry {sequence} is none of a privacy ledger.", sequence=entry.sequence)) from None
 
     def _apply(self, entry: Entry, details: Mapping[str, Any]) -> None:
         if entry.kind == Kind.BUDGET_PROPOSED:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import final
 
 from aimer2.core.errors import BadInput, Conflict, NotFound
+from aimer2.core.said import say
 from aimer2.site import snapshots
 from aimer2.site.balance import Budget
 from aimer2.site.folder import SiteFolder
@@ -47,7 +48,7 @@ def share_budget(folder: SiteFolder, ledgers: Ledgers, dataset: str, other: str,
 
 def _check_known(folder: SiteFolder, dataset: str) -> None:
     if dataset not in snapshots.names(folder):
-        raise NotFound(f"There is no data set '{dataset}' here.", remedy="Add it with `aimer2 site dataset add`.")
+        raise NotFound(say("There is no data set '{dataset}' here.", dataset=dataset), remedy="Add it with `aimer2 site dataset add`.")
 
 
 def _check_delta(folder: SiteFolder, dataset: str, wanted: Budget) -> None:
@@ -55,7 +56,10 @@ def _check_delta(folder: SiteFolder, dataset: str, wanted: Budget) -> None:
     patients = max((record.patients for record in snapshots.records(folder, dataset)), default=0)
     if wanted.delta * 10 * patients > 1:
         most = 10.0 ** math.floor(math.log10(0.1 / patients))
-        raise BadInput(f"For {patients} patients δ = {wanted.delta:g} is too large.", remedy=f"Give --delta {most:g} or less.")
+        raise BadInput(
+            say("For {patients} patients δ = {delta} is too large.", patients=patients, delta=f"{wanted.delta:g}"),
+            remedy=say("Give --delta {most} or less.", most=f"{most:g}"),
+        )
 
 
 def _check_patients(folder: SiteFolder, dataset: str, ledgers: Ledgers) -> bool:
@@ -69,7 +73,7 @@ def _check_patients(folder: SiteFolder, dataset: str, ledgers: Ledgers) -> bool:
         root = ledgers.own(other).shared() or other
         if ledgers.own(root).balance().budget is not None:
             raise Conflict(
-                f"{count} patients of '{dataset}' are in '{other}', too, and have one budget in all.",
-                remedy=f'Put it under that: aimer2 site budget set {dataset} --share {root} --by "NAME"',
+                say("{count} patients of '{dataset}' are in '{other}', too, and have one budget in all.", count=count, dataset=dataset, other=other),
+                remedy=say('Put it under that: aimer2 site budget set {dataset} --share {root} --by "NAME"', dataset=dataset, root=root),
             )
     return bool(lineage.names_patients(folder, dataset))

@@ -10,6 +10,7 @@ from typing import Final, Literal, TypeAlias
 
 from aimer2 import __version__
 from aimer2.core.errors import Conflict, NotAvailable
+from aimer2.core.said import say
 from aimer2.site.folder import SiteFolder
 
 Process: TypeAlias = Literal["agent", "console"]
@@ -85,7 +86,7 @@ def make_bundle(target: Path, extras: str, constraints: Path | None) -> None:
     folder exists, NotAvailable where a wheel cannot be had.
     """
     if target.exists():
-        raise Conflict(f"{target} exists and is not overwritten.")
+        raise Conflict(say("{target} exists and is not overwritten.", target=target))
     wheels = target / "wheels"
     wheels.mkdir(parents=True)
     requirement = f"aimer2[{extras}]=={__version__}" if extras else f"aimer2=={__version__}"

@@ -16,6 +16,7 @@ from aimer2.algorithms import catalogue
 from aimer2.blobs.folder import SMALL_BYTES, FolderStore
 from aimer2.core.errors import BadUpdate, OutOfResources
 from aimer2.core.protocols import Blob
+from aimer2.core.said import say
 from aimer2.core.study import Study
 from aimer2.core.task import BlobRef, Stage
 from aimer2.core.tree import Array, NumpyArray, Tree, read, size
@@ -122,7 +123,7 @@ def _checked(file: int, wanted: Wanted) -> dict[str, Array]:
         raise OutOfResources("A sum is larger than the site allows.")
     tree = _read(blob, wanted.name)
     if wanted.layout is not None and layout_of(tree) != wanted.layout:
-        raise BadUpdate(f"The sum '{wanted.name}' does not have the names, shapes and types of what the site received.")
+        raise BadUpdate(say("The sum '{name}' does not have the names, shapes and types of what the site received.", name=wanted.name))
     return {name: _Finite(leaf) for name, leaf in tree.items()}
 
 
@@ -162,7 +163,7 @@ def _read(blob: OpenFile, name: str) -> dict[str, Array]:
         return read_tree(blob)
     # A hostile header may hold depths, lengths and numbers that no reader expects.
     except (BadUpdate, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError):
-        raise BadUpdate(f"The sum '{name}' is not a tensor blob.") from None
+        raise BadUpdate(say("The sum '{name}' is not a tensor blob.", name=name)) from None
 
 
 @final

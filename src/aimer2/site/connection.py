@@ -22,6 +22,7 @@ from aimer2.client.https import PIECE, Answer, Https, Request, Trust, transport_
 from aimer2.core.clock import Clock, rfc3339
 from aimer2.core.errors import AimerError, ClockSkew, Conflict, NotApproved, NotAuthenticated, OutOfResources, Unreachable, VersionMismatch
 from aimer2.core.protocols import Blob
+from aimer2.core.said import say
 from aimer2.core.task import BlobRef, Digest, Document
 from aimer2.identity.assertions import make_assertion
 from aimer2.identity.keys import SigningKey
@@ -174,7 +175,7 @@ class Connection:
         try:
             heard = self._as_site(Request("PUT", path, headers, _Pieces(view[offset:], stopped)))
         except (Conflict, OutOfResources) as error:
-            raise Unreachable(f"The upload has to wait: {error.sentence}") from None
+            raise Unreachable(say("The upload has to wait: {sentence}", sentence=error.sentence)) from None
         if heard.status != 201:
             raise Unreachable("The upload broke off.")
 
@@ -254,7 +255,7 @@ class Connection:
             theirs = parsedate_to_datetime(heard.headers["date"]).timestamp() if "date" in heard.headers else None
             ours = self._clock.now()
             told = f"; the coordinator's {rfc3339(theirs)}" if theirs is not None else ""
-            raise ClockSkew(f"This machine's clock says {rfc3339(ours)}{told}.")
+            raise ClockSkew(say("This machine's clock says {ours}{told}.", ours=rfc3339(ours), told=told))
         raise error
 
 
@@ -273,7 +274,7 @@ def _error(heard: _Heard) -> AimerError:
         # Not the coordinator's word: a proxy or load balancer on the way.
         if heard.status == 401:
             return NotAuthenticated()
-        return Unreachable(f"On the way to the coordinator something answered with status {heard.status}.")
+        return Unreachable(say("On the way to the coordinator something answered with status {status}.", status=heard.status))
 
 
 def _document(kind: type[AnyDocument], heard: _Heard) -> AnyDocument:

@@ -24,6 +24,7 @@ from aimer2.connectors.mapping import Cells, DataMapping, faults_of, read_mappin
 from aimer2.connectors.table import DataDescription, describe, describe_locally, load_table
 from aimer2.core.clock import Clock
 from aimer2.core.errors import BadInput, Conflict, NotFound
+from aimer2.core.said import say
 from aimer2.core.study import NAME
 from aimer2.core.task import Document
 from aimer2.messages.told import DataPublished
@@ -61,7 +62,7 @@ class Datasets:
         """Makes a data set known; ``mapping`` is the text of its mapping file. Raises Conflict where the name is taken."""
         place = self.folder.dataset(settings.name)
         if place.exists():
-            raise Conflict(f"There is a data set '{settings.name}' already.", remedy="Choose another name, or edit its files.")
+            raise Conflict(say("There is a data set '{name}' already.", name=settings.name), remedy="Choose another name, or edit its files.")
         (place / "snapshots").mkdir(parents=True, mode=0o700)
         try:
             (place / "mapping.toml").write_text(mapping, encoding="utf-8")
@@ -126,7 +127,7 @@ class Datasets:
         try:
             published = DataPublished.model_validate(self._by_now(name) | said)
         except ValidationError as error:
-            raise BadInput(f"This description cannot be published:\n{faults_of(error)}") from None
+            raise BadInput(say("This description cannot be published:\n{error}", error=faults_of(error))) from None
         return description, self._let_know(name, published)
 
     def take_back(self, name: str) -> bool:
@@ -135,7 +136,7 @@ class Datasets:
         Whether an agent runs. Raises Conflict where nothing is published.
         """
         if self.published(name) is None:
-            raise Conflict(f"The description of '{name}' is not published.")
+            raise Conflict(say("The description of '{name}' is not published.", name=name))
         return self._let_know(name, DataPublished.model_validate(self._by_now(name) | {"published": False}))
 
     def published(self, name: str) -> DataPublished | None:
@@ -160,7 +161,7 @@ class Datasets:
         path = self.folder.dataset(name) / "dataset.toml"
         if not path.is_file():
             known = ", ".join(snapshots.names(self.folder)) or "none"
-            raise NotFound(f"There is no data set '{name}'; there is: {known}.")
+            raise NotFound(say("There is no data set '{name}'; there is: {known}.", name=name, known=known))
         return read_toml(path, DatasetSettings)
 
     def _connector(self, name: str) -> Connector:
@@ -185,12 +186,12 @@ def suggest_mapping(path: Path, patient: str | None, minimum_cell: int = MINIMUM
         with open(path, encoding="utf-8-sig", newline="") as file:
             header = [name.strip() for name in next(csv.reader(file), [])]
     except (OSError, UnicodeDecodeError, csv.Error):
-        raise BadInput(f"{path} cannot be read as a CSV file in UTF-8.") from None
+        raise BadInput(say("{path} cannot be read as a CSV file in UTF-8.", path=path)) from None
     if patient is not None and patient not in header:
-        raise BadInput(f"The file has no column '{patient}'.")
+        raise BadInput(say("The file has no column '{patient}'.", patient=patient))
     columns = [name for name in header if name != patient]
     if not columns:
-        raise BadInput(f"{path} has no columns{'' if patient is None else ' but the patient'}.")
+        raise BadInput(say("{path} has no columns{value}.", path=path, value="" if patient is None else " but the patient"))
     probe = DataMapping.model_validate({"columns": {name: {} for name in columns}})
     cells = make_connector("csv", {"path": path}, probe, split_key=bytes(16)).source.cells(header)
     ids = list(range(len(cells[columns[0]]))) if patient is None else texts(cells[patient]).tolist()

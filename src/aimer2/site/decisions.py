@@ -12,6 +12,7 @@ from aimer2.audit.kinds import Kind
 from aimer2.audit.log import AuditLog
 from aimer2.core.clock import Clock
 from aimer2.core.errors import BadInput, Conflict, NotFound, NotVerified
+from aimer2.core.said import say
 from aimer2.core.task import Digest, SiteId
 from aimer2.identity.documents import sign_document
 from aimer2.identity.keys import PublicKey, SigningKey
@@ -48,9 +49,9 @@ class Decisions:
         """The study whose digest begins so. Raises NotFound, BadInput where several do."""
         found = [study for study in self.store.studies() if study.digest.startswith(prefix)] if prefix else []
         if not found:
-            raise NotFound(f"No study here has a digest that begins with '{prefix}'.", remedy="`aimer2 site requests` lists them.")
+            raise NotFound(say("No study here has a digest that begins with '{prefix}'.", prefix=prefix), remedy="`aimer2 site requests` lists them.")
         if len(found) > 1:
-            raise BadInput(f"{len(found)} studies begin with '{prefix}'; give more of the digest.")
+            raise BadInput(say("{count} studies begin with '{prefix}'; give more of the digest.", count=len(found), prefix=prefix))
         return found[0]
 
     def approve(self, prefix: str, *, by: str, until: float | None = None, dataset: str | None = None) -> Decision:
@@ -60,7 +61,9 @@ class Decisions:
         package = self._package(study)
         name = dataset or package.study.cohort.dataset
         if name not in snapshots.names(self.folder):
-            raise NotFound(f"There is no data set '{name}' here.", remedy="Add it with `aimer2 site dataset add`, or name one with --dataset.")
+            raise NotFound(
+                say("There is no data set '{name}' here.", name=name), remedy="Add it with `aimer2 site dataset add`, or name one with --dataset."
+            )
         end = min(package.study.expires_at, package.study.expires_at if until is None else until)
         if end <= self.clock.now():
             raise Conflict("The study, or the approval as you date it, has expired.")
@@ -102,8 +105,13 @@ class Decisions:
         missing = self.address_book.unverified(package.roster)
         if missing:
             raise NotVerified(
-                f"{len(missing)} of {len(package.roster)} keys of this study's roster are not verified here "
-                f"(`aimer2 site roster show {digest[:12]}`): {', '.join(missing)}.",
+                say(
+                    "{count} of {count_2} keys of this study's roster are not verified here (`aimer2 site roster show {digest}`): {missing}.",
+                    count=len(missing),
+                    count_2=len(package.roster),
+                    digest=digest[:12],
+                    missing=", ".join(missing),
+                ),
                 remedy=how_to_verify(self.site, missing, by),
             )
         return Roster.of(digest, package.roster).hash()

@@ -16,6 +16,7 @@ from aimer2.client.https import proxy_of
 from aimer2.connectors.table import load_table
 from aimer2.core.clock import Clock, rfc3339
 from aimer2.core.errors import AimerError
+from aimer2.core.said import say
 from aimer2.identity.keys import SigningKey
 from aimer2.site import snapshots
 from aimer2.site.address_book import AddressBook
@@ -49,7 +50,17 @@ class Finding:
 
 def examine(folder: SiteFolder, clock: Clock) -> Iterator[Finding]:
     """Every check in turn; the later ones also where an earlier one failed."""
-    yield Finding("Version", "good", f"AIMER2 {__version__}, Python {platform.python_version()}, {platform.system()} {platform.release()}")
+    yield Finding(
+        "Version",
+        "good",
+        say(
+            "AIMER2 {version}, Python {python_version}, {system} {release}",
+            version=__version__,
+            python_version=platform.python_version(),
+            system=platform.system(),
+            release=platform.release(),
+        ),
+    )
     yield from _folder(folder)
     try:
         settings = read_settings(folder.settings)
@@ -57,7 +68,7 @@ def examine(folder: SiteFolder, clock: Clock) -> Iterator[Finding]:
     except AimerError as error:
         yield _bad("Settings", error)
         return
-    yield Finding("Policy", "good", f"{len(policy.rule)} rules; what none of them decides waits for a named person")
+    yield Finding("Policy", "good", say("{count} rules; what none of them decides waits for a named person", count=len(policy.rule)))
     yield from _coordinator(folder, settings, clock)
     yield from _machine(folder, settings, policy)
     yield from _datasets(folder, settings, clock)
@@ -70,21 +81,26 @@ def examine(folder: SiteFolder, clock: Clock) -> Iterator[Finding]:
 def _folder(folder: SiteFolder) -> Iterator[Finding]:
     mode = folder.path.stat().st_mode & 0o777
     if mode & 0o077:
-        yield Finding("Folder", "bad", f"{folder.path} is open to other users ({mode:04o})", f"chmod 700 {folder.path}")
+        yield Finding(
+            "Folder",
+            "bad",
+            say("{path} is open to other users ({mode})", path=folder.path, mode=f"{mode:04o}"),
+            say("chmod 700 {path}", path=folder.path),
+        )
     else:
-        yield Finding("Folder", "good", f"{folder.path}, open to its owner alone")
+        yield Finding("Folder", "good", say("{path}, open to its owner alone", path=folder.path))
     if folder.path.stat().st_uid != os.getuid():
         yield Finding("Folder", "bad", "it belongs to another user", "run this as the user that the agent runs as")
     try:
         key = SigningKey.load(folder.key)
-        yield Finding("Key", "good", f"fingerprint {key.public.fingerprint}")
+        yield Finding("Key", "good", say("fingerprint {fingerprint}", fingerprint=key.public.fingerprint))
     except AimerError as error:
         yield _bad("Key", error)
 
 
 def _coordinator(folder: SiteFolder, settings: Settings, clock: Clock) -> Iterator[Finding]:
     proxy = proxy_of(settings.coordinator.url)
-    yield Finding("Proxy", "good", "none" if proxy is None else f"{proxy.rpartition('@')[2]} (HTTPS_PROXY)")
+    yield Finding("Proxy", "good", "none" if proxy is None else say("{proxy} (HTTPS_PROXY)", proxy=proxy.rpartition("@")[2]))
     trust = f"own authority {settings.coordinator.ca_file}" if settings.coordinator.ca_file else "pinned certificate"
     if not settings.coordinator.ca_file and not settings.coordinator.fingerprint:
         trust = "public authority"
@@ -93,16 +109,20 @@ def _coordinator(folder: SiteFolder, settings: Settings, clock: Clock) -> Iterat
         before = clock.now()
         info = connection.info()
         skew = info.time - (before + clock.now()) / 2
-        yield Finding("Coordinator", "good", f"{info.name} at {settings.coordinator.url}, version {info.version}; TLS: {trust}")
+        yield Finding(
+            "Coordinator",
+            "good",
+            say("{name} at {url}, version {version}; TLS: {trust}", name=info.name, url=settings.coordinator.url, version=info.version, trust=trust),
+        )
         if info.key != settings.coordinator.key:
             yield Finding("Coordinator", "bad", "its key is not the one of the enrolment", "ask the operator by telephone")
         if abs(skew) > _SKEW_SECONDS:
             times = f"here {rfc3339(clock.now())}, there {rfc3339(info.time)}"
-            yield Finding("Clock", "bad", f"{abs(skew):.0f} s apart: {times}", "set this machine's clock (NTP)")
+            yield Finding("Clock", "bad", say("{skew} s apart: {times}", skew=f"{abs(skew):.0f}", times=times), "set this machine's clock (NTP)")
         else:
-            yield Finding("Clock", "good", f"{abs(skew):.1f} s from the coordinator's")
+            yield Finding("Clock", "good", say("{skew} s from the coordinator's", skew=f"{abs(skew):.1f}"))
         if connection.accepts_us():
-            yield Finding("Enrolment", "good", f"known there as '{settings.site}'")
+            yield Finding("Enrolment", "good", say("known there as '{site}'", site=settings.site))
         else:
             yield Finding("Enrolment", "bad", "the coordinator does not accept this site's key", "ask the operator for a new invitation")
     except AimerError as error:
@@ -111,22 +131,39 @@ def _coordinator(folder: SiteFolder, settings: Settings, clock: Clock) -> Iterat
 
 def _machine(folder: SiteFolder, settings: Settings, policy: Policy) -> Iterator[Finding]:
     free = shutil.disk_usage(folder.path).free / 2**30
-    yield Finding("Disk", "good" if free > _FREE_GIB else "note", f"{free:.0f} GiB free", "" if free > _FREE_GIB else "make room")
+    yield Finding("Disk", "good" if free > _FREE_GIB else "note", say("{free} GiB free", free=f"{free:.0f}"), "" if free > _FREE_GIB else "make room")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20
     if memory < settings.worker.memory_mib:
-        yield Finding("Memory", "note", f"{memory:.0f} MiB; a worker may use {settings.worker.memory_mib}", "lower worker.memory_mib in site.toml")
+        yield Finding(
+            "Memory",
+            "note",
+            say("{memory} MiB; a worker may use {memory_mib}", memory=f"{memory:.0f}", memory_mib=settings.worker.memory_mib),
+            "lower worker.memory_mib in site.toml",
+        )
     else:
-        yield Finding("Memory", "good", f"{memory:.0f} MiB; a worker may use {settings.worker.memory_mib}")
+        yield Finding(
+            "Memory", "good", say("{memory} MiB; a worker may use {memory_mib}", memory=f"{memory:.0f}", memory_mib=settings.worker.memory_mib)
+        )
     found = capabilities()
     enforced = protections(found)
     yield from (Finding("Sandbox", "good" if ": no" not in line.lower() else "note", line) for line in found.describe())
     missing = [name for name in settings.worker.require if name not in enforced]
     if missing:
-        yield Finding("Sandbox", "bad", f"required, but not available here: {', '.join(missing)}", "see the lines above; until then nothing runs")
+        yield Finding(
+            "Sandbox",
+            "bad",
+            say("required, but not available here: {missing}", missing=", ".join(missing)),
+            "see the lines above; until then nothing runs",
+        )
     for rule in policy.rule:
         lacking = [name for name in rule.require if name not in enforced]
         if rule.decision == "approve" and lacking:
-            yield Finding("Policy", "note", f"rule '{rule.name}' never applies: this machine has no {', '.join(lacking)}", "see the sandbox's lines")
+            yield Finding(
+                "Policy",
+                "note",
+                say("rule '{name}' never applies: this machine has no {lacking}", name=rule.name, lacking=", ".join(lacking)),
+                "see the sandbox's lines",
+            )
 
 
 def _datasets(folder: SiteFolder, settings: Settings, clock: Clock) -> Iterator[Finding]:
@@ -137,8 +174,13 @@ def _datasets(folder: SiteFolder, settings: Settings, clock: Clock) -> Iterator[
         try:
             record = snapshots.current(folder, name, settings.retention, clock.now())
             load_table(record.path, verify=True, sha256=record.sha256)
-            told = f"{record.patients} patients, {record.rows} rows, of {rfc3339(record.created)}; bytes as recorded"
-            yield Finding(f"Data set {name}", "good", told)
+            told = say(
+                "{patients} patients, {rows} rows, of {created}; bytes as recorded",
+                patients=record.patients,
+                rows=record.rows,
+                created=rfc3339(record.created),
+            )
+            yield Finding(say("Data set {name}", name=name), "good", told)
         except AimerError as error:
             yield _bad(f"Data set {name}", error)
 
@@ -156,10 +198,22 @@ def _roster(folder: SiteFolder, settings: Settings, clock: Clock) -> Iterator[Fi
         return
     for digest, sites in missing.items():
         if sites:
-            told = f"{len(sites)} of {len(secure[digest])} members of the running study {digest[:12]} are not verified here: {', '.join(sites)}"
-            yield Finding("Roster", "bad", told, f"`aimer2 site roster show {digest[:12]}`; until then this site takes no part in it")
+            told = say(
+                "{count} of {count_2} members of the running study {digest} are not verified here: {sites}",
+                count=len(sites),
+                count_2=len(secure[digest]),
+                digest=digest[:12],
+                sites=", ".join(sites),
+            )
+            yield Finding(
+                "Roster", "bad", told, say("`aimer2 site roster show {digest}`; until then this site takes no part in it", digest=digest[:12])
+            )
     if not any(missing.values()):
-        yield Finding("Roster", "good", f"{len(book.entries())} sites verified; members of running studies with secure aggregation that are not: 0")
+        yield Finding(
+            "Roster",
+            "good",
+            say("{count} sites verified; members of running studies with secure aggregation that are not: 0", count=len(book.entries())),
+        )
 
 
 def _audit(folder: SiteFolder) -> Iterator[Finding]:
@@ -169,9 +223,14 @@ def _audit(folder: SiteFolder) -> Iterator[Finding]:
         yield _bad("Audit log", error)
         return
     if found.intact:
-        yield Finding("Audit log", "good", f"{found.entries} entries, unbroken")
+        yield Finding("Audit log", "good", say("{entries} entries, unbroken", entries=found.entries))
     else:
-        yield Finding("Audit log", "bad", f"{found.found} problems; first: {found.problems[0].sentence}", "`aimer2 site audit verify` lists them")
+        yield Finding(
+            "Audit log",
+            "bad",
+            say("{found} problems; first: {sentence}", found=found.found, sentence=found.problems[0].sentence),
+            "`aimer2 site audit verify` lists them",
+        )
 
 
 def _state(folder: SiteFolder, clock: Clock) -> Iterator[Finding]:
@@ -189,11 +248,13 @@ def _ledgers(folder: SiteFolder, clock: Clock) -> Iterator[Finding]:
         key = SigningKey.load(folder.key)
         ledgers = Ledgers(folder, key, AuditLog(folder.audit, key, clock), clock)
         for name in ledgers.names():
-            subject = f"Privacy ledger {name}"
+            subject = say("Privacy ledger {name}", name=name)
             if problems := ledgers.problems(name):
                 yield Finding(subject, "bad", problems[0].sentence, "`aimer2 site budget verify` lists what is wrong; until then nothing is charged")
             elif (balance := ledgers.own(name).balance()).budget is not None:
-                yield Finding(subject, "good", f"ε {ceiling(balance.epsilon)} spent; the budget is {balance.budget}")
+                yield Finding(
+                    subject, "good", say("ε {epsilon} spent; the budget is {budget}", epsilon=ceiling(balance.epsilon), budget=balance.budget)
+                )
     except AimerError as error:
         yield _bad("Privacy ledgers", error)
 

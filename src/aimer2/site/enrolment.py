@@ -12,6 +12,7 @@ from aimer2.audit.kinds import Kind
 from aimer2.audit.log import AuditLog
 from aimer2.core.clock import Clock
 from aimer2.core.errors import BadInput, Conflict, Tampered
+from aimer2.core.said import say
 from aimer2.identity.documents import sign_document
 from aimer2.identity.invitations import Invitation
 from aimer2.identity.keys import PublicKey, SigningKey
@@ -45,9 +46,9 @@ def make_site(folder: SiteFolder, invitation: Invitation, *, name: str | None, c
     """
     site = name or invitation.site
     if site is None or (invitation.site is not None and site != invitation.site):
-        raise BadInput(f"The invitation is for '{invitation.site}'." if invitation.site else "Name the site with --site.")
+        raise BadInput(say("The invitation is for '{site}'.", site=invitation.site) if invitation.site else "Name the site with --site.")
     if folder.settings.exists():
-        raise Conflict(f"{folder.path} holds a site already.", remedy="Name another folder with --folder.")
+        raise Conflict(say("{path} holds a site already.", path=folder.path), remedy="Name another folder with --folder.")
     folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.path.chmod(0o700)
     key = _key(folder)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import final
 
 from aimer2.core.errors import Conflict, NotFound
+from aimer2.core.said import say
 
 
 @final
@@ -122,7 +123,10 @@ def existing(folder: Path | None) -> SiteFolder:
     """Raises NotFound where no site has been made."""
     found = locate(folder)
     if not found.settings.is_file():
-        raise NotFound(f"There is no site in {found.path}.", remedy="Make one with `aimer2 site init INVITATION`, or name its folder with --folder.")
+        raise NotFound(
+            say("There is no site in {path}.", path=found.path),
+            remedy="Make one with `aimer2 site init INVITATION`, or name its folder with --folder.",
+        )
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Literal, final
 
 from aimer2.audit.kinds import Kind
 from aimer2.core.errors import BadInput, Conflict, Frozen
+from aimer2.core.said import say
 from aimer2.site.control import ask_agent
 from aimer2.site.decisions import Decisions
 
@@ -36,7 +37,7 @@ def freeze(decisions: Decisions, *, by: str, reason: str) -> Freeze:
     _check(by, reason)
     known = freeze_of(decisions)
     if known is not None:
-        raise Conflict(f"This site is frozen already, by {known.by}: {known.reason}")
+        raise Conflict(say("This site is frozen already, by {by}: {reason}", by=known.by, reason=known.reason))
     made = Freeze(by, reason, decisions.clock.now())
     # In force first: a log that cannot be written must not keep an emergency stop from happening.
     decisions.store.note(_FACT, json.dumps(asdict(made)))
@@ -80,7 +81,9 @@ def refuse_frozen(decisions: Decisions) -> None:
     """Raises Frozen while this hospital has stopped everything."""
     known = freeze_of(decisions)
     if known is not None:
-        raise Frozen(f"This site was frozen by {known.by}: {known.reason}", remedy="`aimer2 site thaw REASON --by NAME` lifts it.")
+        raise Frozen(
+            say("This site was frozen by {by}: {reason}", by=known.by, reason=known.reason), remedy="`aimer2 site thaw REASON --by NAME` lifts it."
+        )
 
 
 def _check(by: str, reason: str) -> None:

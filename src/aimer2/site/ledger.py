@@ -29,6 +29,7 @@ from aimer2.audit.log import EMPTY, AuditLog, is_torn, snapshot_lines
 from aimer2.audit.verify import Problem, verify
 from aimer2.core.clock import Clock
 from aimer2.core.errors import BadInput, BudgetExceeded, Conflict, NotFound, Tampered
+from aimer2.core.said import say
 from aimer2.identity.keys import PublicKey, SigningKey
 from aimer2.site.balance import Balance, Budget, Composition, Task, are_different, ceiling, finite, floor, words
 from aimer2.site.enrolment import known_keys
@@ -97,12 +98,18 @@ class Ledger:
         budget = balance.budget
         if budget is None:
             command = f'aimer2 site budget set {self._dataset} --epsilon 3 --delta 1e-05 --by "NAME"'
-            raise BudgetExceeded(f"No privacy budget is set for the data set '{self._dataset}': two named persons there set one with `{command}`.")
+            raise BudgetExceeded(
+                say(
+                    "No privacy budget is set for the data set '{dataset}': two named persons there set one with `{command}`.",
+                    dataset=self._dataset,
+                    command=command,
+                )
+            )
         reached = self._composition.epsilon(balance.after(spent), budget.delta)
         # Written so that what is no number is refused too.
         if not reached <= budget.epsilon:
             told = f"would reach {ceiling(reached)} of {floor(budget.epsilon)}"
-            raise BudgetExceeded(f"The privacy budget of this site's data set {told} (ε at δ = {budget.delta:g}).")
+            raise BudgetExceeded(say("The privacy budget of this site's data set {told} (ε at δ = {delta}).", told=told, delta=f"{budget.delta:g}"))
         return reached
 
     # the budget
@@ -129,9 +136,13 @@ class Ledger:
             proposal = balance.proposal
             if proposal is None or (proposal.budget, proposal.shared) != (budget, shared):
                 told = "Nothing" if proposal is None else f"{proposal.budget or proposal.shared} by {proposal.by}"
-                raise Conflict(f"{told} waits to be confirmed.", remedy="A first person proposes by the same command without --confirm.")
+                raise Conflict(
+                    say("{told} waits to be confirmed.", told=told), remedy="A first person proposes by the same command without --confirm."
+                )
             if not are_different(proposal.by, by):
-                raise Conflict(f"{proposal.by} proposed it, and a second person must confirm it.", remedy="Another person gives the command.")
+                raise Conflict(
+                    say("{by} proposed it, and a second person must confirm it.", by=proposal.by), remedy="Another person gives the command."
+                )
             self._check_terms(balance, budget, shared)
             self._set(balance, budget, shared, (proposal.by, by))
 
@@ -139,9 +150,14 @@ class Ledger:
         if (budget is None) == (shared is None):
             raise BadInput("Give either a budget, or the data set whose budget it is.")
         if balance.shared is not None:
-            raise Conflict(f"The data set is under the budget of '{balance.shared}' for good.", remedy=f"Set the budget of '{balance.shared}'.")
+            raise Conflict(
+                say("The data set is under the budget of '{shared}' for good.", shared=balance.shared),
+                remedy=say("Set the budget of '{shared}'.", shared=balance.shared),
+            )
         if shared is not None and balance.budget is not None:
-            raise Conflict(f"'{self._dataset}' has a budget of its own, and keeps it.", remedy="Put the other data set under this one's.")
+            raise Conflict(
+                say("'{dataset}' has a budget of its own, and keeps it.", dataset=self._dataset), remedy="Put the other data set under this one's."
+            )
 
     def _set(self, balance: Balance, budget: Budget | None, shared: str | None, by: tuple[str, ...]) -> None:
         reached = self._epsilon(balance.totals, budget)
@@ -282,7 +298,7 @@ class Ledgers:
         Raises Conflict where the other has no budget of its own.
         """
         if self.own(other).balance().budget is None:
-            raise Conflict(f"The data set '{other}' has no budget of its own.", remedy="Set one first.")
+            raise Conflict(say("The data set '{other}' has no budget of its own.", other=other), remedy="Set one first.")
         ledger = self.own(dataset)
         (ledger.confirm if confirmed else ledger.propose)(None, by=by, shared=other)
 
@@ -315,7 +331,11 @@ def find_problems(path: Path, keys: Sequence[PublicKey], anchor: Head | None) ->
     try:
         return verify(path, _from_first(path, keys), anchor=anchor).problems
     except NotFound:
-        return () if anchor is None else (Problem(0, "cut-off", f"There is no ledger, but it once had {anchor.sequence} entries."),)
+        return (
+            ()
+            if anchor is None
+            else (Problem(0, "cut-off", say("There is no ledger, but it once had {sequence} entries.", sequence=anchor.sequence)),)
+        )
 
 
 def _from_first(path: Path, keys: Sequence[PublicKey]) -> Sequence[PublicKey]:
@@ -344,6 +364,6 @@ def _terms(budget: Budget | None, shared: str | None) -> dict[str, Json]:
 
 def _tampered(what: str) -> Tampered:
     return Tampered(
-        f"The privacy ledger is not what it was: {what}",
+        say("The privacy ledger is not what it was: {what}", what=what),
         remedy="`aimer2 site budget verify` lists what is wrong. Report it; a backup has only what was charged before it was made.",
     )

@@ -13,6 +13,7 @@ from aimer2.audit.kinds import Kind
 from aimer2.blobs.folder import FileBlob, FolderStore
 from aimer2.core import tree
 from aimer2.core.errors import BadInput, NotFound, Tampered
+from aimer2.core.said import say
 from aimer2.core.study import Study
 from aimer2.core.task import BlobRef, Digest, Document, FigureDocument, Task
 from aimer2.messages.tensors import read_tree
@@ -80,9 +81,11 @@ def find(folder: SiteFolder, prefix: str) -> Card:
     """The model of the study whose digest begins so. Raises NotFound, BadInput where several do."""
     found = [card for card in cards(folder) if prefix and card.digest.startswith(prefix)]
     if not found:
-        raise NotFound(f"There is no model of a study whose digest begins with '{prefix}'.", remedy="`aimer2 site model list` lists them.")
+        raise NotFound(
+            say("There is no model of a study whose digest begins with '{prefix}'.", prefix=prefix), remedy="`aimer2 site model list` lists them."
+        )
     if len(found) > 1:
-        raise BadInput(f"{len(found)} models are of studies that begin with '{prefix}'; give more of the digest.")
+        raise BadInput(say("{count} models are of studies that begin with '{prefix}'; give more of the digest.", count=len(found), prefix=prefix))
     return found[0]
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from aimer2.connectors.mapping import DataMapping, read_mapping
 from aimer2.connectors.table import Table
 from aimer2.core.errors import BadInput
+from aimer2.core.said import say
 from aimer2.core.study import Study
 from aimer2.messages.tensors import read_tree
 from aimer2.site.folder import SiteFolder
@@ -36,9 +37,11 @@ def predict(folder: SiteFolder, card: Card, file: Path, *, dataset: str | None =
 def _read(folder: SiteFolder, dataset: str, study: Study, file: Path) -> Table:
     path = folder.dataset(dataset) / "mapping.toml"
     if not path.is_file():
-        raise BadInput(f"There is no data set '{dataset}' here, by whose mapping the file is read.", remedy="Name one with --dataset.")
+        raise BadInput(
+            say("There is no data set '{dataset}' here, by whose mapping the file is read.", dataset=dataset), remedy="Name one with --dataset."
+        )
     mapping, wanted = read_mapping(path), study.cohort.inputs
     if missing := [name for name in wanted if name not in mapping.columns]:
-        raise BadInput(f"The mapping of '{dataset}' has no column {', '.join(missing)}.")
+        raise BadInput(say("The mapping of '{dataset}' has no column {missing}.", dataset=dataset, missing=", ".join(missing)))
     features = DataMapping(columns={name: mapping.columns[name] for name in wanted}, missing=mapping.missing, decimal=mapping.decimal)
     return prediction.read_features(study, file, features)

@@ -13,6 +13,7 @@ from pathlib import Path
 from aimer2.audit.entries import Json
 from aimer2.audit.kinds import Kind
 from aimer2.core.errors import NotFound, OutOfResources
+from aimer2.core.said import say
 from aimer2.core.task import Check, Task
 from aimer2.site import snapshots
 from aimer2.site.decisions import Decisions
@@ -34,7 +35,9 @@ def check_here(decisions: Decisions, settings: Settings, prefix: str, *, by: str
         raise NotFound("The study has not been fetched yet.", remedy="Let the agent run: `aimer2 site run`.")
     name = dataset or known.package.study.cohort.dataset
     if name not in snapshots.names(decisions.folder):
-        raise NotFound(f"There is no data set '{name}' here.", remedy="Add it with `aimer2 site dataset add`, or name one with --dataset.")
+        raise NotFound(
+            say("There is no data set '{name}' here.", name=name), remedy="Add it with `aimer2 site dataset add`, or name one with --dataset."
+        )
     snapshot = snapshots.current(decisions.folder, name, settings.retention, decisions.clock.now())
     place = decisions.folder.path / "preflights" / known.digest
     _lay_out(place, decisions.folder.study(known.digest) / "files" / "study.json")

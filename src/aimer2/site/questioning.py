@@ -14,6 +14,7 @@ from aimer2.audit.kinds import Kind
 from aimer2.connectors.table import load_table
 from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import BadUpdate, NotAllowed
+from aimer2.core.said import say
 from aimer2.core.task import Check
 from aimer2.identity import base64url
 from aimer2.site.decisions import Decisions
@@ -68,7 +69,7 @@ class Questioning:
         if task.stage == "preflight":
             return (Check(name=BEFORE, passed=not against, finding=_finding(against or reasons, allowed=not against)),)
         if against:
-            raise NotAllowed(f"{'; '.join(against)}.")
+            raise NotAllowed(say("{against}.", against="; ".join(against)))
         if reasons:
             told: list[Json] = list(reasons)
             self.decisions.audit.append(Kind.QUESTIONS_TOGETHER, actor="agent", study=task.study, details={"reasons": told})
@@ -82,7 +83,7 @@ class Questioning:
             cohorts = {name: base64url.decode(bits) for name, bits in handed.cohorts.items()}
             return Asking(work.task.study, work.dataset, study.principal_investigator, asked_of(study, cohorts, everybody))
         except ValueError as error:
-            raise BadUpdate(f"The worker does not say whose values its sums are made of: {error}") from None
+            raise BadUpdate(say("The worker does not say whose values its sums are made of: {error}", error=error)) from None
 
 
 def _finding(reasons: Sequence[str], *, allowed: bool) -> str:

@@ -7,6 +7,7 @@ from typing import final
 from aimer2.audit.entries import Json
 from aimer2.audit.kinds import Kind
 from aimer2.core.errors import NotAllowed, NotApproved, NotVerified
+from aimer2.core.said import say
 from aimer2.core.task import Task
 from aimer2.messages.package import Package
 from aimer2.site.decisions import Decisions
@@ -38,7 +39,7 @@ class SecretSums:
             return None
         decisions = self._decisions
         if task.phase == "keys" and (unknown := decisions.address_book.unverified(package.roster)):
-            raise NotVerified(f"Nobody at this site has verified the keys of {', '.join(unknown)}.")
+            raise NotVerified(say("Nobody at this site has verified the keys of {unknown}.", unknown=", ".join(unknown)))
         if task.study not in self._members:
             self._vault = self._vault or FileVault(decisions.folder.vault)
             self._members[task.study] = SecureUpdate.of(package, task.study, decisions.site, decisions.key, self._vault)
@@ -52,7 +53,7 @@ class SecretSums:
         details: dict[str, Json] = {"stage": task.stage, "round": task.round_number, "attempt": task.attempt, "sites": list(few)}
         self._decisions.audit.append(Kind.COHORT_CHANGED, actor="agent", study=task.study, details=details)
         if self._settings.small_differences == "refuse":
-            raise NotAllowed(f"The sum differs from the one before by {', '.join(few)} alone, and this site opens no two such sums.")
+            raise NotAllowed(say("The sum differs from the one before by {few} alone, and this site opens no two such sums.", few=", ".join(few)))
 
     def settle(self) -> None:
         """Erases what the studies' secrets have left."""

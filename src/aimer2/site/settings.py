@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import BadInput
+from aimer2.core.said import say
 from aimer2.core.study import faults_of
 from aimer2.core.task import Document, SiteId
 
@@ -120,9 +121,9 @@ def read_toml(path: Path, kind: type[AnyDocument]) -> AnyDocument:
         return kind.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         lines = "\n".join(f"  {fault}" for fault in faults_of(error))
-        raise BadInput(f"{path.name} has faults:\n{lines}") from None
+        raise BadInput(say("{name} has faults:\n{lines}", name=path.name, lines=lines)) from None
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} cannot be read: {error}") from None
+        raise BadInput(say("{path} cannot be read: {error}", path=path, error=error)) from None
 
 
 def read_settings(path: Path) -> Settings:

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import Field
 
 from aimer2.core.errors import NotFound
+from aimer2.core.said import say
 from aimer2.core.task import Digest, Document
 from aimer2.site.folder import SiteFolder
 from aimer2.site.settings import Retention
@@ -52,7 +53,10 @@ def current(folder: SiteFolder, dataset: str, retention: Retention, now: float) 
     """Raises NotFound where there is none that may still be used."""
     found = [record for record in records(folder, dataset) if not _is_old(record, retention, now)]
     if not found:
-        raise NotFound(f"The data set '{dataset}' has no snapshot.", remedy=f"Run `aimer2 site dataset refresh {dataset}`.")
+        raise NotFound(
+            say("The data set '{dataset}' has no snapshot.", dataset=dataset),
+            remedy=say("Run `aimer2 site dataset refresh {dataset}`.", dataset=dataset),
+        )
     return found[-1]
 
 

@@ -18,6 +18,7 @@ from typing import Any, Literal, final
 
 from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import AimerError, NotAvailable, OutOfResources, catalogue
+from aimer2.core.said import say
 from aimer2.site.line import AsyncLine
 from aimer2.site.sandbox import python_trees
 from aimer2.site.settings import Protection, WorkerSettings
@@ -131,7 +132,7 @@ class Worker:
         missing = [name for name in self.opening.settings.require if not in_force(self.enforced, name)]
         if missing:
             raise NotAvailable(
-                f"This machine does not put into force: {', '.join(missing)}.",
+                say("This machine does not put into force: {missing}.", missing=", ".join(missing)),
                 remedy="`aimer2 site doctor` says what to do; `worker.require` in site.toml says what is asked for.",
             )
         files = str(self.opening.folder / "files")

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from aimer2.core.dataset import Frame
 from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import BadData
+from aimer2.core.said import say
 from aimer2.core.study.formula import Formula
 from aimer2.statistics.comparison import has_few
 from aimer2.statistics.design import Floats, numbers
@@ -28,9 +29,9 @@ def times(formula: Formula, rows: Frame, kinds: int = 1) -> Times:
     """Of ``Surv(time, event)``. Raises BadData where a time is not above 0 or an event not one of 0 … kinds."""
     time, event = (numbers(variable, rows) for variable in formula.response)
     if (time <= 0).any():
-        raise BadData(f"{formula.response[0]} is not above 0 for some patients.")
+        raise BadData(say("{response} is not above 0 for some patients.", response=formula.response[0]))
     if not np.isin(event, np.arange(kinds + 1.0)).all():
-        raise BadData(f"{formula.response[1]} is not one of 0 to {kinds} for some patients.")
+        raise BadData(say("{response} is not one of 0 to {kinds} for some patients.", response=formula.response[1], kinds=kinds))
     return time, event.astype(np.int64)
 
 

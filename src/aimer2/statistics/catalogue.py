@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from aimer2.core.catalogue import Catalogue
 from aimer2.core.errors import BadStudy, Fault
+from aimer2.core.said import say
 from aimer2.core.study import Analysis, Feature, faults_of
 from aimer2.statistics.statistic import AbstractStatistic
 
@@ -91,7 +92,7 @@ def sums(name: str) -> frozenset[str]:
 def _placed(fault: Fault, place: str, kind: type[AbstractStatistic]) -> Fault:
     if "Unexpected" in fault.problem:
         known = _options(kind)
-        return Fault(f"{place}.options.{fault.place}", "is no option of this method", f"use some of: {', '.join(known) or 'none'}")
+        return Fault(f"{place}.options.{fault.place}", "is no option of this method", say("use some of: {known}", known=", ".join(known) or "none"))
     return Fault(f"{place}.options.{fault.place}", fault.problem, fault.remedy)
 
 

@@ -14,6 +14,7 @@ from pydantic import Field
 from aimer2.core.dataset import Frame
 from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import BadData, BadInput
+from aimer2.core.said import say
 from aimer2.core.study.formula import ROLES, Variable
 from aimer2.core.table import Cell, Table, number
 from aimer2.statistics.design import Floats, groups, numbers
@@ -112,7 +113,7 @@ class AbstractComparison(AbstractStatistic):
     def values(self, rows: Frame) -> Floats:
         """Each row's outcome as a number. Raises BadData for a category."""
         if self.categories_of(self.outcome):
-            raise BadData(f"{self.outcome} is a category, and {self.name} wants a number.")
+            raise BadData(say("{outcome} is a category, and {name} wants a number.", outcome=self.outcome, name=self.name))
         return numbers(self.outcome, rows)
 
     def per_group(self, rows: Frame, values: Floats) -> Floats:
@@ -134,7 +135,7 @@ def events(variable: Variable, levels: tuple[str, ...], rows: Frame) -> npt.NDAr
     """Who had the event: of a number those with 1, of a category of two those of the second. Raises BadData for anything else than 0 and 1."""
     values = numbers(variable, rows)
     if not levels and not np.isin(values, (0.0, 1.0)).all():
-        raise BadData(f"{variable} is neither 0 nor 1 for some patients.")
+        raise BadData(say("{variable} is neither 0 nor 1 for some patients.", variable=variable))
     return np.asarray(values == 1)
 
 

@@ -34,6 +34,7 @@ from pydantic import Field
 from aimer2.core.dataset import Frame
 from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import BadData, BadUpdate
+from aimer2.core.said import say
 from aimer2.core.study import Feature
 from aimer2.core.table import Cell, Table, number
 from aimer2.metrics.survival import compared
@@ -327,9 +328,9 @@ class Cox(AbstractStatistic):
         *entered, time, event = (numbers(variable, rows) for variable in self.parsed.response)
         entry = entered[0] if entered else np.full(len(rows), -math.inf)
         if (time <= 0).any() or (entry >= time).any():
-            raise BadData(f"{self.parsed.response[-2]} is not above 0, or not after the entry, for some patients.")
+            raise BadData(say("{response} is not above 0, or not after the entry, for some patients.", response=self.parsed.response[-2]))
         if not np.isin(event, (0.0, 1.0)).all():
-            raise BadData(f"{self.parsed.response[-1]} is not 0 or 1 for some patients.")
+            raise BadData(say("{response} is not 0 or 1 for some patients.", response=self.parsed.response[-1]))
         return entry, time, event > 0
 
     def _own(self, rows: Frame, stratum: Integers) -> tuple[Observed, Floats]:

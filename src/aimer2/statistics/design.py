@@ -14,6 +14,7 @@ import numpy.typing as npt
 from aimer2.core.dataset import Frame
 from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import BadData
+from aimer2.core.said import say
 from aimer2.core.study import Feature
 from aimer2.core.study.formula import Formula, Term, Variable
 
@@ -142,7 +143,7 @@ def numbers(variable: Variable, frame: Frame) -> Floats:
     with np.errstate(all="ignore"):
         made: Floats = np.asarray(_FUNCTIONS[variable.function](values), np.float64)
     if (~np.isfinite(made) & ~np.isnan(values)).any():
-        raise BadData(f"{variable} has no value for some patients.")
+        raise BadData(say("{variable} has no value for some patients.", variable=variable))
     return made
 
 
@@ -156,7 +157,7 @@ def groups(variables: Sequence[Variable], features: Sequence[Feature], frame: Fr
     for variable in variables:
         levels = categories[variable.name]
         if not levels:
-            raise BadData(f"{variable.name} is no category, so it makes no groups.")
+            raise BadData(say("{name} is no category, so it makes no groups.", name=variable.name))
         code = code * len(levels) + frame.columns[variable.name].astype(np.int64)
         names = [f"{name}, {variable} = {level}".removeprefix(", ") for name in names for level in levels]
     return code, tuple(names)

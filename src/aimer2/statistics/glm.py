@@ -32,6 +32,7 @@ from pydantic import Field
 from aimer2.core.dataset import Frame
 from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import BadData, BadUpdate
+from aimer2.core.said import say
 from aimer2.core.study import Feature
 from aimer2.core.table import Cell, Table, number
 from aimer2.statistics import distributions, families, site_intercept
@@ -371,7 +372,7 @@ class Glm(AbstractStatistic):
             return np.ones(len(rows))
         weight = numbers(self.parsed.weights[0], rows)
         if (weight < 0).any():
-            raise BadData(f"{self.parsed.weights[0]} has weights below 0.")
+            raise BadData(say("{weights} has weights below 0.", weights=self.parsed.weights[0]))
         return weight
 
     def _offset(self, rows: Frame) -> Floats:

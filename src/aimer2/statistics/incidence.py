@@ -25,6 +25,7 @@ from pydantic import Field
 from aimer2.core.dataset import Frame
 from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import BadData, BadInput
+from aimer2.core.said import say
 from aimer2.core.study import Feature
 from aimer2.core.table import Cell, Table
 from aimer2.statistics.comparison import EFFECT, AbstractComparison, Level, effect_cells, facts, has_few
@@ -90,7 +91,7 @@ class Incidence(AbstractComparison):
             return np.ones(len(rows))
         lived = numbers(self.parsed.offset[0], rows)
         if (lived <= 0).any():
-            raise BadData(f"{self.parsed.offset[0]} is not above 0 for some patients.")
+            raise BadData(say("{offset} is not above 0 for some patients.", offset=self.parsed.offset[0]))
         return lived
 
     def sums(self, values: Values, frame: Frame, round_number: int) -> Values:

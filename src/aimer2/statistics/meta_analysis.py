@@ -30,6 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 from aimer2.core.dataset import Frame
 from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import BadInput
+from aimer2.core.said import say
 from aimer2.core.study import Feature
 from aimer2.core.table import Cell, Table, number
 from aimer2.statistics import distributions
@@ -127,7 +128,7 @@ def hospitals_of(sums: Weighted) -> int:
     """Raises BadInput with fewer than two."""
     k = round(sums.hospitals)
     if k < 2:
-        raise BadInput(f"A meta-analysis needs estimates of two hospitals at least, not of {k}.")
+        raise BadInput(say("A meta-analysis needs estimates of two hospitals at least, not of {k}.", k=k))
     return k
 
 

@@ -25,6 +25,7 @@ from pydantic import Field
 from aimer2.core.dataset import Frame
 from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import BadData, BadInput
+from aimer2.core.said import say
 from aimer2.core.study import Feature
 from aimer2.core.table import Table, number
 from aimer2.statistics.comparison import SIGNIFICANCE, AbstractComparison, facts, has_few, significance_cells
@@ -137,7 +138,7 @@ class RankTest(AbstractComparison):
         values, (low, high) = self.values(rows), self._range
         edges = np.linspace(low or 0.0, high or 0.0, self.bins + 1)
         if ((values < edges[0]) | (values > edges[-1])).any():
-            raise BadData(f"{self.outcome} is outside of the study's range for some patients.")
+            raise BadData(say("{outcome} is outside of the study's range for some patients.", outcome=self.outcome))
         place = np.minimum(np.searchsorted(edges, values, side="right") - 1, self.bins - 1)
         return np.asarray(self.codes(rows) * self.bins + place)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from aimer2.core.dataset import Frame
 from aimer2.core.errors import BadData
+from aimer2.core.said import say
 from aimer2.core.study import Feature
 from aimer2.core.study.formula import Formula
 from aimer2.statistics.design import Floats, numbers
@@ -26,5 +27,7 @@ def outcome(formula: Formula, rows: Frame, family: FamilyName) -> Floats:
     y = numbers(formula.response[0], rows)
     fits = {"gaussian": np.isfinite(y), "binomial": (y >= 0) & (y <= 1), "gamma": y > 0}.get(family, y >= 0)
     if not fits.all():
-        raise BadData(f"{formula.response[0]} has values that a {family.replace('_', ' ')} response cannot have.")
+        raise BadData(
+            say("{response} has values that a {family} response cannot have.", response=formula.response[0], family=family.replace("_", " "))
+        )
     return y

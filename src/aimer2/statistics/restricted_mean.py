@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aimer2.core.errors import BadInput
+from aimer2.core.said import say
 from aimer2.core.study import Feature
 from aimer2.core.table import Cell, Table, number
 from aimer2.statistics.at_risk import most_at_risk
@@ -52,7 +53,7 @@ def restricted_mean(times: Floats, at_risk: Floats, events: Floats, horizon: flo
     n = np.maximum(at_risk, 1)
     survival = np.cumprod(1 - events / n)
     if (survival.size == 0 or survival[-1] > 0) and (times.size == 0 or times[-1] < horizon):
-        raise BadInput(f"Nobody is under observation up to the horizon {horizon:g}. Choose one that follow-up reaches.")
+        raise BadInput(say("Nobody is under observation up to the horizon {horizon}. Choose one that follow-up reaches.", horizon=f"{horizon:g}"))
     inside = times < horizon
     times, n, events, survival = times[inside], n[inside], events[inside], survival[inside]
     widths = np.diff(np.concatenate(([0.0], times, [horizon])))

@@ -23,6 +23,7 @@ from pydantic import Field
 from aimer2.core.dataset import Frame
 from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import BadData
+from aimer2.core.said import say
 from aimer2.core.study import Feature
 from aimer2.core.table import Cell, Table
 from aimer2.statistics import aberration
@@ -59,7 +60,7 @@ class Surveillance(AbstractWeeks):
         week = numbers(self.parsed.terms[0][0], rows)
         low, high = self.span
         if ((week < low) | (week > high) | (week != np.floor(week))).any():
-            raise BadData(f"{self.parsed.terms[0][0]} is no week of the study for some cases.")
+            raise BadData(say("{terms} is no week of the study for some cases.", terms=self.parsed.terms[0][0]))
         late = numbers(self.parsed.response[0], rows) - week if self.parsed.response else np.zeros(len(rows))
         if ((late < 0) | (late != np.floor(late))).any():
             raise BadData("Some cases are known before the week they began in, or not in a whole week.")

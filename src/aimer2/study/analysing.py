@@ -16,6 +16,7 @@ from aimer2.core.dataset import Frame
 from aimer2.core.errors import BadModel, BadStudy, BadUpdate, Fault
 from aimer2.core.protocols import Learner, Local
 from aimer2.core.random import stream
+from aimer2.core.said import say
 from aimer2.core.study import Study
 from aimer2.core.table import Table
 from aimer2.core.task import SiteId
@@ -89,7 +90,7 @@ class Analyses:
             try:
                 made += method.tables(name, loaded(parted[name].values))
             except (KeyError, IndexError, ValueError):
-                raise BadUpdate(f"The analysis '{name}' has no answer.") from None
+                raise BadUpdate(say("The analysis '{name}' has no answer.", name=name)) from None
         return tuple(made)
 
     def _joined(self, parted: Mapping[str, Found]) -> dict[str, NumpyArray]:

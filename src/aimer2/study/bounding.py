@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from aimer2.algorithms import catalogue
 from aimer2.core import tree
 from aimer2.core.errors import BadUpdate, Fault
+from aimer2.core.said import say
 from aimer2.core.study import Method, Study
 from aimer2.core.task import Stage
 from aimer2.core.tree import Tree
@@ -39,5 +40,5 @@ def faults(study: Study) -> list[Fault]:
     name = study.method.name
     if study.method.largest_change is None or name not in catalogue.names() or catalogue.sums(name) == _SUMS:
         return []
-    problem = f"{name} moves the model by more than one sum, or by another one than the mean change"
+    problem = say("{name} moves the model by more than one sum, or by another one than the mean change", name=name)
     return [Fault("method.largest_change", problem, "leave it out, or take fedavg or one of its relatives")]

@@ -11,6 +11,7 @@ from aimer2.algorithms.aggregators import catalogue as aggregators
 from aimer2.algorithms.personal import Personal
 from aimer2.core.clock import Clock
 from aimer2.core.errors import BadStudy, Fault
+from aimer2.core.said import say
 from aimer2.core.study import Study
 from aimer2.learners.catalogue import faults as learner_faults
 from aimer2.metrics import figures
@@ -84,10 +85,20 @@ def _secrecy(study: Study) -> list[Fault]:
         problem = "is missing: without secure aggregation the coordinator sees each hospital's update"
         return [Fault("privacy.why_not_secure", problem, "say in a sentence why that must be, or leave `secure_aggregation = false` out")]
     if secure and why:
-        return [Fault("privacy.why_not_secure", "is given, but the study has secure aggregation", f"leave it out, or {_NOT_SECURE}")]
+        return [
+            Fault(
+                "privacy.why_not_secure",
+                "is given, but the study has secure aggregation",
+                say("leave it out, or {not_secure}", not_secure=_NOT_SECURE),
+            )
+        ]
     if secure and 0 < len(study.sites.names) < MINIMUM:
-        problem = f"needs at least {MINIMUM} sites, and {len(study.sites.names)} are named: of two, each could work out the other's update"
-        return [Fault("privacy.secure_aggregation", problem, f"name more sites, or {_NOT_SECURE}")]
+        problem = say(
+            "needs at least {minimum} sites, and {count} are named: of two, each could work out the other's update",
+            minimum=MINIMUM,
+            count=len(study.sites.names),
+        )
+        return [Fault("privacy.secure_aggregation", problem, say("name more sites, or {not_secure}", not_secure=_NOT_SECURE))]
     return []
 
 
@@ -107,17 +118,21 @@ def _method(study: Study) -> list[Fault]:
         return list(error.faults)
     if not catalogue.is_additive(name):
         if study.privacy.secure_aggregation:
-            problem = f"{name} hands single models on, and secure aggregation shows nobody a single one"
-            found.append(Fault("method.name", problem, f"take a method that adds up, or {_NOT_SECURE}"))
+            problem = say("{name} hands single models on, and secure aggregation shows nobody a single one", name=name)
+            found.append(Fault("method.name", problem, say("take a method that adds up, or {not_secure}", not_secure=_NOT_SECURE)))
         if study.method.aggregator != "weighted_mean":
-            found.append(Fault("method.aggregator", f"{name} asks one site a round, so there is nothing to compare", "leave it out"))
+            found.append(Fault("method.aggregator", say("{name} asks one site a round, so there is nothing to compare", name=name), "leave it out"))
     group, grouping = study.cohort.group, getattr(method, "by_group", False)
     if grouping and group is None:
-        found.append(Fault("cohort.group", f"is missing, and {name} is for the worst of several groups of patients", "name a category"))
+        found.append(
+            Fault("cohort.group", say("is missing, and {name} is for the worst of several groups of patients", name=name), "name a category")
+        )
     if group is not None and not grouping and not getattr(method, "may_group", False):
-        found.append(Fault("cohort.group", f"is given, and {name} looks at no groups", "leave it out, or take worst_group"))
+        found.append(Fault("cohort.group", say("is given, and {name} looks at no groups", name=name), "leave it out, or take worst_group"))
     if isinstance(method, Personal) and study.evaluation.held_out == 0:
-        found.append(Fault("evaluation.held_out", f"is 0, but {name} measures the sites' own models", "hold out a part, for example 0.2"))
+        found.append(
+            Fault("evaluation.held_out", say("is 0, but {name} measures the sites' own models", name=name), "hold out a part, for example 0.2")
+        )
     return found
 
 
@@ -137,11 +152,23 @@ def _steps(study: Study) -> list[Fault]:
     name, training, found = study.method.name, study.training, []
     if reason := _PLAIN_STEPS.get(name):
         if training.optimiser != "sgd":
-            found.append(Fault("training.optimiser", f"is '{training.optimiser}', but {name} needs 'sgd': {reason}", "set it to 'sgd'"))
+            found.append(
+                Fault(
+                    "training.optimiser",
+                    say("is '{optimiser}', but {name} needs 'sgd': {reason}", optimiser=training.optimiser, name=name, reason=reason),
+                    "set it to 'sgd'",
+                )
+            )
         if training.momentum:
-            found.append(Fault("training.momentum", f"is {training.momentum:g}, but {name} needs 0: {reason}", "leave it out"))
+            found.append(
+                Fault(
+                    "training.momentum",
+                    say("is {momentum}, but {name} needs 0: {reason}", momentum=f"{training.momentum:g}", name=name, reason=reason),
+                    "leave it out",
+                )
+            )
     if training.patience is not None and name in _COUNTED_STEPS:
-        problem = f"would end a site's training early, but {name} {_COUNTED_STEPS[name]}"
+        problem = say("would end a site's training early, but {name} {counted_steps}", name=name, counted_steps=_COUNTED_STEPS[name])
         found.append(Fault("training.patience", problem, "leave it out, or take a method that counts no steps, such as fedavg, fedprox or feddyn"))
     return found
 
@@ -154,11 +181,23 @@ def _aggregator(study: Study) -> list[Fault]:
         return list(error.faults)
     if study.privacy.group_size is None and study.sites.needed < aggregator.sites_needed:
         where = "sites.minimum" if study.sites.quorum is None else "sites.quorum"
-        problem = f"{name} with these parameters needs {aggregator.sites_needed} answers a round, `{where}` asks for {study.sites.needed}"
-        found.append(Fault("method.aggregator", problem, f"set `{where}` to {aggregator.sites_needed} or more, or take another aggregator"))
+        problem = say(
+            "{name} with these parameters needs {sites_needed} answers a round, `{where}` asks for {needed}",
+            name=name,
+            sites_needed=aggregator.sites_needed,
+            where=where,
+            needed=study.sites.needed,
+        )
+        found.append(
+            Fault(
+                "method.aggregator",
+                problem,
+                say("set `{where}` to {sites_needed} or more, or take another aggregator", where=where, sites_needed=aggregator.sites_needed),
+            )
+        )
     if study.privacy.secure_aggregation and study.privacy.group_size is None and not aggregator.additive:
-        problem = f"{name} compares the sites' updates one by one, and secure aggregation shows nobody a single one"
-        remedy = f"let it compare the sums of groups of sites (`privacy.group_size`), take weighted_mean, or {_NOT_SECURE}"
+        problem = say("{name} compares the sites' updates one by one, and secure aggregation shows nobody a single one", name=name)
+        remedy = say("let it compare the sums of groups of sites (`privacy.group_size`), take weighted_mean, or {not_secure}", not_secure=_NOT_SECURE)
         found.append(Fault("method.aggregator", problem, remedy))
     return found
 
@@ -170,7 +209,7 @@ def _groups(study: Study) -> list[Fault]:
     if not study.privacy.secure_aggregation:
         found.append(Fault("privacy.group_size", "is given, but without secure aggregation the coordinator sees every update", "leave it out"))
     elif aggregators.example(name).additive:
-        problem = f"is given, but {name} needs only the sum of all: groups would show the coordinator smaller sums for nothing"
+        problem = say("is given, but {name} needs only the sum of all: groups would show the coordinator smaller sums for nothing", name=name)
         found.append(Fault("privacy.group_size", problem, "leave it out, or take an aggregator that compares, such as median"))
     try:
         return found + (too_few_groups(study, len(study.sites.names)) if study.sites.names else [])
@@ -186,15 +225,32 @@ def too_few_groups(study: Study, sites: int) -> list[Fault]:
     needed = aggregators.make(method.aggregator, study.sites.block, method.aggregator_parameters).sites_needed
     if sites // size >= needed:
         return []
-    problem = f"is {size}: {sites} sites make {sites // size} groups, and {method.aggregator} with these parameters compares {needed} or more"
-    return [Fault("privacy.group_size", problem, f"ask {needed * size} sites or more, or make the groups smaller; the smallest are of {MINIMUM}")]
+    problem = say(
+        "is {size}: {sites} sites make {sites_2} groups, and {aggregator} with these parameters compares {needed} or more",
+        size=size,
+        sites=sites,
+        sites_2=sites // size,
+        aggregator=method.aggregator,
+        needed=needed,
+    )
+    return [
+        Fault(
+            "privacy.group_size",
+            problem,
+            say("ask {needed} sites or more, or make the groups smaller; the smallest are of {minimum}", needed=needed * size, minimum=MINIMUM),
+        )
+    ]
 
 
 def _metrics(study: Study) -> list[Fault]:
     kind = study.cohort.target.kind
     unknown = figures.validate(kind, study.evaluation.metrics)
     found = [
-        Fault("evaluation.metrics", f"{name!r} is no metric of a {kind} target", f"use some of: {', '.join(figures.available(kind))}")
+        Fault(
+            "evaluation.metrics",
+            say("{name} is no metric of a {kind} target", name=f"{name!r}", kind=kind),
+            say("use some of: {kind}", kind=", ".join(figures.available(kind))),
+        )
         for name in unknown
     ]
     found += _horizons(study)
@@ -214,12 +270,14 @@ def _horizons(study: Study) -> list[Fault]:
         found.append(Fault("evaluation.horizons", problem, "leave them out, or give the target `intervals`"))
     elif strange:
         ends = ", ".join(f"{end:g}" for end in target.intervals)
-        found.append(Fault("evaluation.horizons", f"{', '.join(strange)} is no end of an interval", f"use some of: {ends}"))
+        found.append(
+            Fault("evaluation.horizons", say("{strange} is no end of an interval", strange=", ".join(strange)), say("use some of: {ends}", ends=ends))
+        )
     if len(set(horizons)) < len(horizons):
         found.append(Fault("evaluation.horizons", "names one twice", "name each once"))
     judged = sorted(figures.BY_HORIZON & set(study.evaluation.metrics))
     if target.kind == "survival" and judged and not horizons:
-        found.append(Fault("evaluation.metrics", f"{', '.join(judged)}: at which times?", "give `evaluation.horizons`"))
+        found.append(Fault("evaluation.metrics", say("{judged}: at which times?", judged=", ".join(judged)), "give `evaluation.horizons`"))
     return found
 
 
@@ -228,11 +286,23 @@ def _sites(study: Study) -> list[Fault]:
     found = []
     double = sorted(name for name, times in Counter(sites.names).items() if times > 1)
     if double:
-        found.append(Fault("sites.names", f"named twice: {', '.join(double)}", "name each once"))
+        found.append(Fault("sites.names", say("named twice: {double}", double=", ".join(double)), "name each once"))
     if sites.names and sites.minimum > len(sites.names):
-        found.append(Fault("sites.minimum", f"is {sites.minimum}, but {len(sites.names)} sites are named", "lower it or name more sites"))
+        found.append(
+            Fault(
+                "sites.minimum",
+                say("is {minimum}, but {count} sites are named", minimum=sites.minimum, count=len(sites.names)),
+                "lower it or name more sites",
+            )
+        )
     if sites.quorum is not None and sites.names and sites.quorum > len(sites.names):
-        found.append(Fault("sites.quorum", f"is {sites.quorum}, but {len(sites.names)} sites are named", "lower it or name more sites"))
+        found.append(
+            Fault(
+                "sites.quorum",
+                say("is {quorum}, but {count} sites are named", quorum=sites.quorum, count=len(sites.names)),
+                "lower it or name more sites",
+            )
+        )
     return found
 
 
@@ -240,7 +310,7 @@ def _code(study: Study, folder: Path) -> list[Fault]:
     """The code is read, not run: it runs only where it is confined."""
     if study.model.code is None:
         return []
-    place = f"model.code ({study.model.code})"
+    place = say("model.code ({code})", code=study.model.code)
     try:
         module = ast.parse((folder / study.model.code).read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from aimer2.connectors.table import Column, Kind, Table, count_patients
 from aimer2.core.dataset import Part, Samples, part_at
 from aimer2.core.errors import BadData
+from aimer2.core.said import say
 from aimer2.core.study import Cohort, Feature, Image, Target
 from aimer2.privacy.disclosure import MINIMUM_CELL, coarse
 from aimer2.study.images import Beside, Masks, Pictures, check_image, check_mask, strange
@@ -229,20 +230,20 @@ def coded(column: Feature, table: Table) -> Floats:
 
 def find(table: Table, name: str) -> Column:
     if name not in table.columns:
-        raise BadData(f"There is no column {name!r}.")
+        raise BadData(say("There is no column {name}.", name=f"{name!r}"))
     return table.columns[name]
 
 
 def check_kind(asked: Feature | Target, column: Column) -> None:
     kind = _kind(asked, column)
     if column.kind != kind:
-        raise BadData(f"Column {asked.name!r} is a {column.kind}, the study asks for a {kind}.")
+        raise BadData(say("Column {name} is a {kind}, the study asks for a {kind_2}.", name=f"{asked.name!r}", kind=column.kind, kind_2=kind))
 
 
 def check_unit(asked: Feature | Target, column: Column) -> None:
     if asked.unit is not None and column.unit != asked.unit:
         has = "has no declared unit" if column.unit is None else f"is in {column.unit}"
-        raise BadData(f"Column {asked.name!r} {has}, the study asks for {asked.unit}.")
+        raise BadData(say("Column {name} {has}, the study asks for {unit}.", name=f"{asked.name!r}", has=has, unit=asked.unit))
 
 
 def check_categories(asked: Feature | Target, column: Column, patient: npt.NDArray[np.uint64]) -> None:
@@ -283,7 +284,9 @@ def check_complete(cohort: Cohort, whole: Design) -> None:
         sources = [feature.name for feature in cohort.features for _ in _names(feature)]
         faults = dict.fromkeys(sources[number] for number in np.flatnonzero(missing.any(axis=0)))
         patients = about(whole.patient[missing.any(axis=1)])
-        raise BadData(f"Missing in {', '.join(map(repr, faults))}, for {patients}; the study refuses missing features.")
+        raise BadData(
+            say("Missing in {faults}, for {patients}; the study refuses missing features.", faults=", ".join(map(repr, faults)), patients=patients)
+        )
 
 
 def check_none(rows: Rows, patient: npt.NDArray[np.uint64], name: str, problem: str) -> None:

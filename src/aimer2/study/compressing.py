@@ -21,6 +21,7 @@ from aimer2.compression.packing import Packing, added, is_compressed
 from aimer2.core import tree
 from aimer2.core.errors import AimerError, BadStudy, BadUpdate, Fault, NotAllowed
 from aimer2.core.protocols import Algorithm
+from aimer2.core.said import say
 from aimer2.core.study import Study
 from aimer2.core.task import Task
 from aimer2.core.tree import Tree
@@ -157,7 +158,13 @@ def _method(study: Study) -> list[Fault]:
         reason = "what it sends is no change of a model"
     if reason is None:
         return []
-    return [Fault("method.compression", f"does not fit {name}: {reason}", "leave it out, or take fedavg or one of its relatives")]
+    return [
+        Fault(
+            "method.compression",
+            say("does not fit {name}: {reason}", name=name, reason=reason),
+            "leave it out, or take fedavg or one of its relatives",
+        )
+    ]
 
 
 def _terms(study: Study, name: str, compressor: Compressor) -> list[Fault]:
@@ -167,15 +174,18 @@ def _terms(study: Study, name: str, compressor: Compressor) -> list[Fault]:
     linear = " or ".join(other for other in compressions.names() if compressions.example(other).linear)
     found = []
     if study.privacy.secure_aggregation:
-        problem = f"is {name}, whose updates do not add up, and secure aggregation shows nobody a single one"
-        remedy = f"take {linear}, or set `privacy.secure_aggregation` to false and say why in `privacy.why_not_secure`"
+        problem = say("is {name}, whose updates do not add up, and secure aggregation shows nobody a single one", name=name)
+        remedy = say("take {linear}, or set `privacy.secure_aggregation` to false and say why in `privacy.why_not_secure`", linear=linear)
         found.append(Fault("method.compression.name", problem, remedy))
     if study.privacy.differential_privacy is not None:
-        problem = f"is {name}, and differential privacy is accounted for sums of what the noise was added to, not for what is rounded or chosen of it"
-        found.append(Fault("method.compression.name", problem, f"take {linear}"))
+        problem = say(
+            "is {name}, and differential privacy is accounted for sums of what the noise was added to, not for what is rounded or chosen of it",
+            name=name,
+        )
+        found.append(Fault("method.compression.name", problem, say("take {linear}", linear=linear)))
     if study.method.largest_change is not None:
-        problem = f"is {name}, which may lengthen a change beyond `method.largest_change` once it is restored"
-        found.append(Fault("method.compression.name", problem, f"take {linear}, or leave `largest_change` out"))
+        problem = say("is {name}, which may lengthen a change beyond `method.largest_change` once it is restored", name=name)
+        found.append(Fault("method.compression.name", problem, say("take {linear}, or leave `largest_change` out", linear=linear)))
     return found
 
 
@@ -183,5 +193,7 @@ def _aggregator(study: Study, name: str, compressor: Compressor) -> list[Fault]:
     aggregator = study.method.aggregator
     if compressor.aligned or aggregator not in aggregators.names() or aggregators.example(aggregator).additive:
         return []
-    problem = f"is {name}, whose sites send different coordinates, and {aggregator} would compare their numbers with zeros"
+    problem = say(
+        "is {name}, whose sites send different coordinates, and {aggregator} would compare their numbers with zeros", name=name, aggregator=aggregator
+    )
     return [Fault("method.compression.name", problem, "take another compression, or the aggregator weighted_mean")]

@@ -11,6 +11,7 @@ from typing import Any
 
 from aimer2.algorithms import catalogue
 from aimer2.core.errors import BadInput, BadStudy, Fault, NotAvailable
+from aimer2.core.said import say
 from aimer2.core.study import Study, Training
 from aimer2.privacy.noisy_metrics import NOISY_METRICS
 from aimer2.privacy.site_terms import site_terms
@@ -84,11 +85,19 @@ def _size(study: Study) -> list[Fault]:
     assert asked is not None
     found = []
     if asked.delta is not None and asked.delta * 10 * patients > 1:
-        problem = f"is {asked.delta:g}: among {patients} patients one may lose all privacy with a chance that counts"
-        found.append(Fault(f"{PLACE}.delta", problem, f"set it to 1/(10 · minimum_patients) = {0.1 / patients:g} or less; 1e-5 is usual"))
+        problem = say(
+            "is {delta}: among {patients} patients one may lose all privacy with a chance that counts", delta=f"{asked.delta:g}", patients=patients
+        )
+        found.append(
+            Fault(
+                f"{PLACE}.delta",
+                problem,
+                say("set it to 1/(10 · minimum_patients) = {patients} or less; 1e-5 is usual", patients=f"{0.1 / patients:g}"),
+            )
+        )
     if asked.sampling_rate is not None and asked.sampling_rate * patients < 1:
-        problem = f"draws {asked.sampling_rate * patients:g} patients in a step at a site of `minimum_patients`"
-        remedy = f"set it to {1 / patients:g} or more, or `cohort.minimum_patients` nearer to what the sites have"
+        problem = say("draws {sampling_rate} patients in a step at a site of `minimum_patients`", sampling_rate=f"{asked.sampling_rate * patients:g}")
+        remedy = say("set it to {patients} or more, or `cohort.minimum_patients` nearer to what the sites have", patients=f"{1 / patients:g}")
         found.append(Fault(f"{PLACE}.sampling_rate", problem, remedy))
     return found
 
@@ -120,10 +129,14 @@ def _model(study: Study) -> list[Fault]:
     assert asked is not None
     found = []
     if model.framework != "torch":
-        found.append(Fault("model.framework", f"{model.framework} tells no single patient's gradient here", "use framework = 'torch'"))
+        found.append(
+            Fault("model.framework", say("{framework} tells no single patient's gradient here", framework=model.framework), "use framework = 'torch'")
+        )
     if model.code is not None and not asked.asserted:
         problem = "runs in the process that adds the noise, so AIMER2 cannot vouch for ε"
-        remedy = f"use a ready-made model, or set `{PLACE}.asserted = true`: ε is then told as your word, and a hospital may refuse it"
+        remedy = say(
+            "use a ready-made model, or set `{place}.asserted = true`: ε is then told as your word, and a hospital may refuse it", place=PLACE
+        )
         found.append(Fault("model.code", problem, remedy))
     if model.code is None and asked.asserted:
         found.append(Fault(f"{PLACE}.asserted", "is for a study with code of its own; here AIMER2 vouches for ε", "leave it out"))
@@ -138,25 +151,28 @@ def _method(study: Study) -> list[Fault]:
     if name not in catalogue.names():
         return []
     if name not in POST_PROCESSING:
-        problem = f"{name} looks at patients' data beyond the gradients that are clipped and get noise"
-        return [Fault("method.name", problem, f"use one of {', '.join(sorted(POST_PROCESSING))}")]
+        problem = say("{name} looks at patients' data beyond the gradients that are clipped and get noise", name=name)
+        return [Fault("method.name", problem, say("use one of {post_processing}", post_processing=", ".join(sorted(POST_PROCESSING))))]
     wanted = POST_PROCESSING[name]
-    return [Fault(f"method.parameters.{key}", f"is {given[key]}", why) for key, (value, why) in wanted.items() if given.get(key, value) != value]
+    return [
+        Fault(f"method.parameters.{key}", say("is {given}", given=given[key]), why)
+        for key, (value, why) in wanted.items()
+        if given.get(key, value) != value
+    ]
 
 
 def _cohort(study: Study) -> list[Fault]:
     cohort = study.cohort
     found = []
     if cohort.target.kind not in KINDS:
-        problem = f"of the kind '{cohort.target.kind}' is not available with differential privacy in this version"
-        found.append(Fault("cohort.target", problem, f"use one of {', '.join(KINDS)}"))
+        problem = say("of the kind '{kind}' is not available with differential privacy in this version", kind=cohort.target.kind)
+        found.append(Fault("cohort.target", problem, say("use one of {kinds}", kinds=", ".join(KINDS))))
     if cohort.features and cohort.standardise in ("federated", "site"):
-        problem = f"'{cohort.standardise}' makes every patient's numbers depend on all others', without noise"
+        problem = say("'{standardise}' makes every patient's numbers depend on all others', without noise", standardise=cohort.standardise)
         remedy = "use 'range' with `minimum` and `maximum` of every feature, or 'none'"
         found.append(Fault("cohort.standardise", problem, remedy))
     if cohort.missing == "mean":
-        problem = "'mean' puts a mean of other patients, without noise"
-        found.append(Fault("cohort.missing", problem, "use 'drop', 'zero' or 'refuse'"))
+        found.append(Fault("cohort.missing", "'mean' puts a mean of other patients, without noise", "use 'drop', 'zero' or 'refuse'"))
     return found
 
 
@@ -168,7 +184,7 @@ def _evaluation(study: Study) -> list[Fault]:
         problem = "of one site's few held-out patients the noise would leave nothing to tell"
         return [Fault("evaluation.release_per_site", problem, "leave it out: the pooled figures are told")]
     if kind not in NOISY_METRICS:
-        problem = f"the figures of a {kind} have no bound, and no noise can be added to them"
+        problem = say("the figures of a {kind} have no bound, and no noise can be added to them", kind=kind)
         return [Fault("evaluation.held_out", problem, "set it to 0, and measure the model on data of your own")]
     if kind == "regression" and study.cohort.target.span is None:
         problem = "is missing: without `minimum` and `maximum` one patient's error may be any number, which no noise hides"
@@ -176,7 +192,9 @@ def _evaluation(study: Study) -> list[Fault]:
     usable = NOISY_METRICS[kind]
     problem = "does not follow from counts or bounded sums, to which noise can be added"
     return [
-        Fault("evaluation.metrics", f"{name!r} {problem}", f"use some of: {', '.join(usable)}")
+        Fault(
+            "evaluation.metrics", say("{name} {problem}", name=f"{name!r}", problem=problem), say("use some of: {usable}", usable=", ".join(usable))
+        )
         for name in study.evaluation.metrics
         if name not in usable
     ]

@@ -16,6 +16,7 @@ import numpy as np
 from aimer2.blobs.memory import MemoryStore
 from aimer2.core.errors import BadInput, BadModel, Fault
 from aimer2.core.protocols import BlobStore, Learner
+from aimer2.core.said import say
 from aimer2.core.study import Study
 from aimer2.core.task import BlobRef
 from aimer2.core.tree import Tree
@@ -55,7 +56,13 @@ def faults_of_version(study: Study, folder: Path) -> list[Fault]:
         return [Fault(f"model.weights ({name})", error.sentence, _PULL)]
     found = misfits(study, origin.record.package.study)
     if origin.record.study != study.evaluates:
-        found.append(Fault("evaluates", f"is not the study of the version beside it, {origin.record.study[:16]}…", "give that one's whole digest"))
+        found.append(
+            Fault(
+                "evaluates",
+                say("is not the study of the version beside it, {study}…", study=origin.record.study[:16]),
+                "give that one's whole digest",
+            )
+        )
     return found + _code(study, folder, origin.record.package)
 
 
@@ -82,7 +89,7 @@ def bring(study: Study, folder: Path, learner: Learner, blobs: BlobStore) -> tup
     writer.write(path.read_bytes())
     weights = writer.commit()
     if weights.sha256 != origin.result["model"]["sha256"]:
-        raise BadModel(f"{path.name} is not the model that the record beside it is of.")
+        raise BadModel(say("{name} is not the model that the record beside it is of.", name=path.name))
     learner.load(read_tree(blobs.open(weights)))
     moments = moments_of(origin.result)
     return weights, None if moments is None else store(moments, blobs)

@@ -15,6 +15,7 @@ from aimer2.connectors.resampling import nearest, resampled
 from aimer2.connectors.table import Column
 from aimer2.core.dataset import Part, part_at
 from aimer2.core.errors import BadData
+from aimer2.core.said import say
 from aimer2.core.study import Image
 from aimer2.core.study.image import described
 
@@ -153,21 +154,25 @@ def _per_channel(numbers: tuple[float, ...]) -> npt.NDArray[np.float32]:
 def check_image(wanted: Image, column: Column) -> None:
     """Raises BadData where the site's images have another form."""
     if column.kind != "image":
-        raise BadData(f"Column {wanted.name!r} is a {column.kind}, the study asks for images.")
+        raise BadData(say("Column {name} is a {kind}, the study asks for images.", name=f"{wanted.name!r}", kind=column.kind))
     channels, height, width = column.values.shape[1:]
     if channels != wanted.channels or (wanted.resize == "refuse" and (height, width) != (wanted.height, wanted.width)):
         has = described(channels, height, width)
-        raise BadData(f"Column {wanted.name!r} holds images {has}, the study asks for {wanted.size}.")
+        raise BadData(say("Column {name} holds images {has}, the study asks for {size}.", name=f"{wanted.name!r}", has=has, size=wanted.size))
     bits = 8 * column.values.itemsize
     if wanted.bits not in (None, bits):
-        raise BadData(f"Column {wanted.name!r} holds images of {bits} bits, the study asks for {wanted.bits}.")
+        raise BadData(
+            say("Column {name} holds images of {bits} bits, the study asks for {bits_2}.", name=f"{wanted.name!r}", bits=bits, bits_2=wanted.bits)
+        )
 
 
 def check_mask(wanted: Image, name: str, column: Column, images: Column) -> None:
     """Raises BadData where the masks are not of the images' size."""
     if images.kind == "image" and column.kind == "mask" and column.values.shape[1:] != images.values.shape[2:]:
         has, other = ("{}×{}".format(*size) for size in (column.values.shape[1:], images.values.shape[2:]))
-        raise BadData(f"Column {name!r} holds masks of {has}, {wanted.name!r} images of {other}.")
+        raise BadData(
+            say("Column {name} holds masks of {has}, {name_2} images of {other}.", name=f"{name!r}", has=has, name_2=f"{wanted.name!r}", other=other)
+        )
 
 
 def strange(column: Column, codes: list[int]) -> npt.NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aimer2.core.errors import NotAvailable
+from aimer2.core.said import say
 from aimer2.core.study import Study
 
 
@@ -11,4 +12,7 @@ def require_training(study: Study, what: str) -> None:
     if not study.analyses and study.evaluates is None:
         return
     does = "asks statistical questions" if study.analyses else "measures a model that is there"
-    raise NotAvailable(f"{what} is of a study that trains a model, and {study.name} {does}.", remedy="Name a study with a model to train.")
+    raise NotAvailable(
+        say("{what} is of a study that trains a model, and {name} {does}.", what=what, name=study.name, does=does),
+        remedy="Name a study with a model to train.",
+    )

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from aimer2.core.errors import BadData, BadInput
+from aimer2.core.said import say
 
 Pair = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 Data = TypeVar("Data", pd.DataFrame, Pair)
@@ -29,9 +30,9 @@ def by_column(frame: pd.DataFrame, column: str) -> dict[str, pd.DataFrame]:
     Raises BadData where the column is not there or a cell of it is missing.
     """
     if column not in frame.columns:
-        raise BadData(f"There is no column {column!r}.")
+        raise BadData(say("There is no column {column}.", column=f"{column!r}"))
     if frame[column].isna().any():
-        raise BadData(f"Column {column!r} is missing for some rows: they belong to no site.")
+        raise BadData(say("Column {column} is missing for some rows: they belong to no site.", column=f"{column!r}"))
     names = frame[column].astype(str)
     return {name: frame[names == name] for name in sorted(set(names))}
 
@@ -88,7 +89,7 @@ def quantity(
         raise BadInput("`proportions` has one positive number per site.")
     divided = _divide(rng.permutation(rows), shares / shares.sum())
     if min(map(len, divided)) < minimum:
-        raise BadInput(f"With these proportions a site has fewer than {minimum} rows.")
+        raise BadInput(say("With these proportions a site has fewer than {minimum} rows.", minimum=minimum))
     return _parts(data, sites, divided)
 
 
@@ -105,7 +106,8 @@ def _until(draw: Callable[[], list[npt.NDArray[np.int64]]], minimum: int) -> lis
         if min(map(len, parts)) >= minimum:
             return parts
     raise BadInput(
-        f"No division gave every site {minimum} rows in {TRIES} tries.", remedy="Raise `alpha`, or take fewer sites or a smaller `minimum`."
+        say("No division gave every site {minimum} rows in {tries} tries.", minimum=minimum, tries=TRIES),
+        remedy="Raise `alpha`, or take fewer sites or a smaller `minimum`.",
     )
 
 
@@ -117,7 +119,7 @@ def _divide(rows: npt.NDArray[np.int64], shares: npt.NDArray[np.float64]) -> lis
 def _classes(data: pd.DataFrame | Pair, label: str | None) -> npt.NDArray[Any]:
     if isinstance(data, pd.DataFrame):
         if label not in data.columns:
-            raise BadData(f"There is no column {label!r}; `label` names the column of classes.")
+            raise BadData(say("There is no column {label}; `label` names the column of classes.", label=f"{label!r}"))
         codes, _ = pd.factorize(data[label], use_na_sentinel=False)
         return np.asarray(codes)
     if data[1].ndim > 1:

@@ -22,6 +22,7 @@ from packaging.version import InvalidVersion, Version
 
 from aimer2.connectors.table import Table, count_patients
 from aimer2.core.errors import BadData
+from aimer2.core.said import say
 from aimer2.core.study import Cohort, Feature, Image, Study, Target
 from aimer2.core.task import Check
 from aimer2.learners.batches import validation
@@ -97,7 +98,11 @@ def statistical_checks(study: Study, table: Table, environment: Environment) -> 
 def _enough(cohort: Cohort, patients: int) -> Check:
     enough = patients >= cohort.minimum_patients
     counted = "There are at least" if enough else "There are fewer usable patients than"
-    return Check(name="patients", passed=enough, finding=f"{counted} the {cohort.minimum_patients} patients that the study asks for.")
+    return Check(
+        name="patients",
+        passed=enough,
+        finding=say("{counted} the {minimum_patients} patients that the study asks for.", counted=counted, minimum_patients=cohort.minimum_patients),
+    )
 
 
 def _columns(cohort: Cohort, table: Table) -> Iterator[Check]:
@@ -107,7 +112,7 @@ def _columns(cohort: Cohort, table: Table) -> Iterator[Check]:
     there = [(wanted, table.columns[wanted.name]) for wanted in asked if wanted.name in table.columns]
     fitting = [(wanted, column) for wanted, column in there if _fault(cohorts.check_kind, wanted, column) is None]
     numbers = [(wanted, column) for wanted, column in fitting if isinstance(wanted, Feature) and wanted.kind == "number"]
-    yield _check("columns", f"All {len(names)} columns are there.", [_fault(cohorts.find, table, name) for name in names])
+    yield _check("columns", say("All {count} columns are there.", count=len(names)), [_fault(cohorts.find, table, name) for name in names])
     yield _check("kinds", "Every column is of the kind asked for.", [_fault(cohorts.check_kind, *pair) for pair in there])
     yield _check("units", "Every unit is the one asked for.", [_fault(cohorts.check_unit, *pair) for pair in there])
     strange = [_fault(cohorts.check_categories, *pair, table.patient) for pair in fitting]
@@ -159,7 +164,9 @@ def _missing(cohort: Cohort, whole: cohorts.Design, incomplete: cohorts.Rows, ta
     what = told.get(cohort.missing, "Missing features filled in:")
     patients = "" if cohort.missing == "refuse" else f" {cohorts.about(whole.patient[incomplete])}"
     lacking = cohorts.about(table.patient[cohorts.without_target(cohort.target, table)])
-    return Check(name="missing", passed=True, finding=f"{what}{patients}; without a target: {lacking}.")
+    return Check(
+        name="missing", passed=True, finding=say("{what}{patients}; without a target: {lacking}.", what=what, patients=patients, lacking=lacking)
+    )
 
 
 def _validation(study: Study, train: cohorts.Design) -> Check:
@@ -176,16 +183,20 @@ def _outcomes(target: Target, train: cohorts.Design, use: str) -> Iterator[Check
     """Whether there is each outcome that the model is to tell; ``use``: what the patients are for."""
     if target.kind == "survival":
         seen = bool(np.asarray(train.targets)[:, 1].any())
-        finding = "The event occurs." if seen else f"No patient {use} has had the event."
+        finding = "The event occurs." if seen else say("No patient {use} has had the event.", use=use)
         yield Check(name="events", passed=seen, blocking=False, finding=finding)
     elif target.kind == "multilabel":
         lacking = [name for name, values in zip(target.labels, np.asarray(train.targets).T, strict=True) if len(np.unique(values)) < 2]
-        finding = f"Only one side occurs among the patients {use}: {', '.join(lacking)}." if lacking else "Every label is there and absent."
+        finding = (
+            say("Only one side occurs among the patients {use}: {lacking}.", use=use, lacking=", ".join(lacking))
+            if lacking
+            else "Every label is there and absent."
+        )
         yield Check(name="classes", passed=not lacking, blocking=False, finding=finding)
     elif target.kind != "regression":
         found = train.targets.classes() if isinstance(train.targets, Masks) else np.unique(np.asarray(train.targets))
         passed = len(found) == target.classes
-        finding = "Every class occurs." if passed else f"Not every class of the target occurs among the patients {use}."
+        finding = "Every class occurs." if passed else say("Not every class of the target occurs among the patients {use}.", use=use)
         yield Check(name="classes", passed=passed, blocking=False, finding=finding)
 
 
@@ -198,7 +209,11 @@ def _framework(study: Study, environment: Environment) -> Check:
     packages = environment.packages
     wanted = [distribution(framework) for framework in frameworks(study)]
     found = next((name for name in wanted if name in packages), None)
-    finding = f"{' or '.join(wanted)} is not installed." if found is None else f"{found} {packages[found]}."
+    finding = (
+        say("{wanted} is not installed.", wanted=" or ".join(wanted))
+        if found is None
+        else say("{found} {packages}.", found=found, packages=packages[found])
+    )
     return Check(name="framework", passed=found is not None, finding=finding)
 
 
@@ -223,7 +238,13 @@ def _outdated(name: str, wanted: str, packages: Mapping[str, str]) -> str | None
 def _room(name: str, needed: int, free: int) -> Check:
     passed = free >= needed
     # What is free is the hospital's affair; what the study needs is not.
-    return Check(name=name, passed=passed, finding=f"{'Enough' if passed else 'Not enough'} {name}: the study needs {_gigabytes(needed)} free.")
+    return Check(
+        name=name,
+        passed=passed,
+        finding=say(
+            "{value} {name}: the study needs {needed} free.", value="Enough" if passed else "Not enough", name=name, needed=_gigabytes(needed)
+        ),
+    )
 
 
 def _gigabytes(count: int) -> str:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, final
 
 from aimer2.core.errors import BadInput, BadStudy, Fault, NotAvailable
+from aimer2.core.said import say
 from aimer2.core.study import Analysis, Study
 from aimer2.privacy.terms import PLACE, how_much, library, rounded_up
 from aimer2.statistics import catalogue
@@ -67,7 +68,11 @@ def faults(study: Study) -> list[Fault]:
     if study.privacy.differential_privacy is None:
         problem = "adds noise by the study's ε, and the study states none"
         return [
-            Fault(f"analyses[{place}].method", f"{analysis.method} {problem}", "state `privacy.differential_privacy`, or take another method")
+            Fault(
+                f"analyses[{place}].method",
+                say("{method} {problem}", method=analysis.method, problem=problem),
+                "state `privacy.differential_privacy`, or take another method",
+            )
             for place, (analysis, is_private) in enumerate(zip(study.analyses, private, strict=True), 1)
             if is_private
         ]
@@ -126,8 +131,8 @@ def _faults(study: Study) -> list[Fault]:
         found.append(Fault(f"{PLACE}.level", "is 'site', and questions protect patients", "leave it out"))
     for place, analysis in enumerate(study.analyses, 1):
         if not _is_private(analysis):
-            problem = f"{analysis.method} adds no noise, and the study promises differential privacy for each patient"
-            found.append(Fault(f"analyses[{place}].method", problem, f"use one of: {', '.join(_private_names())}"))
+            problem = say("{method} adds no noise, and the study promises differential privacy for each patient", method=analysis.method)
+            found.append(Fault(f"analyses[{place}].method", problem, say("use one of: {private_names}", private_names=", ".join(_private_names()))))
     found += _numbers(study)
     return found
 
@@ -142,8 +147,16 @@ def _numbers(study: Study) -> Sequence[Fault]:
     if asked.delta is None:
         found.append(Fault(f"{PLACE}.delta", "is missing", "give δ, for example 1e-5"))
     elif asked.delta * 10 * patients > 1:
-        problem = f"is {asked.delta:g}: among {patients} patients one may lose all privacy with a chance that counts"
-        found.append(Fault(f"{PLACE}.delta", problem, f"set it to 1/(10 · minimum_patients) = {0.1 / patients:g} or less; 1e-5 is usual"))
+        problem = say(
+            "is {delta}: among {patients} patients one may lose all privacy with a chance that counts", delta=f"{asked.delta:g}", patients=patients
+        )
+        found.append(
+            Fault(
+                f"{PLACE}.delta",
+                problem,
+                say("set it to 1/(10 · minimum_patients) = {patients} or less; 1e-5 is usual", patients=f"{0.1 / patients:g}"),
+            )
+        )
     return found
 
 

@@ -14,6 +14,7 @@ from aimer2.algorithms import catalogue
 from aimer2.core.dataset import Dataset, Samples
 from aimer2.core.errors import AimerError, Fault
 from aimer2.core.protocols import Algorithm, Correction, Local, Selector
+from aimer2.core.said import say
 from aimer2.core.study import Study
 from aimer2.core.tree import Tree
 from aimer2.learners.catalogue import corrects, frameworks
@@ -27,8 +28,14 @@ def faults(study: Study) -> list[Fault]:
         method = catalogue.make(name, study.method.rounds, study.method.parameters)
         known = catalogue.frameworks(name)
         if odd := [other for other in frameworks(study) if known and other not in known]:
-            remedy = f"train with {' or '.join(known)} alone"
-            return [Fault("method.name", f"{name} works on models of {', '.join(known)}, not on those of {odd[0]}", remedy)]
+            remedy = say("train with {known} alone", known=" or ".join(known))
+            return [
+                Fault(
+                    "method.name",
+                    say("{name} works on models of {known}, not on those of {odd}", name=name, known=", ".join(known), odd=odd[0]),
+                    remedy,
+                )
+            ]
         # which methods grow trees is told with the trees
         reason = None if corrects(framework) or framework == FRAMEWORK else why_gradients(method)
     except AimerError:
@@ -36,7 +43,7 @@ def faults(study: Study) -> list[Fault]:
         return []
     if reason is None:
         return []
-    problem = f"{name} {reason}, and {framework} takes its steps out of sight"
+    problem = say("{name} {reason}, and {framework} takes its steps out of sight", name=name, reason=reason, framework=framework)
     return [Fault("method.name", problem, "take fedavg, fedavgm or fedadam, or another framework")]
 
 

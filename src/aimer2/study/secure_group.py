@@ -13,6 +13,7 @@ from typing import Any, final
 
 from aimer2.core.errors import AimerError, BadUpdate, NotAvailable
 from aimer2.core.protocols import BlobStore
+from aimer2.core.said import say
 from aimer2.core.task import Answer, BlobRef, Phase, SiteId, Task
 from aimer2.core.update import Update
 from aimer2.messages.tensors import read_tree
@@ -178,7 +179,7 @@ class Group:
         try:
             round_.collect_updates({site: messages[site].signed for site in answers}, uploads)
         except AimerError as error:
-            raise RoundLost(f"{error.sentence} {_reasons(round_.dropped)}", round_.dropped) from None
+            raise RoundLost(say("{sentence} {dropped}", sentence=error.sentence, dropped=_reasons(round_.dropped)), round_.dropped) from None
         for site, why in round_.dropped.items():
             collected.drop(site, BadUpdate.code, why)
         self._open = _Open(round_, layout)
@@ -244,7 +245,7 @@ class Group:
 
     def drop(self, collected: Collected, why: str) -> None:
         """All of its sites are out of this round."""
-        reason = f"the sum of its group could not be made: {why}"
+        reason = say("the sum of its group could not be made: {why}", why=why)
         for site in self._asked_in(collected):
             if site in collected.answers:
                 collected.drop(site, NotAvailable.code, reason)

@@ -7,6 +7,7 @@ from typing import Any
 
 from aimer2.algorithms import catalogue
 from aimer2.core.errors import Fault
+from aimer2.core.said import say
 from aimer2.core.study import Study
 from aimer2.privacy.noisy_metrics import COUNTED
 from aimer2.privacy.site_terms import UNITS, SiteTerms, site_incomplete, site_terms
@@ -90,21 +91,33 @@ def _secrecy(study: Study) -> list[Fault]:
     if study.privacy.secure_aggregation:
         return []
     problem = "is false, and each site adds only its share of the noise, which hides it in the sum alone"
-    return [Fault("privacy.secure_aggregation", problem, f"leave it out, or set `{PLACE}.level = 'record'`, whose noise is whole at each site")]
+    return [
+        Fault(
+            "privacy.secure_aggregation",
+            problem,
+            say("leave it out, or set `{place}.level = 'record'`, whose noise is whole at each site", place=PLACE),
+        )
+    ]
 
 
 def _method(study: Study) -> list[Fault]:
     name, method, found = study.method.name, study.method, []
     if name in catalogue.names() and name not in METHODS:
-        problem = f"{name} sends more than the mean change of the model, or weighs sites by their data"
-        found.append(Fault("method.name", problem, f"use one of {', '.join(sorted(METHODS))}"))
+        problem = say("{name} sends more than the mean change of the model, or weighs sites by their data", name=name)
+        found.append(Fault("method.name", problem, say("use one of {methods}", methods=", ".join(sorted(METHODS)))))
     if name in MARKING and study.model.code is not None:
-        problem = f"of {name} the study's code could tell something by which arrays it calls running means"
+        problem = say("of {name} the study's code could tell something by which arrays it calls running means", name=name)
         found.append(Fault("method.name", problem, "use fedavg or fedprox, or a ready-made model"))
     if method.aggregator != "weighted_mean":
-        found.append(Fault("method.aggregator", f"{method.aggregator} is not the one sum that the noise is counted for", "leave it out"))
+        found.append(
+            Fault(
+                "method.aggregator",
+                say("{aggregator} is not the one sum that the noise is counted for", aggregator=method.aggregator),
+                "leave it out",
+            )
+        )
     if method.largest_change is not None:
-        found.append(Fault("method.largest_change", f"is what `{PLACE}.clip_norm` is here", "leave it out"))
+        found.append(Fault("method.largest_change", say("is what `{place}.clip_norm` is here", place=PLACE), "leave it out"))
     return found
 
 
@@ -127,8 +140,16 @@ def _cohort(study: Study) -> list[Fault]:
         found.append(Fault(place, problem, "use standardise = 'site', 'range' or 'none', and missing = 'drop', 'zero' or 'refuse'"))
     patients = cohort.minimum_patients
     if asked is not None and asked.delta is not None and asked.delta * 10 * patients > 1:
-        problem = f"is {asked.delta:g}: among {patients} patients one may lose all privacy with a chance that counts"
-        found.append(Fault(f"{PLACE}.delta", problem, f"set it to 1/(10 · minimum_patients) = {0.1 / patients:g} or less; 1e-5 is usual"))
+        problem = say(
+            "is {delta}: among {patients} patients one may lose all privacy with a chance that counts", delta=f"{asked.delta:g}", patients=patients
+        )
+        found.append(
+            Fault(
+                f"{PLACE}.delta",
+                problem,
+                say("set it to 1/(10 · minimum_patients) = {patients} or less; 1e-5 is usual", patients=f"{0.1 / patients:g}"),
+            )
+        )
     return found
 
 
@@ -139,11 +160,15 @@ def _evaluation(study: Study) -> list[Fault]:
     if evaluation.release_per_site:
         return [Fault("evaluation.release_per_site", "would tell each site's figures without noise, beside the account", "leave it out")]
     if kind not in COUNTED:
-        problem = f"the figures of a {kind} are no shares of patients, to which a whole site's noise can be added"
+        problem = say("the figures of a {kind} are no shares of patients, to which a whole site's noise can be added", kind=kind)
         return [Fault("evaluation.held_out", problem, "set it to 0, and measure the model on data of your own")]
     usable = COUNTED[kind]
     return [
-        Fault("evaluation.metrics", f"{name!r} does not follow from counts, to which noise can be added", f"use some of: {', '.join(usable)}")
+        Fault(
+            "evaluation.metrics",
+            say("{name} does not follow from counts, to which noise can be added", name=f"{name!r}"),
+            say("use some of: {usable}", usable=", ".join(usable)),
+        )
         for name in evaluation.metrics
         if name not in usable
     ]

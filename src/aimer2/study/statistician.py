@@ -11,6 +11,7 @@ from aimer2.core.dataset import Frame
 from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import BadData, NotAllowed
 from aimer2.core.random import SecureBytes
+from aimer2.core.said import say
 from aimer2.core.study import Study
 from aimer2.core.task import Check, SiteId, Task
 from aimer2.core.tree import Tree
@@ -67,7 +68,7 @@ class Statistician:
         for name, leaves in sums.items():
             method = self._analyses.methods[name]
             if not isinstance(method, AbstractPrivate) or round_number > method.releases:
-                raise NotAllowed(f"{name} needs no such sum, and its privacy is not paid for.")
+                raise NotAllowed(say("{name} needs no such sum, and its privacy is not paid for.", name=name))
             noisy[name] = dict(method.noised(loaded(leaves), self._source))
         return noisy
 
@@ -84,7 +85,11 @@ class Statistician:
                 reasons = list(method.against(frame, self._disclosure, secure=secure))
             except BadData as error:
                 reasons = [error.sentence.rstrip(".")]
-            finding = f"{name}: {'; '.join(reasons)}." if reasons else f"{name}: nothing speaks against answering."
+            finding = (
+                say("{name}: {reasons}.", name=name, reasons="; ".join(reasons))
+                if reasons
+                else say("{name}: nothing speaks against answering.", name=name)
+            )
             yield Check(name=f"disclosure {name}", passed=not reasons, finding=finding)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from aimer2.algorithms import catalogue
 from aimer2.core.errors import Fault
+from aimer2.core.said import say
 from aimer2.core.study import Study, Training
 
 FRAMEWORK = "trees"
@@ -31,7 +32,7 @@ def faults(study: Study) -> list[Fault]:
 def _gaps(study: Study) -> list[Fault]:
     if study.cohort.missing != "keep":
         return []
-    problem = f"'keep' leaves gaps, and {study.model.framework} cannot compute with them"
+    problem = say("'keep' leaves gaps, and {framework} cannot compute with them", framework=study.model.framework)
     return [Fault("cohort.missing", problem, "use 'mean', 'drop', 'zero' or 'refuse', or set model.framework = 'trees'")]
 
 
@@ -41,11 +42,13 @@ def _method(study: Study) -> list[Fault]:
         return []
     growing = [name for name in catalogue.names() if FRAMEWORK in catalogue.frameworks(name)]
     if method.name not in growing:
-        problem = f"{method.name} adds up weights, and the sum of two hospitals' trees is no tree"
-        return [Fault("method.name", problem, f"use {' or '.join(growing)}, or another framework")]
+        problem = say("{name} adds up weights, and the sum of two hospitals' trees is no tree", name=method.name)
+        return [Fault("method.name", problem, say("use {growing}, or another framework", growing=" or ".join(growing)))]
     found = _rounds(study)
     if method.aggregator != "weighted_mean":
-        problem = f"is {method.aggregator}, but histograms are added: what compares sites does not fit counts of unequal hospitals"
+        problem = say(
+            "is {aggregator}, but histograms are added: what compares sites does not fit counts of unequal hospitals", aggregator=method.aggregator
+        )
         found.append(Fault("method.aggregator", problem, "leave it out"))
     return found
 
@@ -59,8 +62,14 @@ def _rounds(study: Study) -> list[Fault]:
     needed = 1 + trees * max(1, depth)
     if study.method.rounds == needed:
         return []
-    problem = f"is {study.method.rounds}, but {trees} trees of depth {depth} take {needed}: one for the bins, and one for each level"
-    return [Fault("method.rounds", problem, f"set it to {needed}, or change `model.options.trees` and `max_depth`")]
+    problem = say(
+        "is {rounds}, but {trees} trees of depth {depth} take {needed}: one for the bins, and one for each level",
+        rounds=study.method.rounds,
+        trees=trees,
+        depth=depth,
+        needed=needed,
+    )
+    return [Fault("method.rounds", problem, say("set it to {needed}, or change `model.options.trees` and `max_depth`", needed=needed))]
 
 
 def _training(study: Study) -> list[Fault]:

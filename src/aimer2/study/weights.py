@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from aimer2.core.errors import AimerError, BadInput, BadModel, Fault
 from aimer2.core.protocols import Learner
+from aimer2.core.said import say
 from aimer2.core.study import Study
 from aimer2.core.tree import NumpyArray
 from aimer2.identity.documents import open_document
@@ -65,11 +66,11 @@ def read_origin(path: Path) -> Origin:
         result = json.loads(open_document(record.result, PublicKey.from_text(record.key), kind="result"))
         weights = hashlib.sha256(path.read_bytes()).hexdigest()
     except FileNotFoundError:
-        raise BadInput(f"is not beside the study, with its {RECORD}") from None
+        raise BadInput(say("is not beside the study, with its {record}", record=RECORD)) from None
     except (ValidationError, AimerError):
-        raise BadInput(f"has a {RECORD} beside it that is none") from None
+        raise BadInput(say("has a {record} beside it that is none", record=RECORD)) from None
     if result["study"] != record.study or result.get("preprocessing") is None or weights != result["model"]["sha256"]:
-        raise BadInput(f"is not the model that the {RECORD} beside it is of")
+        raise BadInput(say("is not the model that the {record} beside it is of", record=RECORD))
     return Origin(record, result)
 
 
@@ -80,14 +81,16 @@ def misfits(study: Study, origin: Study) -> list[Fault]:
     remedy = "take another version, or ask for the same"
     asked, trained = (one.cohort.model_dump(mode="json") for one in (study, origin))
     found = [
-        Fault(f"cohort.{name}", f"is not that of the model {use} ('{origin.name}')", remedy)
+        Fault(f"cohort.{name}", say("is not that of the model {use} ('{name}')", use=use, name=origin.name), remedy)
         for name in places
         if asked.get(name) != trained.get(name)
     ]
     if (study.model.name, study.model.options) != (origin.model.name, origin.model.options):
-        found.append(Fault("model", f"is not the architecture of the model {use}: {origin.model.name or origin.model.code}", remedy))
+        found.append(
+            Fault("model", say("is not the architecture of the model {use}: {name}", use=use, name=origin.model.name or origin.model.code), remedy)
+        )
     elif study.evaluates is not None and study.model.framework != origin.model.framework:
-        found.append(Fault("model.framework", f"is not that of the model {use}: {origin.model.framework}", remedy))
+        found.append(Fault("model.framework", say("is not that of the model {use}: {framework}", use=use, framework=origin.model.framework), remedy))
     return found
 
 
@@ -99,11 +102,18 @@ def load_given(learner: Learner, path: Path) -> None:
     own = learner.parameters()
     given = read_weights(path)
     if odd := sorted(given.keys() - own.keys()):
-        raise BadModel(f"{path.name} has leaves that the model has not: {', '.join(odd[:3])}. The model has {', '.join(sorted(own)[:6])} …")
+        raise BadModel(
+            say(
+                "{name} has leaves that the model has not: {odd}. The model has {own} …",
+                name=path.name,
+                odd=", ".join(odd[:3]),
+                own=", ".join(sorted(own)[:6]),
+            )
+        )
     for name, leaf in given.items():
         if leaf.shape != own[name].shape:
             told = f"{name} has shape {leaf.shape} in {path.name}, {tuple(own[name].shape)} in the model"
-            raise BadModel(f"{told}. Leave it out of the file where it is to be trained anew.")
+            raise BadModel(say("{told}. Leave it out of the file where it is to be trained anew.", told=told))
     learner.load({name: given[name].astype(leaf.dtype) if name in given else leaf for name, leaf in own.items()})
 
 
@@ -116,7 +126,7 @@ def read_weights(path: Path) -> dict[str, NumpyArray]:
         entries.pop("__metadata__", None)
         return {name: _leaf(data[start:], entry) for name, entry in entries.items() if entry["dtype"] in _TYPES}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise BadModel(f"{path.name} is not a file in safetensors format.") from None
+        raise BadModel(say("{name} is not a file in safetensors format.", name=path.name)) from None
 
 
 def _leaf(data: bytes, entry: Mapping[str, Any]) -> NumpyArray:

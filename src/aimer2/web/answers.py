@@ -15,6 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aimer2.core.errors import AimerError, BadInput, NotFound, TooLarge
+from aimer2.core.said import say
 from aimer2.web.pages import Pages
 from aimer2.web.security import HEADERS, check_origin, local_path
 from aimer2.web.translation import Language
@@ -136,7 +137,7 @@ async def _read(request: Request, most: int) -> bytes:
     async for piece in request.stream():
         size += len(piece)
         if size > most:
-            raise TooLarge(f"A form has at most {most} bytes.")
+            raise TooLarge(say("A form has at most {most} bytes.", most=most))
         pieces.append(piece)
     return b"".join(pieces)
 

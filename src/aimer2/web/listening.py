@@ -7,6 +7,7 @@ import socket
 from typing import Final
 
 from aimer2.core.errors import Conflict
+from aimer2.core.said import say
 
 _KNOCK_SECONDS: Final = 0.005
 
@@ -32,4 +33,7 @@ def check_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise Conflict(f"{host}:{port} cannot be listened on: {error.strerror}.", remedy="Stop what uses it, or set another port.") from None
+            raise Conflict(
+                say("{host}:{port} cannot be listened on: {strerror}.", host=host, port=port, strerror=error.strerror),
+                remedy="Stop what uses it, or set another port.",
+            ) from None

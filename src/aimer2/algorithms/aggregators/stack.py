@@ -17,6 +17,7 @@ import numpy.typing as npt
 from aimer2.algorithms.aggregators.weighted_mean import WeightedMean
 from aimer2.core import tree
 from aimer2.core.errors import BadUpdate
+from aimer2.core.said import say
 from aimer2.core.tree import Array, Tree
 from aimer2.core.update import Update
 
@@ -146,7 +147,9 @@ def combine(updates: Iterable[Update], block: int, needed: int, rule: Rule) -> U
 
 def _check(given: Sequence[Update], needed: int) -> None:
     if len(given) < needed:
-        raise BadUpdate(f"{len(given)} sites answered; the aggregator can outvote a false update only among {needed} or more.")
+        raise BadUpdate(
+            say("{count} sites answered; the aggregator can outvote a false update only among {needed} or more.", count=len(given), needed=needed)
+        )
     first = given[0].sums
     if any(update.sums.keys() != first.keys() for update in given):
         raise BadUpdate("The updates hold different sums.")

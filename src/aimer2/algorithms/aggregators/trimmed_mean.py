@@ -19,6 +19,7 @@ import numpy as np
 from aimer2.algorithms.aggregators.stack import Matrix, combine
 from aimer2.core.errors import BadUpdate
 from aimer2.core.ranges import AGGREGATOR, AT_LEAST_1, refuse_outside
+from aimer2.core.said import say
 from aimer2.core.update import Update
 
 
@@ -43,7 +44,7 @@ class TrimmedMean:
 
     def _trim(self, strip: Matrix) -> Matrix:
         if len(strip) < self.sites_needed:
-            raise BadUpdate(f"{len(strip)} sites have a weight above 0, {self.sites_needed} are needed.")
+            raise BadUpdate(say("{count} sites have a weight above 0, {sites_needed} are needed.", count=len(strip), sites_needed=self.sites_needed))
         ordered = np.sort(strip, axis=0)[self.byzantine : len(strip) - self.byzantine]
         return np.asarray(np.add.reduce(ordered / ordered.dtype.type(len(ordered)), axis=0))
 

@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from aimer2.core.errors import BadInput, TooLarge
+from aimer2.core.said import say
 from aimer2.core.task import Document
 
 _PATIENCE_BYTES = 64 << 20
@@ -42,7 +43,7 @@ async def read_whole(receive: Receive, limit: int) -> bytes:
         if not message.get("more_body", False) or size > limit + _PATIENCE_BYTES:
             break
     if size > limit:
-        raise TooLarge(f"The body of a request has at most {limit} bytes.")
+        raise TooLarge(say("The body of a request has at most {limit} bytes.", limit=limit))
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
@@ -52,7 +53,9 @@ async def read_open_body(request: Request, limit: int = SMALL_BODY, seconds: flo
         async with asyncio.timeout(seconds):
             return await read_body(request, limit)
     except TimeoutError:
-        raise BadInput(f"The body of this request is sent within {seconds:.0f} seconds.", remedy="Try again over a better connection.") from None
+        raise BadInput(
+            say("The body of this request is sent within {seconds} seconds.", seconds=f"{seconds:.0f}"), remedy="Try again over a better connection."
+        ) from None
 
 
 async def drain(request: Request) -> None:

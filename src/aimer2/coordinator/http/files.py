@@ -18,6 +18,7 @@ from aimer2.coordinator.http import problems
 from aimer2.coordinator.http.problems import response_of
 from aimer2.core.errors import BadInput
 from aimer2.core.protocols import Blob
+from aimer2.core.said import say
 from aimer2.messages.wire import problem_of
 
 PIECE = 1 << 20
@@ -42,7 +43,7 @@ async def send_blob(coordinator: Coordinator, request: Request, store: FolderSto
         return _whole(blob, headers)
     span = parse_range(asked, blob.ref.size)
     if span is None:
-        problem = problem_of(BadInput(f"This is not one range of {blob.ref.size} bytes."))
+        problem = problem_of(BadInput(say("This is not one range of {size} bytes.", size=blob.ref.size)))
         return response_of(problem.model_copy(update={"status": 416}), {"Content-Range": f"bytes */{blob.ref.size}"})
     start, stop = span
     coordinator.metrics.bytes_sent.inc(stop - start)

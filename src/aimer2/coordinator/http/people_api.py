@@ -19,6 +19,7 @@ from aimer2.coordinator.sessions import EVERYTHING
 from aimer2.coordinator.store import accounts
 from aimer2.coordinator.store.accounts import Account
 from aimer2.core.errors import BadInput, Conflict, NotFound
+from aimer2.core.said import say
 from aimer2.identity.passwords import hash_password
 from aimer2.messages.people import MadePerson, NewPerson, PartRequest, Person, RoleChange, SessionStatus, StudyPart
 
@@ -29,7 +30,7 @@ def people_routes(coordinator: Coordinator) -> APIRouter:
     def account_of(name: str) -> Account:
         found = coordinator.registry.users.get(name)
         if found is None:
-            raise NotFound(f"There is no user {name}.")
+            raise NotFound(say("There is no user {name}.", name=name))
         return found
 
     def not_oneself(request: Request, name: str) -> str:
@@ -110,9 +111,9 @@ def part_routes(coordinator: Coordinator) -> APIRouter:
         offer, asker = study_for(coordinator, request, digest)
         part = (await read_document(request, PartRequest, SMALL_BODY)).part
         if part not in PARTS:
-            raise BadInput(f"There is no part {part!r}.", remedy=f"The parts are: {', '.join(PARTS)}")
+            raise BadInput(say("There is no part {part}.", part=f"{part!r}"), remedy=say("The parts are: {parts}", parts=", ".join(PARTS)))
         if name == offer.submitted_by:
-            raise Conflict(f"{name} has submitted the study, and stays its principal investigator.")
+            raise Conflict(say("{name} has submitted the study, and stays its principal investigator.", name=name))
         by = {"given_by": asker.subject, "given": coordinator.clock.now()}
         await coordinator.database.write(accounts.give_part, digest, name, part, by)
         await coordinator.registry.load()
@@ -124,7 +125,7 @@ def part_routes(coordinator: Coordinator) -> APIRouter:
         """Takes a person's part in the study back, at once."""
         _, asker = study_for(coordinator, request, digest)
         if not await coordinator.database.write(accounts.take_part, digest, name):
-            raise NotFound(f"{name} has no part in this study that could be taken back.")
+            raise NotFound(say("{name} has no part in this study that could be taken back.", name=name))
         await coordinator.registry.load()
         await coordinator.records.add(Kind.PART_TAKEN, actor=asker.subject, study=digest, user=name)
         return Response(status_code=204)

@@ -12,6 +12,7 @@ from aimer2.coordinator.http.bodies import SMALL_BODY, described, read_document
 from aimer2.coordinator.http.session_api import NO_STORE, no_script, status_of
 from aimer2.coordinator.permissions import ROLES, covers
 from aimer2.core.errors import BadInput, NotAllowed, NotFound
+from aimer2.core.said import say
 from aimer2.messages.people import MadeToken, SessionStatus, TokenRequest
 
 
@@ -32,9 +33,11 @@ def token_routes(coordinator: Coordinator) -> APIRouter:
         wanted = await read_document(request, TokenRequest, SMALL_BODY)
         role = wanted.role or ""
         if role and role not in ROLES:
-            raise BadInput(f"There is no role {role!r}.", remedy=f"The roles are: {', '.join(ROLES)}")
+            raise BadInput(say("There is no role {role}.", role=f"{role!r}"), remedy=say("The roles are: {roles}", roles=", ".join(ROLES)))
         if role and not covers(asker_of(request).role, role):
-            raise NotAllowed(f"Your role does not include that of a {role}.", remedy="Name no role, or one that may no more than yours.")
+            raise NotAllowed(
+                say("Your role does not include that of a {role}.", role=role), remedy="Name no role, or one that may no more than yours."
+            )
         secret, session = await coordinator.sessions.open(user, "service", name=wanted.name, role=role, seconds=wanted.days * 86400.0)
         await coordinator.records.add(Kind.TOKEN_MADE, actor=user, token=session.id, name=wanted.name, role=role, days=wanted.days)
         response.headers.update(NO_STORE)

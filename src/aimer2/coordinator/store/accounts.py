@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 from aimer2.coordinator.store.database import note_change
 from aimer2.coordinator.store.schema import drafts, login_attempts, sessions, sites, studies, study_parts, uploads, users
 from aimer2.core.errors import BadInput, Conflict, NotFound
+from aimer2.core.said import say
 
 SessionKind: TypeAlias = Literal["browser", "login", "service", "code"]
 """browser: a cookie. login: a bearer token for a command line. service: a token for a script. code: not yet a log-in, its name is the challenge."""
@@ -38,10 +39,12 @@ def add_account(connection: Connection, account: Account, now: float) -> None:
     if not account.name.isprintable() or account.name != account.name.strip() or "/" in account.name or not 0 < len(account.name) <= 200:
         raise BadInput("A user's name has 1 to 200 printable characters, no '/', and no blanks around it.")
     if connection.execute(select(users.c.name).where(users.c.name == account.name)).one_or_none():
-        raise Conflict(f"There is a user {account.name} already.")
+        raise Conflict(say("There is a user {name} already.", name=account.name))
     if _was_here(connection, account.name):
         # What is stored under a name is its owner's: whoever takes the name would own it.
-        raise Conflict(f"The name {account.name} is a site's or the coordinator's own, or somebody had it before.", remedy="Take another name.")
+        raise Conflict(
+            say("The name {name} is a site's or the coordinator's own, or somebody had it before.", name=account.name), remedy="Take another name."
+        )
     values = {name: getattr(account, name) for name in Account.__slots__}
     connection.execute(insert(users).values(added=now, **values))
     note_change(connection, "registry")
@@ -99,7 +102,7 @@ def _account(row: Row[Any]) -> Account:
 
 
 def _no_user(name: str) -> NotFound:
-    return NotFound(f"There is no user {name}.", remedy="`aimer2 coordinator user list` lists them.")
+    return NotFound(say("There is no user {name}.", name=name), remedy="`aimer2 coordinator user list` lists them.")
 
 
 # -- log-ins and tokens
@@ -127,7 +130,7 @@ def add_session(connection: Connection, secret_hash: str, session: Session) -> N
         raise _no_user(session.user)
     taken = select(sessions.c.id).where(sessions.c.user == session.user, sessions.c.kind == "service", sessions.c.name == session.name)
     if session.kind == "service" and connection.execute(taken).first() is not None:
-        raise Conflict(f"You have a token named {session.name} already.", remedy="Revoke it, or give the new one another name.")
+        raise Conflict(say("You have a token named {name} already.", name=session.name), remedy="Revoke it, or give the new one another name.")
     connection.execute(insert(sessions).values(secret_hash=secret_hash, **{name: getattr(session, name) for name in Session.__slots__}))
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from aimer2.coordinator.store.schema import acceptances, agreements, invitations, sites
 from aimer2.core.errors import Conflict, NotFound
+from aimer2.core.said import say
 from aimer2.messages.consortium import Acceptance, Agreement, InvitationStatus, Member, NewAgreement
 
 ID_LENGTH = 16
@@ -25,7 +26,7 @@ def revoke_invitation(connection: Connection, identifier: str, by: str, now: flo
     if found is None:
         raise NotFound("There is no such invitation.")
     if (state := _invitation(found, now).state) != "open":
-        raise Conflict(f"The invitation is {state} already.")
+        raise Conflict(say("The invitation is {state} already.", state=state))
     mine = invitations.c.code_hash == found.code_hash
     connection.execute(update(invitations).where(mine).values(revoked=now, revoked_by=by))
     return _invitation(connection.execute(select(invitations).where(mine)).one(), now)
@@ -87,9 +88,9 @@ def accept(connection: Connection, agreement: str, one: Acceptance) -> None:
         raise NotFound("There is no such agreement.", remedy="`aimer2 consortium agreements` lists them.")
     member = connection.execute(select(sites.c.revoked).where(sites.c.site == one.site)).one_or_none()
     if member is None or member.revoked is not None:
-        raise Conflict(f"{one.site} is no member of the consortium.")
+        raise Conflict(say("{site} is no member of the consortium.", site=one.site))
     if connection.execute(select(acceptances).where(acceptances.c.agreement == agreement, acceptances.c.site == one.site)).first() is not None:
-        raise Conflict(f"{one.site} has accepted this already.")
+        raise Conflict(say("{site} has accepted this already.", site=one.site))
     connection.execute(insert(acceptances).values(agreement=agreement, **one.model_dump()))
 
 

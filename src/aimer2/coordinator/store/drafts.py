@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from aimer2.coordinator.store.schema import drafts
 from aimer2.core.errors import Conflict, NotFound
+from aimer2.core.said import say
 
 MOST = 100
 """Drafts of one person."""
@@ -21,7 +22,7 @@ def add_draft(connection: Connection, identifier: str, owner: str, document: str
     """Raises Conflict for more than `MOST`."""
     count = connection.execute(select(func.count()).select_from(drafts).where(drafts.c.owner == owner)).scalar_one()
     if count >= MOST:
-        raise Conflict(f"You have {count} drafts, which is the most.", remedy="Discard those that you no longer need.")
+        raise Conflict(say("You have {count} drafts, which is the most.", count=count), remedy="Discard those that you no longer need.")
     connection.execute(insert(drafts).values(id=identifier, owner=owner, document=document, revision=1, made=now, changed=now))
 
 
@@ -56,4 +57,7 @@ def discard_draft(connection: Connection, identifier: str, owner: str, revision:
 
 
 def _changed(known: Row[Any], deed: str) -> Conflict:
-    return Conflict(f"The draft was changed meanwhile: it is at revision {known.revision}.", remedy=f"Read it again, then {deed} it.")
+    return Conflict(
+        say("The draft was changed meanwhile: it is at revision {revision}.", revision=known.revision),
+        remedy=say("Read it again, then {deed} it.", deed=deed),
+    )

@@ -10,6 +10,7 @@ from aimer2.coordinator.store.database import note_change
 from aimer2.coordinator.store.schema import freezes, sites
 from aimer2.coordinator.store.studies import EventRow, pause_running
 from aimer2.core.errors import Conflict
+from aimer2.core.said import say
 
 
 def read_freeze(connection: Connection) -> Row[Any] | None:
@@ -22,7 +23,7 @@ def add_freeze(connection: Connection, by: str, reason: str, now: float, paused:
     """Pauses every running study, whose last event is then ``paused``; their digests. Raises Conflict where it is frozen already."""
     known = read_freeze(connection)
     if known is not None:
-        raise Conflict(f"It is frozen already, by {known.by}: {known.reason}")
+        raise Conflict(say("It is frozen already, by {by}: {reason}", by=known.by, reason=known.reason))
     _add(connection, 1, by, reason, now)
     return pause_running(connection, f"Frozen by {by}: {reason}", paused)
 

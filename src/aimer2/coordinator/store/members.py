@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from aimer2.coordinator.store.database import Prepared, note_change
 from aimer2.coordinator.store.schema import assertions, decisions, invitations, sites, told
 from aimer2.core.errors import Conflict, NotAllowed, NotFound
+from aimer2.core.said import say
 
 
 @final
@@ -46,7 +47,9 @@ def enrol(connection: Connection, enrolment: Enrolment) -> bool:
     if found.used_by_key is not None and known is not None and known.key == enrolment.key and known.revoked is None:
         return False
     if found.used_by_key is not None or (known is not None and known.revoked is None):
-        raise Conflict(f"The site {enrolment.site} is enrolled already.", remedy="The operator revokes it first, then invites it again.")
+        raise Conflict(
+            say("The site {site} is enrolled already.", site=enrolment.site), remedy="The operator revokes it first, then invites it again."
+        )
     connection.execute(update(invitations).where(invitations.c.code_hash == enrolment.code_hash).values(used_by_key=enrolment.key))
     values: dict[str, Any] = {"key": enrolment.key, "enrolled": enrolment.now, "revoked": None, "left_by": None, "left_reason": None}
     if known is None:
@@ -63,7 +66,10 @@ def add_invitation(connection: Connection, code_hash: str, site: str, now: float
     """Raises Conflict where the site is enrolled already."""
     known = connection.execute(select(sites.c.revoked).where(sites.c.site == site)).one_or_none()
     if known is not None and known.revoked is None:
-        raise Conflict(f"The site {site} is enrolled already.", remedy=f"`aimer2 coordinator revoke {site}` first, then invite it again.")
+        raise Conflict(
+            say("The site {site} is enrolled already.", site=site),
+            remedy=say("`aimer2 coordinator revoke {site}` first, then invite it again.", site=site),
+        )
     connection.execute(insert(invitations).values(code_hash=code_hash, site=site, made=now, expires=expires, made_by=by))
 
 
@@ -83,9 +89,9 @@ def revoke_site(connection: Connection, site: str, now: float, by: str = "", rea
     """With its open invitations. Raises NotFound where there is no such site, Conflict where it is revoked already."""
     found = connection.execute(select(sites.c.revoked).where(sites.c.site == site)).one_or_none()
     if found is None:
-        raise NotFound(f"There is no site {site}.", remedy="`aimer2 coordinator sites` lists them.")
+        raise NotFound(say("There is no site {site}.", site=site), remedy="`aimer2 coordinator sites` lists them.")
     if found.revoked is not None:
-        raise Conflict(f"The site {site} is revoked already.")
+        raise Conflict(say("The site {site} is revoked already.", site=site))
     connection.execute(update(sites).where(sites.c.site == site).values(revoked=now, left_by=by, left_reason=reason))
     still_open = (invitations.c.site == site) & invitations.c.used_by_key.is_(None) & invitations.c.revoked.is_(None)
     connection.execute(update(invitations).where(still_open).values(revoked=now, revoked_by=by))

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row, insert, select
 
 from aimer2.coordinator.store.schema import model_stages, studies
 from aimer2.core.errors import Conflict
+from aimer2.core.said import say
 
 
 def finished_studies(connection: Connection, known: Sequence[str]) -> dict[str, str]:
@@ -31,5 +32,5 @@ def add_stage(connection: Connection, digest: str, before: Sequence[str], stage:
     now = stages[-1] if stages else "candidate"
     if now not in before:
         remedy = "A model goes from candidate to validated to released; any can be retired."
-        raise Conflict(f"The model is {now}: it cannot become {stage}.", remedy=remedy)
+        raise Conflict(say("The model is {now}: it cannot become {stage}.", now=now, stage=stage), remedy=remedy)
     connection.execute(insert(model_stages).values(study=digest, stage=stage, statement=statement))

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AwareDatetime, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from aimer2.core.errors import BadStudy, Fault
+from aimer2.core.said import say
 from aimer2.core.study.analyses import Analysis, features_of
 from aimer2.core.study.cohort import Cohort, Feature
 from aimer2.core.study.faults import faults_of
@@ -149,7 +150,7 @@ def read_study(path: Path) -> Study:
     except (FileNotFoundError, IsADirectoryError):
         raise BadStudy([Fault(str(path), "there is no such file", "give the path of a study.toml")]) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadStudy([Fault(path.name, f"not TOML: {error}", "correct the line; https://toml.io has the syntax")]) from None
+        raise BadStudy([Fault(path.name, say("not TOML: {error}", error=error), "correct the line; https://toml.io has the syntax")]) from None
     return Study(**fields)
 
 

@@ -21,6 +21,7 @@ from aimer2.audit.kinds import Kind
 from aimer2.audit.log import AuditLog
 from aimer2.core.clock import Clock
 from aimer2.core.errors import BadInput, Conflict, NotAllowed, NotAuthenticated, NotFound, VersionMismatch
+from aimer2.core.said import say
 from aimer2.identity.passwords import hash_password, needs_rehash, verify_or_burn
 from aimer2.site.console.permissions import ROLES, Action, Role, may
 
@@ -189,7 +190,9 @@ class Accounts:
     def _check_failures(self, database: sqlite3.Connection, login: str) -> None:
         row = database.execute("SELECT * FROM failures WHERE login = ?", (_digest(login),)).fetchone()
         if row is not None and row["count"] >= FAILURES and self._clock.now() - row["last"] < PAUSE_SECONDS:
-            raise NotAllowed("Too many failed log-ins.", remedy=f"Wait {PAUSE_SECONDS:.0f} seconds, then try again.")
+            raise NotAllowed(
+                "Too many failed log-ins.", remedy=say("Wait {pause_seconds} seconds, then try again.", pause_seconds=f"{PAUSE_SECONDS:.0f}")
+            )
 
     def _note_failure(self, login: str) -> None:
         now = self._clock.now()
@@ -214,7 +217,7 @@ class Accounts:
     def _named(self, database: sqlite3.Connection, login: str) -> Person:
         row = database.execute("SELECT * FROM accounts WHERE login = ?", (login,)).fetchone()
         if row is None:
-            raise NotFound(f"There is no account '{login}'.", remedy="`aimer2 site user list` lists them.")
+            raise NotFound(say("There is no account '{login}'.", login=login), remedy="`aimer2 site user list` lists them.")
         return _person(row)
 
     @contextmanager
@@ -242,19 +245,19 @@ _LONGEST_NAME = 120
 
 def _checked(login: str, name: str, roles: Sequence[str]) -> Person:
     if not _LOGIN.fullmatch(login):
-        raise BadInput(f"A login has 2 to {_LONGEST_LOGIN} small letters, digits, dots, dashes or underscores.")
+        raise BadInput(say("A login has 2 to {longest_login} small letters, digits, dots, dashes or underscores.", longest_login=_LONGEST_LOGIN))
     name = " ".join(name.split())
     if not 2 <= len(name) <= _LONGEST_NAME or not name.isprintable():
         raise BadInput("An account bears the person's name, as decisions are to bear it.", remedy="Give the full name.")
     if not roles or not set(roles) <= set(ROLES):
-        raise BadInput(f"An account has one or more of the roles {', '.join(ROLES)}.")
+        raise BadInput(say("An account has one or more of the roles {roles}.", roles=", ".join(ROLES)))
     return Person(login, name, tuple(role for role in ROLES if role in roles))
 
 
 def _insert(database: sqlite3.Connection, person: Person, by: str, now: float) -> None:
     taken = database.execute("SELECT login FROM accounts WHERE login = ? OR name = ?", (person.login, person.name)).fetchone()
     if taken is not None:
-        raise Conflict(f"There is an account '{taken['login']}' of this login or name.", remedy="One person has one account.")
+        raise Conflict(say("There is an account '{taken}' of this login or name.", taken=taken["login"]), remedy="One person has one account.")
     row = (person.login, person.name, " ".join(person.roles), now, by)
     database.execute("INSERT INTO accounts (login, name, roles, made, made_by) VALUES (?, ?, ?, ?, ?)", row)
 

@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aimer2.core.errors import AimerError, NotAllowed, NotFound
-from aimer2.core.said import mark
+from aimer2.core.said import mark, say
 from aimer2.site.console.accounts import Person
 from aimer2.site.console.console import Console
 from aimer2.site.console.permissions import Action
@@ -154,4 +154,4 @@ class KnownHosts:
 
 
 def not_found(what: str) -> NotFound:
-    return NotFound(f"There is no such {what} here.")
+    return NotFound(say("There is no such {what} here.", what=what))

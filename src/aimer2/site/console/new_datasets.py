@@ -15,6 +15,7 @@ from starlette.responses import Response
 from aimer2.connectors.catalogue import kind_of, make_source
 from aimer2.connectors.mapping import parse_mapping
 from aimer2.core.errors import AimerError, BadInput
+from aimer2.core.said import say
 from aimer2.core.study import faults_of
 from aimer2.site.console.datasets import checked, datasets_of
 from aimer2.site.console.door import Page, Visit
@@ -79,8 +80,8 @@ def _check_patient(given: Mapping[str, str]) -> None:
         said = "names no patient column" if named is None else f"names {named!r}"
         line = f"patient = {json.dumps(given['patient'], ensure_ascii=False)}"
         raise BadInput(
-            f"The form names {given['patient']!r} as the column with the patient's id, but the mapping {said}.",
-            remedy=f"Write {line} as the first line of the mapping, or empty that field.",
+            say("The form names {given} as the column with the patient's id, but the mapping {said}.", given=f"{given['patient']!r}", said=said),
+            remedy=say("Write {line} as the first line of the mapping, or empty that field.", line=line),
         )
 
 
@@ -117,7 +118,7 @@ def _allowed(visit: Visit, text: str) -> Path:
         raise BadInput("There is no such file.", remedy="Choose one of the list, or type its whole path.") from None
     if found is None or not any(found.is_relative_to(folder) for folder in folders):
         named = ", ".join(map(str, folders)) or "none"
-        raise BadInput("That lies elsewhere than where data sets may come from here.", remedy=f"Choose a file under: {named}.")
+        raise BadInput("That lies elsewhere than where data sets may come from here.", remedy=say("Choose a file under: {named}.", named=named))
     if not there:
         raise BadInput("There is no such file.", remedy="Choose one of the list, or type its whole path.")
     return found

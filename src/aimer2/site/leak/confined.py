@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 from aimer2.audit.entries import Json
 from aimer2.audit.kinds import Kind
 from aimer2.core.errors import BadInput, BadUpdate, NotApproved, NotAvailable, NotFound, OutOfResources
+from aimer2.core.said import say
 from aimer2.core.task import Digest, Document
 from aimer2.site import snapshots
 from aimer2.site.decisions import Decisions
@@ -72,7 +73,9 @@ class Asked:
 
     def __post_init__(self) -> None:
         if not LEAST_RECORDS <= self.records <= MOST_RECORDS:
-            raise BadInput(f"From {LEAST_RECORDS} to {MOST_RECORDS} records can be attacked.")
+            raise BadInput(
+                say("From {least_records} to {most_records} records can be attacked.", least_records=LEAST_RECORDS, most_records=MOST_RECORDS)
+            )
 
 
 def rehearse(decisions: Decisions, settings: Settings, prefix: str, asked: Asked, tell: Tell = unheard) -> Rehearsed:
@@ -89,13 +92,15 @@ def rehearse(decisions: Decisions, settings: Settings, prefix: str, asked: Asked
     if known.package.files and not asked.with_code:
         raise NotApproved(
             "The study brings code of its own, which would run here, confined, on patients' data.",
-            remedy=f"Read it: `aimer2 site show {known.digest[:12]}`. If it may run in a rehearsal, add --with-code.",
+            remedy=say("Read it: `aimer2 site show {digest}`. If it may run in a rehearsal, add --with-code.", digest=known.digest[:12]),
         )
     if known.package.study.cohort.image is not None:
         raise NotAvailable("A rehearsal attacks rows of a table; this study reads images.", remedy="Base your decision on SECURITY.md.")
     name = asked.dataset or known.package.study.cohort.dataset
     if name not in snapshots.names(decisions.folder):
-        raise NotFound(f"There is no data set '{name}' here.", remedy="Add it with `aimer2 site dataset add`, or name one with --dataset.")
+        raise NotFound(
+            say("There is no data set '{name}' here.", name=name), remedy="Add it with `aimer2 site dataset add`, or name one with --dataset."
+        )
     snapshot = snapshots.current(decisions.folder, name, settings.retention, decisions.clock.now())
     place = decisions.folder.path / "rehearsals" / known.digest
     findings = asyncio.run(_ask(_opening(decisions, settings, known, snapshot, place), asked.records, tell))
