@@ -277,8 +277,7 @@ class KerasLearner:
         if tf.is_tensor(outputs) and outputs.shape.as_list() == [rows, 1] and len(expected) == 1:
             outputs = tf.squeeze(outputs, 1)
         if not tf.is_tensor(outputs) or outputs.shape.as_list() != expected:
-            kind = self._recipe.target.kind
-            per = "row and class" if kind == "multiclass" else "row"
+            per = "row and class" if (kind := self._recipe.target.kind) == "multiclass" else "row"
             message = "For a {kind} target the model gives one output per {per}; it gave {shape} for {rows} rows."
             raise BadModel(say(message, kind=kind, per=per, shape=getattr(outputs, "shape", None), rows=rows or "all"))
         return outputs
