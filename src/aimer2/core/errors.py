@@ -41,8 +41,13 @@ class AimerError(Exception):
     remedy: ClassVar[str] = "Look into the log of this process; if it comes again, report it with the code."
 
     def __init__(self, sentence: str = "", *, remedy: str | None = None) -> None:
-        super().__init__(sentence or (type(self).__doc__ or "").strip().splitlines()[0])
+        super().__init__(sentence or type(self).title())
         self.advice = remedy or type(self).remedy
+
+    @classmethod
+    def title(cls) -> str:
+        """What every error of the class has in common."""
+        return (cls.__doc__ or cls.code).strip().splitlines()[0]
 
     @property
     def sentence(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 _PLACE = re.compile(r"\{(\w+)\}")
@@ -43,3 +43,11 @@ def mark(message: str) -> str:
 def filled(message: str, values: Mapping[str, str]) -> str:
     """The message with the values in their places; a place without a value stays, so that a message from elsewhere can do no harm."""
     return _PLACE.sub(lambda place: values.get(place[1], place[0]), message)
+
+
+def joined(sentences: Sequence[str], between: str = " ") -> str:
+    """Several sentences as one, each of which can still be told in another language; ``between``: a blank, or a mark and a blank."""
+    if len(sentences) == 1:
+        return sentences[0]
+    parts = {f"part_{number}": sentence if isinstance(sentence, Said) else Said(sentence) for number, sentence in enumerate(sentences)}
+    return Said(between.join(f"{{{name}}}" for name in parts), parts)

@@ -72,6 +72,19 @@ class Telling(Document):
         return self
 
 
+def restored(document: dict[str, Any]) -> dict[str, Any]:
+    """A `Telling` that was read as plain JSON, with its sentences as they were made: an ``object_hook`` of `json.loads`."""
+    words = document.get("words")
+    for name, made in words.items() if isinstance(words, dict) else ():
+        try:
+            said = Words.model_validate(made).said()
+        except ValueError:
+            continue
+        if said == document.get(name):
+            document[name] = said
+    return document
+
+
 class BlobRef(Document):
     """Bytes by their content: SHA-256 and length."""
 

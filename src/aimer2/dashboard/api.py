@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Scope
 
 from aimer2.core.errors import AimerError, Unreachable
+from aimer2.core.task import restored
 from aimer2.messages.wire import BACKGROUND, Problem, error_of
 
 _PASSED_ON = ("cookie", "host", "origin", "user-agent")
@@ -28,7 +29,7 @@ class Reply:
 
     @property
     def document(self) -> Any:
-        return json.loads(self.body)
+        return json.loads(self.body, object_hook=restored)
 
     def all(self, name: str) -> list[str]:
         """Every value of a header, whose name is in lower case."""

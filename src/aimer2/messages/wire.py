@@ -207,7 +207,7 @@ def problem_of(error: AimerError) -> Problem:
     faults: Iterable[Fault] = getattr(error, "faults", ())
     return Problem(
         type=f"urn:aimer2:error:{error.code}",
-        title=(type(error).__doc__ or error.code).strip().splitlines()[0],
+        title=type(error).title(),
         status=error.status,
         detail=error.sentence,
         code=error.code,

@@ -14,7 +14,7 @@ from aimer2.audit.kinds import Kind
 from aimer2.connectors.table import load_table
 from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import BadUpdate, NotAllowed
-from aimer2.core.said import say
+from aimer2.core.said import joined, mark, say
 from aimer2.core.task import Check
 from aimer2.identity import base64url
 from aimer2.site.decisions import Decisions
@@ -23,7 +23,7 @@ from aimer2.site.questions import Asking, Questions
 from aimer2.site.workers import Opening
 from aimer2.study.asked import asked_of
 
-BEFORE = "questions before"
+BEFORE = mark("questions before")
 
 
 @final
@@ -69,7 +69,7 @@ class Questioning:
         if task.stage == "preflight":
             return (Check(name=BEFORE, passed=not against, finding=_finding(against or reasons, allowed=not against)),)
         if against:
-            raise NotAllowed(say("{against}.", against="; ".join(against)))
+            raise NotAllowed(say("{against}.", against=joined(against, "; ")))
         if reasons:
             told: list[Json] = list(reasons)
             self.decisions.audit.append(Kind.QUESTIONS_TOGETHER, actor="agent", study=task.study, details={"reasons": told})
@@ -88,5 +88,6 @@ class Questioning:
 
 def _finding(reasons: Sequence[str], *, allowed: bool) -> str:
     if not reasons:
-        return "Nothing that was answered before speaks against these questions."
-    return f"{'; '.join(reasons)}.{' This site answers, and notes it.' if allowed else ''}"
+        return mark("Nothing that was answered before speaks against these questions.")
+    told = joined(reasons, "; ")
+    return say("{reasons}. This site answers, and notes it.", reasons=told) if allowed else say("{reasons}.", reasons=told)

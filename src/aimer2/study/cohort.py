@@ -242,8 +242,9 @@ def check_kind(asked: Feature | Target, column: Column) -> None:
 
 def check_unit(asked: Feature | Target, column: Column) -> None:
     if asked.unit is not None and column.unit != asked.unit:
-        has = "has no declared unit" if column.unit is None else f"is in {column.unit}"
-        raise BadData(say("Column {name} {has}, the study asks for {unit}.", name=f"{asked.name!r}", has=has, unit=asked.unit))
+        if column.unit is None:
+            raise BadData(say("Column {name} has no declared unit, the study asks for {unit}.", name=repr(asked.name), unit=asked.unit))
+        raise BadData(say("Column {name} is in {has}, the study asks for {unit}.", name=repr(asked.name), has=column.unit, unit=asked.unit))
 
 
 def check_categories(asked: Feature | Target, column: Column, patient: npt.NDArray[np.uint64]) -> None:
@@ -252,24 +253,25 @@ def check_categories(asked: Feature | Target, column: Column, patient: npt.NDArr
         levels = set(_levels(asked))
         unknown = [code for code, level in enumerate(column.categories) if level not in levels]
         rows = strange(column, unknown) if column.kind == "mask" else np.isin(column.values, unknown)
-        check_none(rows, patient, asked.name, "has a category that the study does not list, for {}")
+        check_none(rows, patient, "Column {name} has a category that the study does not list, for {patients}.", name=repr(asked.name))
     elif asked.kind == "binary":
         strange_rows = ~np.isin(column.values, (0.0, 1.0)) & ~column.missing
-        check_none(strange_rows, patient, asked.name, "is to be 0 or 1, but is something else for {}")
+        check_none(strange_rows, patient, "Column {name} is to be 0 or 1, but is something else for {patients}.", name=repr(asked.name))
 
 
 def check_range(feature: Feature, column: Column, patient: npt.NDArray[np.uint64]) -> None:
     low = -np.inf if feature.minimum is None else feature.minimum
     high = np.inf if feature.maximum is None else feature.maximum
     outside = (column.values < low) | (column.values > high)
-    check_none(outside, patient, feature.name, f"is out of the study's range from {low:g} to {high:g} for {{}}")
+    message = "Column {name} is out of the study's range from {low} to {high} for {patients}."
+    check_none(outside, patient, message, name=repr(feature.name), low=f"{low:g}", high=f"{high:g}")
 
 
 def check_times(target: Target, table: Table) -> None:
     """Raises BadData where a time to an event lies below 0."""
     if target.kind == "survival":
         early = np.asarray(find(table, target.name).values < 0)
-        check_none(early, table.patient, target.name, "is a time before the start for {}")
+        check_none(early, table.patient, "Column {name} is a time before the start for {patients}.", name=repr(target.name))
 
 
 def without_target(target: Target, table: Table) -> Rows:
@@ -289,16 +291,16 @@ def check_complete(cohort: Cohort, whole: Design) -> None:
         )
 
 
-def check_none(rows: Rows, patient: npt.NDArray[np.uint64], name: str, problem: str) -> None:
-    """Raises BadData where there is such a row; ``{}`` in the problem becomes about how many patients."""
+def check_none(rows: Rows, patient: npt.NDArray[np.uint64], problem: str, **values: object) -> None:
+    """Raises BadData where there is such a row; `{patients}` in the problem becomes about how many patients."""
     if rows.any():
-        raise BadData(f"Column {name!r} " + problem.format(about(patient[rows])) + ".")
+        raise BadData(say(problem, **values, patients=about(patient[rows])))
 
 
 def about(patient: npt.NDArray[np.uint64]) -> str:
     """How many patients, as it may be told outside the site."""
     rounded = coarse(count_patients(patient))
-    return f"fewer than {MINIMUM_CELL} patients" if rounded is None else f"about {rounded} patients"
+    return say("fewer than {least} patients", least=MINIMUM_CELL) if rounded is None else say("about {count} patients", count=rounded)
 
 
 def _names(feature: Feature) -> list[str]:

@@ -22,7 +22,7 @@ from packaging.version import InvalidVersion, Version
 
 from aimer2.connectors.table import Table, count_patients
 from aimer2.core.errors import BadData
-from aimer2.core.said import say
+from aimer2.core.said import Said, joined, mark, say
 from aimer2.core.study import Cohort, Feature, Image, Study, Target
 from aimer2.core.task import Check
 from aimer2.learners.batches import validation
@@ -97,12 +97,9 @@ def statistical_checks(study: Study, table: Table, environment: Environment) -> 
 
 def _enough(cohort: Cohort, patients: int) -> Check:
     enough = patients >= cohort.minimum_patients
-    counted = "There are at least" if enough else "There are fewer usable patients than"
-    return Check(
-        name="patients",
-        passed=enough,
-        finding=say("{counted} the {minimum_patients} patients that the study asks for.", counted=counted, minimum_patients=cohort.minimum_patients),
-    )
+    told = say("There are at least the {count} patients that the study asks for.", count=cohort.minimum_patients)
+    fewer = say("There are fewer usable patients than the {count} patients that the study asks for.", count=cohort.minimum_patients)
+    return Check(name="patients", passed=enough, finding=told if enough else fewer)
 
 
 def _columns(cohort: Cohort, table: Table) -> Iterator[Check]:
@@ -144,7 +141,7 @@ def _rows(study: Study, table: Table) -> Iterator[Check]:
     if study.evaluates is not None:
         finding = "There are patients to measure the model on." if len(held_out) else "No patient is left to measure the model on."
         yield Check(name="held-out", passed=len(held_out) > 0, finding=finding)
-        yield from _outcomes(cohort.target, held_out, "to measure the model on")
+        yield from _outcomes(cohort.target, held_out, mark("to measure the model on"))
         return
     yield Check(
         name="training", passed=len(train) > 0, finding="There are patients to train on." if len(train) else "No patient is left to train on."
@@ -154,19 +151,21 @@ def _rows(study: Study, table: Table) -> Iterator[Check]:
         yield Check(name="held-out", passed=len(held_out) > 0, blocking=False, finding=finding)
     if study.training.patience is not None:
         yield _validation(study, train)
-    yield from _outcomes(cohort.target, train, "to train on")
+    yield from _outcomes(cohort.target, train, mark("to train on"))
 
 
 def _missing(cohort: Cohort, whole: cohorts.Design, incomplete: cohorts.Rows, table: Table) -> Check:
     if cohort.missing == "refuse" and incomplete.any():
         return _check("missing", "", [_fault(cohorts.check_complete, cohort, whole)])
-    told = {"refuse": "No feature is missing", "drop": "Rows left out for a missing feature:", "keep": "With a missing feature:"}
-    what = told.get(cohort.missing, "Missing features filled in:")
-    patients = "" if cohort.missing == "refuse" else f" {cohorts.about(whole.patient[incomplete])}"
+    patients = cohorts.about(whole.patient[incomplete])
     lacking = cohorts.about(table.patient[cohorts.without_target(cohort.target, table)])
-    return Check(
-        name="missing", passed=True, finding=say("{what}{patients}; without a target: {lacking}.", what=what, patients=patients, lacking=lacking)
-    )
+    told = {
+        "refuse": say("No feature is missing; without a target: {lacking}.", lacking=lacking),
+        "drop": say("Rows left out for a missing feature: {patients}; without a target: {lacking}.", patients=patients, lacking=lacking),
+        "keep": say("With a missing feature: {patients}; without a target: {lacking}.", patients=patients, lacking=lacking),
+    }
+    filled = say("Missing features filled in: {patients}; without a target: {lacking}.", patients=patients, lacking=lacking)
+    return Check(name="missing", passed=True, finding=told.get(cohort.missing, filled))
 
 
 def _validation(study: Study, train: cohorts.Design) -> Check:
@@ -183,12 +182,12 @@ def _outcomes(target: Target, train: cohorts.Design, use: str) -> Iterator[Check
     """Whether there is each outcome that the model is to tell; ``use``: what the patients are for."""
     if target.kind == "survival":
         seen = bool(np.asarray(train.targets)[:, 1].any())
-        finding = "The event occurs." if seen else say("No patient {use} has had the event.", use=use)
+        finding = "The event occurs." if seen else say("No patient {use} has had the event.", use=Said(use))
         yield Check(name="events", passed=seen, blocking=False, finding=finding)
     elif target.kind == "multilabel":
         lacking = [name for name, values in zip(target.labels, np.asarray(train.targets).T, strict=True) if len(np.unique(values)) < 2]
         finding = (
-            say("Only one side occurs among the patients {use}: {lacking}.", use=use, lacking=", ".join(lacking))
+            say("Only one side occurs among the patients {use}: {lacking}.", use=Said(use), lacking=", ".join(lacking))
             if lacking
             else "Every label is there and absent."
         )
@@ -196,7 +195,7 @@ def _outcomes(target: Target, train: cohorts.Design, use: str) -> Iterator[Check
     elif target.kind != "regression":
         found = train.targets.classes() if isinstance(train.targets, Masks) else np.unique(np.asarray(train.targets))
         passed = len(found) == target.classes
-        finding = "Every class occurs." if passed else say("Not every class of the target occurs among the patients {use}.", use=use)
+        finding = "Every class occurs." if passed else say("Not every class of the target occurs among the patients {use}.", use=Said(use))
         yield Check(name="classes", passed=passed, blocking=False, finding=finding)
 
 
@@ -219,31 +218,31 @@ def _framework(study: Study, environment: Environment) -> Check:
 
 def _room_for(needed: int, environment: Environment) -> Iterator[Check]:
     """``needed``: bytes of memory."""
-    yield _room("disk", DISK_BYTES, environment.disk_free)
+    yield _room(mark("disk"), DISK_BYTES, environment.disk_free)
     if environment.memory_available is not None:
-        yield _room("memory", needed, environment.memory_available)
+        yield _room(mark("memory"), needed, environment.memory_available)
 
 
 def _outdated(name: str, wanted: str, packages: Mapping[str, str]) -> str | None:
     version = packages.get(canonicalize_name(name))
     if version is None:
-        return f"{name} is not installed."
+        return say("{wanted} is not installed.", wanted=name)
     try:
         fits = SpecifierSet(wanted).contains(Version(version), prereleases=True)
     except (InvalidSpecifier, InvalidVersion):
-        return f"Whether {name} {version} is {wanted!r} cannot be told."
-    return None if fits else f"{name} is {version}, the study asks for {wanted}."
+        return say("Whether {name} {version} is {wanted} cannot be told.", name=name, version=version, wanted=repr(wanted))
+    return None if fits else say("{name} is {version}, the study asks for {wanted}.", name=name, version=version, wanted=wanted)
 
 
 def _room(name: str, needed: int, free: int) -> Check:
     passed = free >= needed
     # What is free is the hospital's affair; what the study needs is not.
+    enough = say("Enough {resource}: the study needs {size} free.", resource=Said(name), size=_gigabytes(needed))
+    lacking = say("Not enough {resource}: the study needs {size} free.", resource=Said(name), size=_gigabytes(needed))
     return Check(
         name=name,
         passed=passed,
-        finding=say(
-            "{value} {name}: the study needs {needed} free.", value="Enough" if passed else "Not enough", name=name, needed=_gigabytes(needed)
-        ),
+        finding=enough if passed else lacking,
     )
 
 
@@ -254,7 +253,7 @@ def _gigabytes(count: int) -> str:
 
 def _check(name: str, passed: str, faults: Iterable[str | None]) -> Check:
     found = list(dict.fromkeys(fault for fault in faults if fault is not None))
-    return Check(name=name, passed=not found, finding=" ".join(found) or passed)
+    return Check(name=name, passed=not found, finding=joined(found) if found else passed)
 
 
 def _fault(check: Callable[..., object], *arguments: Any) -> str | None:

@@ -11,7 +11,7 @@ from aimer2.core.dataset import Frame
 from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import BadData, NotAllowed
 from aimer2.core.random import SecureBytes
-from aimer2.core.said import say
+from aimer2.core.said import joined, say
 from aimer2.core.study import Study
 from aimer2.core.task import Check, SiteId, Task
 from aimer2.core.tree import Tree
@@ -86,7 +86,7 @@ class Statistician:
             except BadData as error:
                 reasons = [error.sentence.rstrip(".")]
             finding = (
-                say("{name}: {reasons}.", name=name, reasons="; ".join(reasons))
+                say("{name}: {reasons}.", name=name, reasons=joined(reasons, "; "))
                 if reasons
                 else say("{name}: nothing speaks against answering.", name=name)
             )

@@ -53,7 +53,7 @@ class Answers:
     def problem(self, request: Request, error: AimerError, *, person: str | None = None, **values: Any) -> Response:
         """What went wrong, as a page."""
         faults = getattr(error, "faults", ())
-        told = {"sentence": error.sentence, "remedy": error.advice, "code": error.code, "faults": faults}
+        told = {"sentence": error.sentence, "title": type(error).title(), "remedy": error.advice, "code": error.code, "faults": faults}
         return self.page(request, "problem.html", error.status, person=person, **(values | told))
 
     def guard(self, endpoint: Endpoint) -> Endpoint:

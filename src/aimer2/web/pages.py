@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -13,7 +14,6 @@ from markupsafe import Markup
 
 from aimer2.charts.svg import STYLE
 from aimer2.web.assets import Assets
-from aimer2.web.findings import finding
 from aimer2.web.pictures import numbers, picture
 from aimer2.web.translation import Language, choose, read_languages
 
@@ -67,10 +67,17 @@ def _environment(folders: Sequence[Path], language: Language, named: Mapping[str
         auto_reload=False,
         cache_size=-1,
     )
-    environment.globals |= {**named, "picture": picture, "numbers": numbers, "told": language.told, "finding": finding}
+    environment.globals |= {**named, "picture": picture, "numbers": numbers, "told": language.told}
     environment.filters |= {"number": number, "size": size, "moment": moment, "share": share, "duration": duration, "short": short}
+    environment.filters["tell"] = partial(tell, language)
     environment.install_gettext_callables(language.text, language.counted, newstyle=True)  # type: ignore[attr-defined]  # of the extension
     return environment
+
+
+def tell(language: Language, sentence: str) -> Markup:
+    """The sentence in this language; as English, where it is in the words of somebody else or of a newer version."""
+    text, known = language.told(sentence)
+    return Markup.escape(text) if known else Markup('<span lang="en">{}</span>').format(text)
 
 
 def number(value: float | None) -> str:

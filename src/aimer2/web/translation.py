@@ -72,8 +72,7 @@ def read_languages(rooms: Sequence[Path]) -> tuple[Language, ...]:
     """English, and Chinese from these rooms' folders; a later room's text stands over an earlier one's."""
     texts: dict[str, str] = {}
     for room in rooms:
-        file = room / "languages" / "zh.json"
-        if file.exists():
+        for file in sorted((room / "languages").glob("zh*.json")):
             texts |= json.loads(file.read_text("utf-8"))
     return ENGLISH, Language("zh-Hans", "中文", texts)
 
