@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
+from tests.reading_chinese import english
 from tests.site.console.conftest import BASE, STUDY, offer, send
 
 from aimer2.audit.kinds import Kind
@@ -298,3 +299,4 @@ def test_every_page_is_there_in_chinese(officer: TestClient, folder: SiteFolder,
         heading = re.search(r"<h1>(.*?)</h1>", shown)
         assert 'lang="zh-Hans"' in shown and heading is not None
         assert re.search(r"[\u4e00-\u9fff]", heading[1]) or heading[1] == "ages", path
+        assert not english(shown), path
