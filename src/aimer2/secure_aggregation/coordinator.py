@@ -251,7 +251,7 @@ class Round:
             if len(without) > 1:  # one alone may hold its share back
                 raise self._cheated(dealer, "The shares that it dealt were of no use to several sites.")
             told = f"Either '{dealer}' dealt '{without[0]}' a share of no use, or '{without[0]}' holds it back"
-            raise NotAvailable(f"{told}: nobody else can tell which, and without it the sum cannot be opened.")
+            raise NotAvailable(say("{told}: nobody else can tell which, and without it the sum cannot be opened.", told=told))
         _enough(good, threshold, f"revealed a good share of '{dealer}'")
         try:
             secret = combine(dict(list(good.items())[:threshold]))

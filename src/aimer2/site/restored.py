@@ -14,6 +14,7 @@ from typing import Literal, final
 from aimer2.audit.entries import Entry
 from aimer2.audit.kinds import Kind
 from aimer2.core.errors import Conflict
+from aimer2.core.said import say
 from aimer2.messages.wire import Decision
 from aimer2.site.decisions import Decisions
 from aimer2.site.freeze import freeze, freeze_of
@@ -59,7 +60,7 @@ def require_whole(decisions: Decisions) -> None:
     """Raises Conflict where the state has forgotten what the audit log holds."""
     if found := forgotten(decisions):
         raise Conflict(
-            f"state.sqlite is not as new as the audit log, as if put back from a backup. {' '.join(one.told for one in found)}",
+            say("state.sqlite is not as new as the audit log, as if put back from a backup. {told}", told=" ".join(one.told for one in found)),
             remedy="`aimer2 site recover --by NAME` takes these words again; then start the agent. If nobody here has put a backup back, call your "
             "security officer first.",
         )
