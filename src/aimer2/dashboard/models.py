@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from markupsafe import Markup
@@ -14,10 +15,11 @@ from aimer2.dashboard.studies import download
 from aimer2.dashboard.visit import Visit
 from aimer2.identity.keys import PublicKey
 from aimer2.messages.record import StudyRecord
-from aimer2.repository.card import as_html, as_markdown, card
+from aimer2.repository.card import Card, as_html, as_markdown, card
 from aimer2.repository.verify import verify
 from aimer2.repository.version import Version, open_version
 from aimer2.web.answers import read_form
+from aimer2.web.pages import tell
 from aimer2.web.translation import Language
 
 NEXT_STAGES: Mapping[str, Sequence[str]] = {"candidate": ("validated", "retired"), "validated": ("released", "retired"), "released": ("retired",)}
@@ -43,7 +45,7 @@ async def model(visit: Visit) -> Response:
         "model.html",
         current="/models",
         model=found,
-        card=card(version),
+        card=card(version).told(partial(tell, visit.language)),
         findings=verify(version),
         next_stages=NEXT_STAGES.get(found["stage"], ()),
         lineage=lineage(version, found, begun[0] if begun else None, visit.language),
@@ -52,12 +54,16 @@ async def model(visit: Visit) -> Response:
 
 async def card_page(visit: Visit) -> Response:
     version = await _version(visit)
-    return download(as_html(card(version)), "text/html", f"card-{version.digest[:16]}.html")
+    return download(as_html(_card(version, visit.language), visit.language.tag), "text/html", f"card-{version.digest[:16]}.html")
 
 
 async def card_text(visit: Visit) -> Response:
     version = await _version(visit)
-    return download(as_markdown(card(version)), "text/markdown", f"card-{version.digest[:16]}.md")
+    return download(as_markdown(_card(version, visit.language)), "text/markdown", f"card-{version.digest[:16]}.md")
+
+
+def _card(version: Version, language: Language) -> Card:
+    return card(version).told(lambda text: language.told(text)[0])
 
 
 async def move(visit: Visit) -> Response:

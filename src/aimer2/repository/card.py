@@ -5,19 +5,21 @@ Mitchell et al. 2019, "Model Cards for Model Reporting"; every line is taken fro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any, final
 
+from aimer2.core.said import mark, say
 from aimer2.core.study.image import described
 from aimer2.core.task import FigureDocument
 from aimer2.repository.inputs import inputs_of
 from aimer2.repository.version import Version
 
+RELEASED = mark("Released by the site.")
 _LIMITS = (
-    "It was measured on patients of the sites named here, held out at random; how good it is elsewhere, or later, is not known.",
-    "Nobody has approved it for use in the care of patients by making this card.",
+    mark("It was measured on patients of the sites named here, held out at random; how good it is elsewhere, or later, is not known."),
+    mark("Nobody has approved it for use in the care of patients by making this card."),
 )
 
 
@@ -40,6 +42,20 @@ class Card:
     lead: str
     sections: Sequence[Section] = field(default_factory=tuple)
 
+    def told(self, tell: Callable[[str], str]) -> Card:
+        """The card with its sentences in another language; what people and studies say stays as it is, for ``tell`` knows it not."""
+        return Card(tell(self.title), self.lead, [_told(section, tell) for section in self.sections])
+
+
+def _told(section: Section, tell: Callable[[str], str]) -> Section:
+    return Section(
+        tell(section.title),
+        [(tell(name), tell(text)) for name, text in section.facts],
+        [tell(cell) for cell in section.head],
+        [[tell(cell) for cell in row] for row in section.rows],
+        [tell(remark) for remark in section.remarks],
+    )
+
 
 def card(version: Version) -> Card:
     study, result = version.study, version.result
@@ -52,7 +68,10 @@ def card(version: Version) -> Card:
             _inputs(version),
             _training(version),
             _performance("Performance", "On the patients held out at all sites together.", result["figures"]),
-            *(_performance(f"Performance at {site}", "Released by the site.", figures) for site, figures in sorted(result["released"].items())),
+            *(
+                _performance(say("Performance at {site}", site=site), "Released by the site.", figures)
+                for site, figures in sorted(result["released"].items())
+            ),
             *(_evaluation(version, one) for one in version.evaluations),
             Section("Privacy", remarks=[result["privacy"]["statement"]]),
             Section("Limits", remarks=[*_limits(version), *_LIMITS]),
@@ -63,7 +82,7 @@ def card(version: Version) -> Card:
 def _identity(version: Version) -> Section:
     facts = [
         ("study", version.digest),
-        ("weights", f"SHA-256 {version.model.sha256}, {version.model.size:,} bytes"),
+        ("weights", say("SHA-256 {sha256}, {size} bytes", sha256=version.model.sha256, size=f"{version.model.size:,}")),
         ("architecture", _architecture(version)),
         ("finished", str(version.result["finished"])),
         ("stage", version.stage),
@@ -85,11 +104,11 @@ def _inputs(version: Version) -> Section:
 def _training(version: Version) -> Section:
     result, method = version.result, version.study.method
     training = sum(one["stage"] == "train" for one in result["rounds"])
-    rows = [(site, f"{part['rounds']} of {training}") for site, part in sorted(result["sites"].items())]
-    facts = [("method", f"{method.name} version {result['method']['version']}"), ("rounds", str(training))]
+    rows = [(site, say("{rounds} of {training}", rounds=part["rounds"], training=training)) for site, part in sorted(result["sites"].items())]
+    facts = [("method", say("{method} version {version}", method=method.name, version=result["method"]["version"])), ("rounds", str(training))]
     counts = (result["preprocessing"]["moments"] or {}).get("count") or []
     if told := [count for count in counts if count is not None]:
-        facts.append(("rows trained on", f"about {max(told):,}"))
+        facts.append(("rows trained on", say("about {count}", count=f"{max(told):,}")))
     return Section("Training", facts, ("site", "rounds taken part in"), rows)
 
 
@@ -103,20 +122,21 @@ def _performance(title: str, where: str, figures: Sequence[Mapping[str, Any]]) -
 def _evaluation(version: Version, result: Mapping[str, Any]) -> Section:
     """A study of its own has measured the model; what single sites released of it stands in that study's record."""
     about, sites = result["evaluation"], measured_at(result)
-    figures = _performance(f"Evaluated by {result['name']}", "On patients of all these sites together.", result["figures"])
+    figures = _performance(say("Evaluated by {study}", study=result["name"]), "On patients of all these sites together.", result["figures"])
     facts = [
         ("study", str(result["study"])),
         ("finished", str(result["finished"])),
         ("led by", str(result["principal_investigator"])),
         ("sites", ", ".join(sites)),
         ("data set", str(about["dataset"])),
-        ("patients", "all" if about["held_out"] == 1 else f"the {about['held_out']:.0%} that each data set holds out"),
+        ("patients", mark("all") if about["held_out"] == 1 else say("the {share} that each data set holds out", share=f"{about['held_out']:.0%}")),
         ("secrecy", str(result["privacy"]["statement"])),
     ]
     trained = sorted(set(sites) & set(measured_at(version.result)))
     remarks = list(figures.remarks)
     if trained and about["held_out"] == 1:
-        remarks.append(f"Sites whose patients it was trained on are among them ({', '.join(trained)}): for these the figures may flatter it.")
+        message = "Sites whose patients it was trained on are among them ({sites}): for these the figures may flatter it."
+        remarks.append(say(message, sites=", ".join(trained)))
     return Section(figures.title, facts, figures.head, figures.rows, remarks)
 
 
@@ -126,22 +146,22 @@ def measured_at(result: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _figure(figure: FigureDocument) -> Sequence[str]:
-    interval = "" if figure.low is None or figure.high is None else f"{figure.low:.3f} to {figure.high:.3f}"
-    value = "undefined" if figure.value is None else f"{figure.value:.3f}"
+    interval = "" if figure.low is None or figure.high is None else say("{low} to {high}", low=f"{figure.low:.3f}", high=f"{figure.high:.3f}")
+    value = mark("undefined") if figure.value is None else f"{figure.value:.3f}"
     return figure.name, value, interval, "" if figure.n is None else f"{figure.n:g}", figure.note
 
 
 def _limits(version: Version) -> list[str]:
     found = []
     if version.stage == "candidate":
-        found.append("Nobody has validated it yet.")
+        found.append(mark("Nobody has validated it yet."))
     if version.stage == "retired":
-        found.append(f"It is retired: {version.stages[-1].reason}")
+        found.append(say("It is retired: {reason}", reason=version.stages[-1].reason))
     lost = [site for site, part in sorted(version.result["sites"].items()) if not part["rounds"]]
     if lost:
-        found.append(f"No patients of {', '.join(lost)} are in it, which the study had asked.")
+        found.append(say("No patients of {sites} are in it, which the study had asked.", sites=", ".join(lost)))
     if version.study.model.code is not None:
-        found.append("Its architecture is code that the study brought; the record holds its digest.")
+        found.append(mark("Its architecture is code that the study brought; the record holds its digest."))
     return found
 
 
@@ -179,8 +199,8 @@ def as_markdown(made: Card) -> str:
     return "\n".join(lines)
 
 
-def as_html(made: Card) -> str:
-    """One page without script or anything from outside, for a screen and for paper."""
+def as_html(made: Card, language: str = "en") -> str:
+    """One page without script or anything from outside, for a screen and for paper; ``language``: the tag of the one it is told in."""
     body = [f"<h1>{escape(made.title)}</h1><p>{escape(made.lead)}</p>"]
     for section in made.sections:
         body.append(f"<section><h2>{escape(section.title)}</h2>")
@@ -192,7 +212,7 @@ def as_html(made: Card) -> str:
             body.append(f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>")
         body += [f"<p>{escape(remark)}</p>" for remark in section.remarks]
         body.append("</section>")
-    return _PAGE.format(title=escape(made.title), body="\n".join(body))
+    return _PAGE.format(language=escape(language), title=escape(made.title), body="\n".join(body))
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -205,7 +225,7 @@ def _md(text: str) -> str:
 
 
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<html lang="{language}"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
 :root {{ color-scheme: light dark; }}
