@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from aimer2.audit.entries import Json
 from aimer2.audit.kinds import Kind
-from aimer2.core.errors import BadInput, BadUpdate, NotApproved, NotAvailable, NotFound, OutOfResources
+from aimer2.core.errors import BadInput, BadUpdate, NotApproved, NotFound, OutOfResources
 from aimer2.core.task import Digest, Document
 from aimer2.site import snapshots
 from aimer2.site.decisions import Decisions
@@ -80,7 +80,7 @@ def rehearse(decisions: Decisions, settings: Settings, prefix: str, asked: Asked
     hears how many parts of it are done, and of how many.
 
     Raises NotFound where the study was not fetched or the data set is not known, NotApproved where it brings code and that was not allowed,
-    NotAvailable where it trains no model, reads images or the machine does not confine, and what the worker reports.
+    NotAvailable where it trains no model or the machine does not confine, and what the worker reports.
     """
     known = decisions.find(prefix)
     if known.package is None:
@@ -91,8 +91,6 @@ def rehearse(decisions: Decisions, settings: Settings, prefix: str, asked: Asked
             "The study brings code of its own, which would run here, confined, on patients' data.",
             remedy=f"Read it: `aimer2 site show {known.digest[:12]}`. If it may run in a rehearsal, add --with-code.",
         )
-    if known.package.study.cohort.image is not None:
-        raise NotAvailable("A rehearsal attacks rows of a table; this study reads images.", remedy="Base your decision on SECURITY.md.")
     name = asked.dataset or known.package.study.cohort.dataset
     if name not in snapshots.names(decisions.folder):
         raise NotFound(f"There is no data set '{name}' here.", remedy="Add it with `aimer2 site dataset add`, or name one with --dataset.")
