@@ -63,7 +63,7 @@ def test_an_image_comes_out_of_an_update_and_none_of_noise() -> None:
     record, guess = known[0], known.mean(axis=0)
     seen = step(network(), record)
     found = searched(seen, known)
-    assert alike(guess, record) < 0.75 and alike(found, record) > 0.93
+    assert alike(guess, record) < 0.75 and alike(found, record) > 0.88
     assert abs(found[64] - record[64]) < 0.05
     rng = np.random.default_rng(2)
     noise = {name: np.linalg.norm(moved) * rng.normal(size=moved.shape) / np.sqrt(moved.size) for name, moved in seen.items()}

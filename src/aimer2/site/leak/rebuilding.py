@@ -90,7 +90,7 @@ class Rebuilding:
     @property
     def width(self) -> int:
         """Numbers in a record: pixels, then columns."""
-        return self._values.shape[1]
+        return len(self._spread)
 
     @property
     def _pixels(self) -> int:
@@ -146,9 +146,8 @@ class Rebuilding:
     def _candidates(self, seen: _Seen, searched: bool) -> Floats:
         shape = self.hospitals.samples.feature_shape
         layer = first_layer(seen.difference, shape)
-        read = np.empty((0, int(np.prod(shape)))) if layer is None else ratios(layer)
+        read = self._narrow(np.empty((0, int(np.prod(shape)))) if layer is None else ratios(layer))
         # one record is read off exactly; noise under masks has no records whose training would give it
-        read = self._narrow(read)
         if not searched or seen.view == "masked" or (layer is not None and len(seen.parts) == 1 == len(seen.parts[0])):
             return read
         matching = importlib.import_module("aimer2.attacks.torch_matching")  # loaded by name: studies without torch need none
@@ -159,18 +158,15 @@ class Rebuilding:
             found = self._narrow(matching.match(*given, training, layer, self.rng, steps=STEPS))
         else:
             found = self._images(matching, given, training)
-            if (
-                self.width > self._pixels
-                and len(training.targets) == 1
-                and (columns := beside(seen.difference, self.width - self._pixels)) is not None
-            ):
-                found[:, self._pixels :] = columns
         self._searching += self.spent() - began
         return np.concatenate([read, found])
 
     def _images(self, matching: Any, given: tuple[Any, Tree, Tree], training: Any) -> Floats:
         until = self.spent() + SECONDS
         found: Floats = matching.match_images(*given, training, self.rng, steps=STEPS, hurry=lambda: self.spent() > until)
+        one = training.columns and len(training.targets) == 1
+        if one and (columns := beside(given[2], training.columns)) is not None:
+            found[:, self._pixels :] = columns
         return found
 
     def _training(self, matching: Any, seen: _Seen, dense: bool) -> Any:
@@ -244,8 +240,8 @@ class Rebuilding:
 
         def shown(values: Floats) -> str:
             small = resampled(values[: self._pixels].reshape(image.shape), height, width)
-            grey = np.clip((small - low) / max(high - low, 1e-9), 0, 1) * 255
-            return np.round(grey).astype(np.uint8).transpose(1, 2, 0).tobytes().hex()
+            grey: npt.NDArray[np.uint8] = np.round(np.clip((small - low) / max(high - low, 1e-9), 0, 1) * 255).astype(np.uint8)
+            return grey.transpose(1, 2, 0).tobytes().hex()
 
         return Picture(
             height=height,
