@@ -88,6 +88,14 @@ def test_one_file_by_a_column(command: Any, study: Path, data: Path) -> None:
     assert command("simulate", study, "--data", data, "--by", "ward").status == 2
 
 
+def test_a_number_names_one_site_however_it_is_written(study: Path, data: Path, tmp_path: Path) -> None:
+    frame = pd.read_csv(data)
+    frame["ward"] = ["1", "1.0", "02", "2", "b-3"] * 113 + ["1"] * 4
+    frame.to_csv(tmp_path / "wards.csv", index=False)
+    parts = divide(Reading(read_study(study), None, None), tmp_path / "wards.csv", Division("by", column="ward"), seed=7)
+    assert {name: len(table) for name, table in parts.items()} == {"1": 230, "2": 226, "b-3": 113}
+
+
 @pytest.mark.parametrize("division", [("--iid", "4"), ("--dirichlet", "4:5"), ("--quantity", "4:5")])
 def test_one_file_divided_is_the_same_every_time(command: Any, study: Path, data: Path, division: tuple[str, str]) -> None:
     first = result_of(command, study, "--data", data, *division)
@@ -125,6 +133,7 @@ def test_a_mapping_says_what_the_columns_mean(command: Any, study: Path, data: P
         ("--data", "DATA", "--dirichlet", "2"),
         ("--data", "DATA", "--dirichlet", "2:0"),
         ("--data", "DATA", "--quantity", "0:1"),
+        ("--data", "DATA", "--iid", "57"),  # with ten patients each, one site too many
         ("--sites", "north"),
         ("--sites", "North=DATA"),
         ("--sites", "a=DATA", "--sites", "a=DATA"),
@@ -151,7 +160,7 @@ def test_sites_that_cannot_take_part_are_named_with_the_reason(command: Any, stu
     told = command("simulate", study, "--sites", f"big={data}", "--sites", f"tiny={tmp_path / 'tiny.csv'}")
     assert told.status == 1
     assert "tiny is unfit: There are fewer usable patients than the 10" in told.out
-    assert "tiny" in told.err
+    assert "tiny" in told.err and told.err.rstrip().endswith("[no-result]")
 
 
 @pytest.mark.parametrize(

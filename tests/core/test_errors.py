@@ -28,6 +28,7 @@ CODES = {
     "tampered": ("Tampered", 409),
     "not-available": ("NotAvailable", 422),
     "version-mismatch": ("VersionMismatch", 422),
+    "no-result": ("NoResult", 409),
     "too-large": ("TooLarge", 413),
     "out-of-resources": ("OutOfResources", 507),
     "unreachable": ("Unreachable", 503),

@@ -1,4 +1,4 @@
-"""Images over real processes: files at hospitals, snapshots, confined workers; the same bits as in the simulator."""
+"""Images and columns beside them over real processes: files at hospitals, snapshots, confined workers; the same bits as in the simulator."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from aimer2.study.events import StudyFinished
 
 SITES = ("east", "north", "west")
 MAPPING = 'patient = "patient"\n[columns.xray]\nkind = "image"\nsource = "file"\n[columns.spot]\n'
+MAPPING += '[columns.age]\n[columns.sex]\nkind = "category"\ncategories = ["f", "m"]\n'
 STUDY = Study(
     name="bright-spots",
     question="Which images show a bright spot?",
@@ -26,7 +27,13 @@ STUDY = Study(
     ethics="none needed",
     principal_investigator="Test Person",
     expires=datetime.date(2100, 1, 1),
-    cohort={"dataset": "scans", "image": {"name": "xray", "height": 8, "width": 8}, "target": {"name": "spot"}},
+    cohort={
+        "dataset": "scans",
+        "image": {"name": "xray", "height": 8, "width": 8},
+        "features": [{"name": "age"}, {"name": "sex", "kind": "category", "categories": ["f", "m"]}],
+        "target": {"name": "spot"},
+        "missing": "mean",
+    },
     model={"name": "cnn", "options": {"channels": [8, 8]}},
     training={"optimiser": "adam", "learning_rate": 0.02, "batch_size": 16, "local_epochs": 2},
     method={"name": "fedavg", "rounds": 4},
@@ -37,22 +44,23 @@ STUDY = Study(
 
 
 def scans(folder: Path, seed: int) -> Path:
-    """The index of sixty patients with two images each, half of them with a bright square."""
+    """The index of sixty patients with two images each, half of them with a bright square; of some the age is not known."""
     rng = np.random.default_rng(seed)
     (folder / "scans").mkdir(parents=True)
-    lines = ["patient,file,spot"]
+    lines = ["patient,file,spot,age,sex"]
     for row in range(120):
         pixels, spot = rng.integers(0, 100, (8, 8), np.uint8), row // 2 % 2
         if spot:
             top, left = rng.integers(0, 5, 2)
             pixels[top : top + 3, left : left + 3] = 230
         Image.fromarray(pixels).save(folder / "scans" / f"{row}.png")
-        lines.append(f"P{row // 2},scans/{row}.png,{spot}")
+        age = "" if row % 9 == 0 else f"{rng.normal(60, 10):.1f}"
+        lines.append(f"P{row // 2},scans/{row}.png,{spot},{age},{'fm'[row // 2 % 3 > 0]}")
     (folder / "index.csv").write_text("\n".join(lines) + "\n")
     return folder / "index.csv"
 
 
-def test_confined_workers_learn_from_images_what_the_simulator_learns(federation: Federation, tmp_path: Path) -> None:
+def test_confined_workers_learn_from_images_and_columns_what_the_simulator_learns(federation: Federation, tmp_path: Path) -> None:
     mapping = tmp_path / "mapping.toml"
     mapping.write_text(MAPPING)
     for seed, name in enumerate(SITES):
@@ -68,9 +76,11 @@ def test_confined_workers_learn_from_images_what_the_simulator_learns(federation
         tables[name] = load_table(record.path, verify=True)
     shown = federation.command("site", "show", run.digest[:12], "--folder", str(federation.site("east")))
     assert "xray (images: grey, 8×8)" in shown
+    assert "age" in shown and "sex" in shown
     model, result = federation.researcher().model(run.digest), run.result()
     simulated = simulate(STUDY, tables)
     for name, leaf in simulated.model.items():
         np.testing.assert_array_equal(model[name], leaf, strict=True)
+    assert model["head.weight"].shape == (1, 8 + 2) and np.abs(model["head.weight"][0, -2:]).min() > 0
     assert result["figures"] == [figure.model_dump() for figure in simulated.figures]
     assert next(figure["value"] for figure in result["figures"] if figure["name"] == "auc") > 0.95

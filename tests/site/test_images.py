@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,10 @@ from PIL import Image
 
 from aimer2.blobs.folder import FolderStore
 from aimer2.cli.site import site as command
-from aimer2.connectors.table import load_table
+from aimer2.connectors.table import Column, Table, load_table
 from aimer2.core import tree
 from aimer2.core.clock import SystemClock
 from aimer2.core.dataset import Samples
-from aimer2.core.errors import NotAvailable
 from aimer2.core.study import Study
 from aimer2.core.task import Answer, Task
 from aimer2.learners.catalogue import make_learner
@@ -26,8 +26,12 @@ from aimer2.messages.package import digest as digest_of
 from aimer2.messages.tensors import read_tree, write_tree
 from aimer2.site import models, prediction, snapshots
 from aimer2.site.decisions import Decisions
+from aimer2.site.leak import pictures, rebuilding, rehearsal, tracing
 from aimer2.site.leak.confined import Asked, rehearse
+from aimer2.site.leak.findings import Picture
+from aimer2.site.leak.rehearsal import Rehearsal
 from aimer2.site.memory_files import MemoryFile, OpenFile
+from aimer2.site.performing import lay_out
 from aimer2.site.settings import Retention, Settings, WorkerSettings
 from aimer2.site.store import Finished
 from aimer2.site.workers import Opening, Worker
@@ -170,9 +174,72 @@ def ready(features: Any) -> Any:
     return Samples(features, np.zeros(len(features), np.int64))
 
 
-def test_a_rehearsal_of_images_is_refused_and_says_so(site: Decisions, study: Study, settings: Settings, chest: Any, tmp_path: Path) -> None:
+def test_before_any_approval_an_officer_sees_the_image_that_would_leak(
+    site: Decisions, study: Study, settings: Settings, chest: Any, scans: Path, tmp_path: Path
+) -> None:
+    """Of a model whose first layer gives an image away; by the real worker, confined."""
+    study = study.model_copy(update={"model": study.model.model_copy(update={"framework": "numpy", "name": "logistic", "options": {}})})
     package = pack(study, tmp_path, {"north": "key"}, FolderStore(tmp_path / "coming"))
-    site.store.note_study(digest_of(package), "running", 0)
-    site.store.keep_package(digest_of(package), package)
-    with pytest.raises(NotAvailable, match="reads images"):
-        rehearse(site, settings, digest_of(package)[:12], Asked(by="Dr Ada Test"))
+    digest = digest_of(package)
+    site.store.note_study(digest, "offered", 0)
+    site.store.keep_package(digest, package)
+    lay_out(site.folder.study(digest), package, FolderStore(tmp_path / "coming"))
+    done = rehearse(site, settings, digest[:12], Asked(by="Dr Ada Test", records=4))
+    one = {attempt.view: attempt for attempt in done.findings.levels[0].attempts}
+    assert (one["alone"].rebuilt, one["masked"].rebuilt) == (4, 0)
+    example = done.findings.example
+    assert example is not None and example.picture is not None and example.cells == ()
+    real, rebuilt = (np.frombuffer(bytes.fromhex(one), np.uint8).astype(float) for one in (example.picture.real, example.picture.alone))
+    stored = np.stack([np.asarray(Image.open(scans.parent / f"{number}.png"), float) for number in range(80)]).reshape(80, -1)
+    stretched = (stored - stored.min(axis=1, keepdims=True)) / np.ptp(stored, axis=1, keepdims=True) * 255
+    assert np.abs(stretched - real).max(axis=1).min() <= 0.51, "an image of this hospital, and no other"
+    assert np.abs(real - rebuilt).max() <= 1
+    text = done.report.read_text()
+    assert text.count("Rebuilt without protection") == 2 and "No image came out" not in text
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the rehearsals of tables."""
+    monkeypatch.setattr(rebuilding, "SECONDS", 0.1)
+    monkeypatch.setattr(tracing, "SECONDS", 0.2)
+    monkeypatch.setattr(tracing, "WORLDS", 3)
+
+
+def test_of_a_convolutional_network_the_columns_beside_an_image_are_read_off_and_a_picture_is_shown_at_any_rate(
+    a_study: Callable[..., Study], hurried: None
+) -> None:
+    rng = np.random.default_rng(7)
+    ill, age = np.arange(60) % 2, rng.normal(60, 10, 60)
+    pixels = rng.integers(0, 60, (60, 1, 8, 8), np.uint8)
+    pixels[ill == 1, :, 2:6, 2:6] += 150
+    columns = {"xray": Column("image", pixels), "age": Column("number", age), "ill": Column("number", ill.astype(float))}
+    joined = a_study(
+        cohort={"dataset": "chest", "image": IMAGE, "features": [{"name": "age"}], "target": {"name": "ill"}, "standardise": "site"},
+        model={"name": "cnn", "options": {"channels": [16]}},
+        training={"learning_rate": 0.1, "local_steps": 1},
+        evaluation={"held_out": 0},
+    )
+    table = Table(columns, np.arange(60, dtype=np.uint64))
+    found = Rehearsal(joined, table, {}, time.process_time, records=4).findings()
+    example = found.example
+    assert example is not None and example.picture is not None
+    (cell,) = example.cells
+    assert np.abs(age - cell.real).min() < 1e-4 and cell.alone == pytest.approx(cell.real, abs=1e-3), "read off the last layer, exactly"
+    assert (found.features, found.rows) == (65, 60) and found.tracing.worlds
+
+
+def test_of_many_images_some_are_attacked_and_the_page_says_so(study: Study, hurried: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearsal, "MOST_VALUES", 1)
+    rng = np.random.default_rng(1)
+    columns = {"xray": Column("image", rng.integers(0, 256, (90, 1, 8, 8), np.uint8)), "ill": Column("number", np.arange(90) % 2.0)}
+    study = study.model_copy(update={"evaluation": study.evaluation.model_copy(update={"held_out": 0})})
+    table = Table(columns, np.arange(90, dtype=np.uint64))
+    found = Rehearsal(study, table, {}, time.process_time, records=4).findings()
+    assert found.rows == 64 and any("Of 90 images 64 were drawn" in note for note in found.notes)
+
+
+def test_an_image_is_drawn_pixel_by_pixel() -> None:
+    picture = Picture(height=1, width=3, channels=1, real="0000ff", alone="80ff00", protected=None)
+    drawn = pictures.image(picture, picture.real, "<x>")
+    assert drawn.count("<rect") == 3 and "rgb(255,255,255)" in drawn and "<x>" not in drawn, "paper, a stretch of two black pixels, a white one"

@@ -96,11 +96,27 @@ def span(layer: FirstLayer) -> Floats | None:
     return rows[:place] if len(gaps) and gaps[place - 1] > _GAP else None
 
 
-def judge(candidates: Floats, records: npt.NDArray[Any], population: npt.NDArray[Any], rng: np.random.Generator) -> Outcome:
-    """How near the candidates came, in standard deviations of each feature in ``population``, against as many guesses that draw each feature
-    by itself from there: who knows how each feature is distributed comes so near by chance."""
+def beside(difference: Tree, columns: int) -> Floats | None:
+    """Of an update made of one record the columns that stand beside its image, ``(columns,)``: they enter a dense layer as they are, as the last of
+    its inputs, so a row of its change divided by that of its bias ends with them. None where there is no such layer, or it was not moved."""
+    for name, leaf in difference.items():
+        bias = _bias_of(name)
+        weight = np.asarray(tree.load(leaf), np.float64)
+        if bias == name or bias not in difference or weight.ndim != 2 or weight.shape[1] <= columns:
+            continue
+        moved = np.asarray(tree.load(difference[bias]), np.float64).reshape(-1)
+        if len(moved) == len(weight) and len(found := ratios(FirstLayer(weight[:, -columns:], moved))):
+            return np.asarray(np.median(found, axis=0))
+    return None
+
+
+def judge(
+    candidates: Floats, records: npt.NDArray[Any], population: npt.NDArray[Any], rng: np.random.Generator, deviation: Floats | None = None
+) -> Outcome:
+    """How near the candidates came, in standard deviations of each feature in ``population`` (or in ``deviation``), against as many guesses that draw
+    each feature by itself from there: who knows how each feature is distributed comes so near by chance."""
     known = np.asarray(population, np.float64).reshape(len(population), -1)
-    deviation = known.std(axis=0)
+    deviation = known.std(axis=0) if deviation is None else deviation
     scale = np.where(deviation > 0, deviation, 1.0)
     flat = np.asarray(records, np.float64).reshape(len(records), -1) / scale
     guesses = np.column_stack([rng.choice(column, size=len(candidates)) for column in known.T]) / scale

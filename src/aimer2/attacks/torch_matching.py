@@ -3,14 +3,16 @@
 Zhu, Liu, Han 2019, "Deep Leakage from Gradients"; Geiping et al. 2020, "Inverting Gradients", section 6 for several local steps. The attacker
 knows what a coordinator knows, the model, its weights, the study's terms and the order of the batches (from the study's seed), and is granted the
 outcomes. The steps are replayed as gradient descent with momentum; of another optimiser only the direction of the update is compared. Where a dense
-first layer gives the records' span away the search stays in it.
+first layer gives the records' span away the search stays in it. Images of models without such a layer are searched as in Geiping et al., equation 4:
+by the update's direction, and smooth.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Any, Literal, final
 
 import numpy as np
@@ -31,6 +33,8 @@ _LOSSES: Mapping[str, Callable[..., Tensor]] = {
 }
 _FOUND = 1e-9
 _RATES = (0.1, 0.01)
+_SMOOTH = 0.01
+"""Weight of an image's total variation, in standard deviations of its pixels, beside 1 - the cosine."""
 
 
 @final
@@ -47,6 +51,8 @@ class Training:
     spread: Floats
     """Where records are likely, per feature: the search starts there."""
     learning_rate: float
+    columns: int = 0
+    """How many of an image's channels, the last ones, are columns, each of one value everywhere."""
     momentum: float = 0.0
     weight_decay: float = 0.0
     plain_descent: bool = True
@@ -67,6 +73,31 @@ def match(
     at = (torch.from_numpy(start) @ free.T).requires_grad_()
     _descend(lambda: search.distance(at @ free), at, steps)
     return (at @ free).detach().numpy()
+
+
+def match_images(
+    module: nn.Module, weights: Tree, seen: Tree, training: Training, rng: np.random.Generator, *, steps: int, hurry: Callable[[], bool]
+) -> Floats:
+    """As `match`, for images: ``centre``, ``spread`` and the candidates are of the pixels, then the columns. Ends early where ``hurry`` says so."""
+    search = _Search(module, weights, seen, replace(training, plain_descent=False))
+    channels, height, width = training.feature_shape
+    image = channels - training.columns, height, width
+    centre, spread = torch.from_numpy(training.centre), torch.from_numpy(training.spread)
+    at = torch.from_numpy(0.1 * rng.normal(size=(len(training.targets), len(centre)))).requires_grad_()
+    descent = torch.optim.Adam([at], lr=_RATES[0])
+    for number in range(3 * steps):
+        if hurry():
+            break
+        descent.param_groups[0]["lr"] = _RATES[number >= 2 * steps]
+        descent.zero_grad()
+        found = centre + spread * at
+        planes = found[:, prod(image) :, None].expand(-1, -1, height * width).reshape(len(at), -1)
+        rough = at[:, : prod(image)].reshape(-1, *image)
+        variation = rough.diff(dim=2).abs().sum() + rough.diff(dim=3).abs().sum()
+        distance = search.distance(torch.cat([found[:, : prod(image)], planes], dim=1)) + _SMOOTH * variation / rough.numel()
+        distance.backward()  # type: ignore[no-untyped-call]
+        descent.step()
+    return (centre + spread * at).detach().numpy()
 
 
 def _descend(distance: Callable[[], Tensor], at: Tensor, steps: int) -> None:

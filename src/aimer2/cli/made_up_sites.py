@@ -24,6 +24,8 @@ from aimer2.core.study import Study
 from aimer2.core.task import SITE_ID
 from aimer2.study import partition
 
+_LARGEST_WHOLE = 2**53
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,11 @@ def divide(reading: Reading, path: Path, division: Division, seed: int) -> dict[
         raise BadInput(f"--dirichlet divides by classes, which a {target.kind} target has not.")
     label = target.columns[0].name
     patients = pd.DataFrame({"number": np.arange(len(first)), "label": table.columns[label].values[first]})
-    parts = _parts(patients, division, stream(seed, "partition"), reading.study.cohort.minimum_patients)
+    minimum = reading.study.cohort.minimum_patients
+    if division.count * minimum > len(patients):
+        told = f"{len(patients)} patients are too few for {division.count} sites: the study asks for {minimum} at each."
+        raise BadInput(told, remedy="Take fewer sites, or lower the study's minimum_patients.")
+    parts = _parts(patients, division, stream(seed, "partition"), minimum)
     return {site: _take(table, np.flatnonzero(np.isin(patient, part["number"].to_numpy()))) for site, part in parts.items()}
 
 
@@ -98,7 +104,7 @@ def _by_column(connector: Connector, column: str) -> dict[str, npt.NDArray[np.in
     cells = connector.source.cells([column])
     if column not in cells:
         raise BadData(f"There is no column {column!r}.")
-    texts = pd.Series(cells[column]).astype(object).replace("", None)
+    texts = _whole_numbers_alike(pd.Series(cells[column]).astype(object).replace("", None))
     frame = pd.DataFrame({"value": texts, "row": np.arange(len(texts))})
     sites: dict[str, npt.NDArray[np.int64]] = {}
     for value, part in partition.by_column(frame, "value").items():
@@ -107,6 +113,13 @@ def _by_column(connector: Connector, column: str) -> dict[str, npt.NDArray[np.in
             raise BadData(f"The values of column {column!r} cannot name sites: they need different letters or digits.")
         sites[name] = part["row"].to_numpy(np.int64)
     return sites
+
+
+def _whole_numbers_alike(texts: pd.Series) -> pd.Series:
+    """``1`` and ``1.0`` are one hospital: exports of one number differ from file to file."""
+    numbers = pd.to_numeric(texts, errors="coerce")
+    whole = numbers.notna() & (numbers % 1 == 0) & (numbers.abs() < _LARGEST_WHOLE)
+    return texts.where(~whole, numbers.where(whole, 0).astype("int64").astype(str))
 
 
 def _take(table: Table, rows: npt.NDArray[np.int64]) -> Table:

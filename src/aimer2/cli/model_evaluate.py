@@ -18,7 +18,7 @@ from aimer2.client.evaluate import evaluate as run_here
 from aimer2.client.logins import connect
 from aimer2.client.report import report
 from aimer2.client.watch import Watch
-from aimer2.core.errors import AimerError, BadInput
+from aimer2.core.errors import BadInput, NoResult
 from aimer2.repository.evaluation import Terms
 from aimer2.repository.version import Version, read_version
 from aimer2.study.events import StudyFinished
@@ -102,7 +102,7 @@ def _submit(which: str, machine: bool, *, url: str | None, follow: bool, superse
         click.echo(f"Each approves that digest, or refuses. Next: aimer2 study watch {summary.digest[:16]}", err=machine)
         return
     if not isinstance(run.watch(Console(stderr=machine)), StudyFinished):
-        raise AimerError("The evaluation has no result.", remedy=f"`aimer2 study show {summary.digest[:16]}` says why.")
+        raise NoResult("The evaluation has no result.", remedy=f"`aimer2 study show {summary.digest[:16]}` says why.")
     if not machine:
         run.report()
 

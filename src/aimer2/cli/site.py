@@ -21,7 +21,7 @@ from aimer2.cli.partly_lazy import PartlyLazy
 from aimer2.cli.site_options import CLOCK, SHOWN, by_person, in_folder, open_decisions
 from aimer2.client.figures import printable
 from aimer2.core.clock import rfc3339
-from aimer2.core.errors import AimerError, NotFound
+from aimer2.core.errors import NotFound, Tampered
 from aimer2.identity.invitations import Invitation
 from aimer2.identity.keys import SigningKey
 from aimer2.site import bundle as bundles
@@ -250,7 +250,7 @@ def verify_audit(folder: Path | None) -> None:
     for problem in found.problems:
         click.echo(f"line {problem.line}: {problem.code}: {problem.sentence}")
     if not found.intact:
-        raise AimerError(f"The audit log has {found.found} problems.", remedy="Compare it with a backup; report it to your security officer.")
+        raise Tampered(f"The audit log has {found.found} problems.", remedy="Compare it with a backup; report it to your security officer.")
     click.echo(f"{found.entries} entries, unbroken; head {found.head.sequence}:{found.head.digest}")
 
 

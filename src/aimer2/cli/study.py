@@ -22,7 +22,7 @@ from aimer2.client.figures import printable
 from aimer2.client.report import report
 from aimer2.client.run import Run
 from aimer2.core.clock import rfc3339
-from aimer2.core.errors import AimerError, BadStudy, Conflict
+from aimer2.core.errors import BadStudy, Conflict, NoResult
 from aimer2.core.study import Study, read_study
 from aimer2.messages.wire import StudySummary
 from aimer2.repository.page import as_page
@@ -249,11 +249,11 @@ def _sound(file: Path) -> Study:
 
 
 def _follow(run: Run, console: Console) -> None:
-    """Raises AimerError where it ends without a result."""
+    """Raises NoResult where it ends without one."""
     last = run.watch(console)
     if not isinstance(last, StudyFinished):
         short = run.digest[:_SHOWN]
-        raise AimerError("The study has no result.", remedy=f"`aimer2 study show {short}` says why; a paused one goes on with `resume`.")
+        raise NoResult("The study has no result.", remedy=f"`aimer2 study show {short}` says why; a paused one goes on with `resume`.")
     click.echo(f"aimer2 study results {run.digest[:_SHOWN]}", err=True)
 
 

@@ -15,7 +15,7 @@ from aimer2.client.simulate import SiteData, simulate
 from aimer2.client.tables import Tables
 from aimer2.core.clock import SystemClock
 from aimer2.core.disclosure import Disclosure
-from aimer2.core.errors import AimerError
+from aimer2.core.errors import NoResult
 from aimer2.core.study import Study
 from aimer2.core.study.formula import parse
 from aimer2.core.task import SiteId
@@ -95,7 +95,7 @@ def ask(
     comes as soon as all have decided: at once where their rules approve such questions. ``columns``: what is known of columns, as
     `[[cohort.features]]` has it. ``options`` are the method's.
 
-    Raises BadStudy with all faults of the question; AimerError where hospitals refuse, with their reasons.
+    Raises BadStudy with all faults of the question; NoResult where hospitals refuse, with their reasons.
     """
     if isinstance(over, Coordinator):
         asked = Asked(method=method, formula=formula, dataset=dataset, options=options, columns=columns, terms=terms or Terms())
@@ -113,12 +113,12 @@ def ask(
 
 
 def answered(run: Run, on_event: Callable[[Event], None] | None = None) -> Tables:
-    """Waits for the answers of a submitted question. Raises AimerError where there will be none, with the reason."""
+    """Waits for the answers of a submitted question. Raises NoResult where there will be none, with the reason."""
     for event in run.events():
         if on_event is not None:
             on_event(event)
         if isinstance(event, StudyPaused | StudyStopped):
-            raise AimerError(f"The question has no answer: {event.reason}", remedy="See the reasons that the hospitals gave.")
+            raise NoResult(f"The question has no answer: {event.reason}")
         if isinstance(event, StudyFinished):
             break
     return run.tables()

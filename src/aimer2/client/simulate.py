@@ -25,7 +25,7 @@ from aimer2.core import tree
 from aimer2.core.clock import SystemClock
 from aimer2.core.dataset import Dataset, rows_of
 from aimer2.core.disclosure import Disclosure
-from aimer2.core.errors import AimerError, BadData, BadInput
+from aimer2.core.errors import BadData, BadInput, NoResult
 from aimer2.core.protocols import Algorithm, Learner
 from aimer2.core.random import stream
 from aimer2.core.study import Study
@@ -95,7 +95,7 @@ def simulate(  # noqa: PLR0913 - all that a simulation can be told, by name
     ``workers``: how many processes share the sites' work; None: one per core, as soon as a round takes long enough to be worth their start. Their
     number changes no bit. Each computes with one thread; on a GPU, with Keras and on other systems than Linux there is one.
 
-    Raises BadStudy with all faults; BadInput for workers that cannot be; AimerError where the study could not go on, with the reason.
+    Raises BadStudy with all faults; BadInput for workers that cannot be; NoResult where the study could not go on, with the reason.
     """
     return _run(_simulate(study, _Given(sites, folder, patient, disclosure, workers), on_event, order))
 
@@ -112,7 +112,7 @@ def federate(
 ) -> Mapping[str, npt.NDArray[Any]]:
     """The loop without a study file: any algorithm over any learners and rows; starts from the first site's weights, returns the final model.
 
-    Raises AimerError where a site fails, with its reason.
+    Raises NoResult where too many sites fail, with their reasons.
     """
     if not sites:
         raise BadInput("There is no site to ask.")
@@ -156,13 +156,13 @@ async def _federate(plan: Plan, sites: Mapping[SiteId, Performs], on_event: Call
 
 
 async def _listen(events: AsyncIterator[Event], past: Remembered, on_event: Callable[[Event], None] | None) -> None:
-    """Raises AimerError where the study could not go on."""
+    """Raises NoResult where the study could not go on."""
     async for event in events:
         past.past.append(event)
         if on_event is not None:
             on_event(event)
         if isinstance(event, StudyPaused):
-            raise AimerError(f"The study could not go on: {event.reason}", remedy="See the reasons that the sites gave.")
+            raise NoResult(f"The study could not go on: {event.reason}")
 
 
 def _arrays(blobs: MemoryStore, model: BlobRef) -> Mapping[str, npt.NDArray[Any]]:

@@ -18,6 +18,7 @@ AimerError
 │   └── Tampered            bytes do not match their digest or signature
 ├── NotAvailable          asked for, but this installation has it not (422)
 │   └── VersionMismatch     the other side speaks another version
+├── NoResult              a study has paused or ended without one   (409)
 ├── TooLarge              over a stated limit                       (413)
 ├── OutOfResources        disk, memory or quota is used up          (507)
 └── Unreachable           the other side did not answer             (503)
@@ -203,6 +204,14 @@ class VersionMismatch(NotAvailable):
 
     code = "version-mismatch"
     remedy = "Bring the older side to the newer version."
+
+
+class NoResult(AimerError):
+    """The study has paused or ended without a result."""
+
+    code = "no-result"
+    status = 409
+    remedy = "The reasons that the sites gave say what to change: the study, the data, or a site."
 
 
 class TooLarge(AimerError):

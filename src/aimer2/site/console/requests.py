@@ -12,6 +12,7 @@ from typing import Any, final
 from markupsafe import Markup
 from starlette.responses import Response, StreamingResponse
 
+from aimer2.attacks.inversion import CLOSE
 from aimer2.core.errors import AimerError, BadInput, NotFound
 from aimer2.core.said import Said, mark
 from aimer2.messages.wire import Decision
@@ -24,7 +25,8 @@ from aimer2.site.decisions import Decisions, Word, decide
 from aimer2.site.description import described
 from aimer2.site.leak import pictures
 from aimer2.site.leak.confined import Asked, read_rehearsal, rehearse
-from aimer2.site.leak.words import LIMITS, of_attempt, of_level, short, summary
+from aimer2.site.leak.findings import Example
+from aimer2.site.leak.words import LIMITS, VAGUE, of_attempt, of_level, short, summary
 from aimer2.site.preflight import check_here
 from aimer2.site.store import KnownStudy
 from aimer2.site.versions import change_of, code_of
@@ -45,6 +47,7 @@ STATES = {
 BADGES = {"waiting": "warn", "approved": "good", "refused": "bad", "withdrawn": "bad", "expired": "plain", "over": "plain", "coming": "plain"}
 
 _SQUARES = (mark("In the clear"), mark("Under masks, as with secure aggregation"), mark("The same update, masked for another round"))
+_IMAGES = (mark("The patient's image, as the model sees it"), mark("Rebuilt without protection"), mark("The nearest that comes of the sum"))
 
 
 @final
@@ -250,11 +253,23 @@ def show_rehearsal(visit: Visit) -> Response:
         # Made by `pictures`, which escapes what the worker has said.
         drawn={name: Markup(picture) for name, picture in drawn.items()},
         squares=[(title, Markup(picture)) for title, picture in squares],
+        images=_images(visit, found.example),
+        vague=nested([VAGUE]) if found.example is not None and found.example.error >= CLOSE else (),
         limits=nested([*LIMITS, *map(Said, found.notes)]),
         of_level=of_level,
         of_attempt=of_attempt,
         view=short,
     )
+
+
+def _images(visit: Visit, example: Example | None) -> Sequence[tuple[str, Markup]]:
+    """The shown patient's image, and what came out of its place."""
+    if example is None or example.picture is None:
+        return ()
+    picture = example.picture
+    shown = zip(_IMAGES, (picture.real, picture.alone, picture.protected), strict=True)
+    titled = [(visit.text(title), content) for title, content in shown if content is not None]
+    return [(title, Markup(pictures.image(picture, content, title))) for title, content in titled]
 
 
 PAGES = (

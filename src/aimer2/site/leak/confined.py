@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from aimer2.audit.entries import Json
 from aimer2.audit.kinds import Kind
-from aimer2.core.errors import BadInput, BadUpdate, NotApproved, NotAvailable, NotFound, OutOfResources
+from aimer2.core.errors import BadInput, BadUpdate, NotApproved, NotFound, OutOfResources
 from aimer2.core.said import say
 from aimer2.core.task import Digest, Document
 from aimer2.site import snapshots
@@ -83,7 +83,7 @@ def rehearse(decisions: Decisions, settings: Settings, prefix: str, asked: Asked
     hears how many parts of it are done, and of how many.
 
     Raises NotFound where the study was not fetched or the data set is not known, NotApproved where it brings code and that was not allowed,
-    NotAvailable where it trains no model, reads images or the machine does not confine, and what the worker reports.
+    NotAvailable where it trains no model or the machine does not confine, and what the worker reports.
     """
     known = decisions.find(prefix)
     if known.package is None:
@@ -94,8 +94,6 @@ def rehearse(decisions: Decisions, settings: Settings, prefix: str, asked: Asked
             "The study brings code of its own, which would run here, confined, on patients' data.",
             remedy=say("Read it: `aimer2 site show {digest}`. If it may run in a rehearsal, add --with-code.", digest=known.digest[:12]),
         )
-    if known.package.study.cohort.image is not None:
-        raise NotAvailable("A rehearsal attacks rows of a table; this study reads images.", remedy="Base your decision on SECURITY.md.")
     name = asked.dataset or known.package.study.cohort.dataset
     if name not in snapshots.names(decisions.folder):
         raise NotFound(

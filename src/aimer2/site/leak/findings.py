@@ -25,6 +25,8 @@ Tell: TypeAlias = Callable[[int, int], None]
 
 _TEXT = 200
 _CELLS = 64
+SIDE = 64
+"""Pixels of a shown image's longer side at most."""
 
 
 def unheard(done: int, of: int) -> None:
@@ -62,13 +64,26 @@ class Cell(Document):
     protected: float | None = Field(description="the nearest that came of the sum; none: nothing came of it")
 
 
+class Picture(Document):
+    """The image of the shown record and what came out of its place, each 8 bits per pixel and channel, hexadecimal, row by row; darkest and brightest
+    as in the record."""
+
+    height: int = Field(ge=1, le=SIDE)
+    width: int = Field(ge=1, le=SIDE)
+    channels: int = Field(ge=1, le=3)
+    real: str = Field(max_length=6 * SIDE**2, pattern="^[0-9a-f]*$")
+    alone: str = Field(max_length=6 * SIDE**2, pattern="^[0-9a-f]*$")
+    protected: str | None = Field(max_length=6 * SIDE**2, pattern="^[0-9a-f]*$", description="the nearest that came of the sum; none: nothing")
+
+
 class Example(Document):
-    """A record that was rebuilt from the unprotected update."""
+    """A record that was rebuilt from the unprotected update; of images the one that came out best, be it far from the real one."""
 
     records: int = Field(ge=1, description="records in the update that it came from")
     error: float
     protected_error: float | None
     cells: tuple[Cell, ...] = Field(max_length=_CELLS)
+    picture: Picture | None = None
 
 
 class Membership(Document):

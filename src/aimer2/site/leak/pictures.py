@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from html import escape
+from itertools import groupby
 
 from aimer2.core.said import Said, say
-from aimer2.site.leak.findings import Cell, Findings, Membership
+from aimer2.site.leak.findings import Cell, Findings, Membership, Picture
 from aimer2.site.leak.words import attack_of, of_attempt, of_level, of_membership, short
 
 _COLOURS = {"alone": "#b3261e", "masked": "#8a8f98", "sum": "#1f6f54", "noisy": "#8a5a00", "noisy-sum": "#2f5fa8"}
 _SIDE = 32
 _PIXEL = 6
+_IMAGE = 224
 
 
 def rebuilt(findings: Findings, tell: Callable[[Said], str] = str) -> str:
@@ -40,6 +42,22 @@ def bytes_picture(content: str, title: str) -> str:
     ]
     lines = -(-len(found) // _SIDE)
     return _svg(_SIDE * _PIXEL, lines * _PIXEL, title, squares)
+
+
+def image(picture: Picture, content: str, title: str) -> str:
+    """One of its images, a square for each pixel, or a stretch for pixels of one colour beside each other."""
+    values, size = bytes.fromhex(content), max(1, _IMAGE // max(picture.height, picture.width))
+    colours = [values[place : place + picture.channels] for place in range(0, len(values), picture.channels)]
+    parts = []
+    for row in range(picture.height):
+        at = 0
+        for colour, alike in groupby(colours[row * picture.width : (row + 1) * picture.width]):
+            wide = len(list(alike))
+            red, green, blue = colour if len(colour) == 3 else (colour[0],) * 3
+            fill = f'fill="rgb({red},{green},{blue})"'
+            parts.append(f'<rect x="{at * size}" y="{row * size}" width="{wide * size}" height="{size}" {fill}/>')
+            at += wide
+    return _svg(picture.width * size, picture.height * size, title, parts)
 
 
 def patient(cells: Sequence[Cell], tell: Callable[[Said], str] = str) -> str:

@@ -10,12 +10,14 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
-from aimer2.attacks.inversion import CLOSE, Floats, Outcome, first_layer, judge, ratios
+from aimer2.attacks.inversion import CLOSE, Floats, Outcome, beside, first_layer, judge, ratios, span
+from aimer2.connectors.resampling import inside, resampled
 from aimer2.core import tree
 from aimer2.core.said import mark
+from aimer2.core.study import Image
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update, total
-from aimer2.site.leak.findings import Attempt, Cell, Example, Level, View
+from aimer2.site.leak.findings import SIDE, Attempt, Cell, Example, Level, Picture, View
 from aimer2.site.leak.hospitals import Hospitals, Rows, deal
 from aimer2.site.leak.view import garbled
 
@@ -71,13 +73,40 @@ class Rebuilding:
     rng: np.random.Generator
     spent: Callable[[], float]
     notes: list[str]
+    image: Image | None = None
     example: Example | None = None
     _searching: float = 0.0
-    _least: float = field(default=CLOSE)
+    _rank: tuple[bool, int, float] = (False, 0, -np.inf)
+    _values: Floats = field(init=False)
+    _spread: Floats = field(init=False)
+
+    def __post_init__(self) -> None:
+        features = np.asarray(self.hospitals.samples.features)
+        self._values = self._narrow(features.reshape(len(features), -1).astype(np.float64))
+        self._spread = self._values.std(axis=0)
+        # a pixel that hardly varies over the patients is worth no more than another
+        self._spread[: self._pixels] = np.sqrt((self._spread[: self._pixels] ** 2).mean()) if self._pixels else 0.0
 
     @property
-    def _features(self) -> npt.NDArray[Any]:
-        return np.asarray(self.hospitals.samples.features)
+    def width(self) -> int:
+        """Numbers in a record: pixels, then columns."""
+        return len(self._spread)
+
+    @property
+    def _pixels(self) -> int:
+        return 0 if self.image is None else int(np.prod(self.image.shape))
+
+    def _narrow(self, rows: Floats) -> Floats:
+        """Of rows ``(n, prod(feature_shape))`` each column that stands beside an image once, not once per pixel."""
+        if self.image is None or rows.shape[1] == self._pixels:
+            return rows
+        return np.concatenate([rows[:, : self._pixels], rows[:, self._pixels :: self.image.height * self.image.width]], axis=1)
+
+    def _wide(self, record: Floats) -> Floats:
+        """As the model has it."""
+        if self.image is None:
+            return record
+        return np.concatenate([record[: self._pixels], record[self._pixels :].repeat(self.image.height * self.image.width)])
 
     def level(self, size: int, most: int) -> Level:
         """Updates of ``size`` records each, until ``most`` records were attacked."""
@@ -98,7 +127,7 @@ class Rebuilding:
         found: dict[View, Outcome] = {}
         for seen in self._views(own):
             candidates = self._candidates(seen, searched)
-            found[seen.view] = judge(candidates, self._features[own], self._features, self.rng)
+            found[seen.view] = judge(candidates, self._values[own], self._values, self.rng, self._spread)
             outcomes.setdefault(seen.view, []).append(found[seen.view])
         self._show(own, found)
 
@@ -117,28 +146,41 @@ class Rebuilding:
     def _candidates(self, seen: _Seen, searched: bool) -> Floats:
         shape = self.hospitals.samples.feature_shape
         layer = first_layer(seen.difference, shape)
-        read = np.empty((0, int(np.prod(shape)))) if layer is None else ratios(layer)
+        read = self._narrow(np.empty((0, int(np.prod(shape)))) if layer is None else ratios(layer))
         # one record is read off exactly; noise under masks has no records whose training would give it
         if not searched or seen.view == "masked" or (layer is not None and len(seen.parts) == 1 == len(seen.parts[0])):
             return read
         matching = importlib.import_module("aimer2.attacks.torch_matching")  # loaded by name: studies without torch need none
         began = self.spent()
-        found = matching.match(self.module, self.initial, seen.difference, self._training(matching, seen), layer, self.rng, steps=STEPS)
+        dense = self.image is None or (layer is not None and span(layer) is not None)
+        training, given = self._training(matching, seen, dense), (self.module, self.initial, seen.difference)
+        if dense:
+            found = self._narrow(matching.match(*given, training, layer, self.rng, steps=STEPS))
+        else:
+            found = self._images(matching, given, training)
         self._searching += self.spent() - began
         return np.concatenate([read, found])
 
-    def _training(self, matching: Any, seen: _Seen) -> Any:
+    def _images(self, matching: Any, given: tuple[Any, Tree, Tree], training: Any) -> Floats:
+        until = self.spent() + SECONDS
+        found: Floats = matching.match_images(*given, training, self.rng, steps=STEPS, hurry=lambda: self.spent() > until)
+        one = training.columns and len(training.targets) == 1
+        if one and (columns := beside(given[2], training.columns)) is not None:
+            found[:, self._pixels :] = columns
+        return found
+
+    def _training(self, matching: Any, seen: _Seen, dense: bool) -> Any:
         hospitals, training = self.hospitals, self.hospitals.study.training
         size = len(seen.parts[0])
-        flat = self._features.reshape(len(hospitals.samples), -1)
         orders = [[batch + size * number for batch in hospitals.order(size, number)] for number in range(len(seen.parts))]
         return matching.Training(
             kind=hospitals.study.cohort.target.kind,
             hospitals=orders,
             targets=hospitals.samples.targets[np.concatenate(seen.parts)],
             feature_shape=hospitals.samples.feature_shape,
-            centre=flat.mean(axis=0),
-            spread=flat.std(axis=0),
+            centre=self._wide(self._values.mean(axis=0)) if dense else self._values.mean(axis=0),
+            spread=self._wide(self._spread) if dense else self._spread,
+            columns=0 if self.image is None else self.width - self._pixels,
             learning_rate=hospitals.learning_rate(),
             momentum=training.momentum if training.optimiser == "sgd" else 0.0,
             weight_decay=training.weight_decay,
@@ -146,7 +188,11 @@ class Rebuilding:
         )
 
     def _can_search(self, size: int) -> bool:
-        if self.module is None or self.hospitals.study.cohort.target.kind not in _REPLAYED:
+        kind = self.hospitals.study.cohort.target.kind
+        if self.module is None:
+            return False
+        if kind not in _REPLAYED:
+            self.notes.append(f"Records are not searched by optimisation where the target is of the kind '{kind}'.")
             return False
         if not self.initial.keys() <= self.hospitals.first_update(self.initial, np.arange(size), 0).sums["difference"].keys():
             self.notes.append(mark("The method sends parts of the model, or factors of it; updates are read off the first layer alone."))
@@ -158,32 +204,52 @@ class Rebuilding:
         return True
 
     def _show(self, own: Rows, found: dict[View, Outcome]) -> None:
-        """Keeps the record that came out best from the largest update that gave one away at all."""
+        """Keeps the record that came out best from the largest update that gave one away at all; if none did, the image that came out best."""
         best = int(found["alone"].errors.argmin())
-        error = float(found["alone"].errors[best])
-        if error >= CLOSE or (self.example is not None and (self.example.records, -self._least) > (len(own), -error)):
+        error, other = (float(found[view].errors[best]) for view in ("alone", "sum"))
+        rank = (error < CLOSE, len(own) if error < CLOSE else 0, -error)
+        if rank < self._rank or not (rank[0] or (self.image is not None and np.isfinite(error))):
             return
-        self._least = error
-        record = self._features[own[best]].reshape(-1)
+        self._rank = rank
+        record = self._values[own[best]]
         rebuilt = found["alone"].candidates[found["alone"].nearest[best]]
-        protected = found["sum"].candidates[found["sum"].nearest[best]] if np.isfinite(found["sum"].errors[best]) else None
-        cells = tuple(self._cell(place, record, rebuilt, protected) for place in range(min(_SHOWN_FEATURES, len(record))))
-        other = float(found["sum"].errors[best])
-        self.example = Example(records=len(own), error=error, protected_error=other if np.isfinite(other) else None, cells=cells)
+        protected = found["sum"].candidates[found["sum"].nearest[best]] if np.isfinite(other) else None
+        cells = tuple(self._cell(place, record, rebuilt, protected) for place in range(min(_SHOWN_FEATURES, len(record) - self._pixels)))
+        picture = None if self.image is None else self._picture(self.image, record, rebuilt, protected)
+        protected_error = other if np.isfinite(other) else None
+        self.example = Example(records=len(own), error=error, protected_error=protected_error, cells=cells, picture=picture)
 
-    def _cell(self, place: int, record: Floats, rebuilt: Floats, protected: Floats | None) -> Cell:
+    def _cell(self, column: int, record: Floats, rebuilt: Floats, protected: Floats | None) -> Cell:
+        place = self._pixels + column
+
         def own_unit(value: Any) -> float:
-            return float(np.clip(self.scale.shift[place] + self.scale.unit[place] * float(value), -1e300, 1e300))
-
-        column = self._features.reshape(len(self.hospitals.samples), -1)[:, place]
+            return float(np.clip(self.scale.shift[column] + self.scale.unit[column] * float(value), -1e300, 1e300))
 
         return Cell(
-            feature=self.scale.names[place][:200],
-            low=own_unit(column.min()),
-            high=own_unit(column.max()),
+            feature=self.scale.names[column][:200],
+            low=own_unit(self._values[:, place].min()),
+            high=own_unit(self._values[:, place].max()),
             real=own_unit(record[place]),
             alone=own_unit(rebuilt[place]),
             protected=None if protected is None else own_unit(protected[place]),
+        )
+
+    def _picture(self, image: Image, record: Floats, rebuilt: Floats, protected: Floats | None) -> Picture:
+        height, width = inside((image.height, image.width), (SIDE, SIDE)) if max(image.height, image.width) > SIDE else (image.height, image.width)
+        low, high = record[: self._pixels].min(), record[: self._pixels].max()
+
+        def shown(values: Floats) -> str:
+            small = resampled(values[: self._pixels].reshape(image.shape), height, width)
+            grey: npt.NDArray[np.uint8] = np.round(np.clip((small - low) / max(high - low, 1e-9), 0, 1) * 255).astype(np.uint8)
+            return grey.transpose(1, 2, 0).tobytes().hex()
+
+        return Picture(
+            height=height,
+            width=width,
+            channels=image.channels,
+            real=shown(record),
+            alone=shown(rebuilt),
+            protected=None if protected is None else shown(protected),
         )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from aimer2.attacks import sums
 from aimer2.connectors.table import Table
 from aimer2.core import tree
-from aimer2.core.dataset import Samples
+from aimer2.core.dataset import Samples, part_at
 from aimer2.core.errors import BadData
 from aimer2.core.protocols import Learner, Local
 from aimer2.core.random import stream
@@ -37,6 +37,11 @@ from aimer2.study.pack import initialise
 from aimer2.study.site_level import SiteLevel
 
 DIFFERENCE = "difference"
+
+MOST_VALUES = 1 << 22
+"""Pixels and columns of all images that are attacked; of more images some are drawn."""
+
+LEAST_IMAGES = 64
 
 LEAST_SITES = 3
 """Fewer than these give no sum that hides anybody."""
@@ -64,7 +69,7 @@ class Rehearsal:
         initial = {name: np.array(tree.load(leaf)) for name, leaf in hospitals.learner.parameters().items()}
         rng = stream(self.study.seed, "rehearsal")
         scale, module = self._scale(design, moments), self._module(rows)
-        rebuilding = Rebuilding(hospitals, private, initial, self.sites, scale, module, rng, self.spent, self.notes)
+        rebuilding = Rebuilding(hospitals, private, initial, self.sites, scale, module, rng, self.spent, self.notes, image=self.study.cohort.image)
         update = hospitals.first_update(initial, np.arange(len(rows)), 0)
         trains = DIFFERENCE in update.sums
         if not trains:
@@ -82,7 +87,7 @@ class Rehearsal:
             secure=self.study.privacy.secure_aggregation,
             noise=_of_the_noise(self.study),
             rows=len(rows),
-            features=len(design.names),
+            features=rebuilding.width,
             parameters=sum(leaf.size for leaf in initial.values()),
             levels=tuple(levels),
             example=rebuilding.example,
@@ -115,7 +120,17 @@ class Rehearsal:
         rows = cohort.complete(train, self.study.cohort, moments)
         if self.study.cohort.common_moments:
             self.notes.append(mark("Columns are standardised by this hospital's own means; in the study by those of all hospitals."))
-        return train, moments, rows
+        return train, moments, self._in_memory(rows)
+
+    def _in_memory(self, rows: Samples) -> Samples:
+        """Images prepared as the model sees them, as many as the time allows."""
+        if self.study.cohort.image is None:
+            return rows
+        most = max(LEAST_IMAGES, MOST_VALUES // int(np.prod(rows.feature_shape)))
+        if len(rows) > most:
+            self.notes.append(f"Of {len(rows)} images {most} were drawn; the update of your hospital is made of all.")
+            rows = rows.at(np.sort(stream(self.study.seed, "rehearsal", "images").choice(len(rows), most, replace=False)))
+        return Samples(np.asarray(rows.features), np.asarray(rows.targets), rows.patients, rows.groups)
 
     def _sizes(self, hospitals: Hospitals, initial: Tree) -> list[int]:
         """A single record where a model can be trained on one, a few, as many as are attacked, all."""
@@ -135,7 +150,7 @@ class Rehearsal:
     def _scale(self, design: cohort.Design, moments: cohort.Moments) -> Scale:
         """Found by letting the study's own preparation work on a row of zeros and a row of ones."""
         pair = np.vstack([np.zeros(len(design.names)), np.ones(len(design.names))])
-        two = cohort.Design(design.names, design.numeric, pair, np.asarray(design.targets)[:2], design.patient[:2])
+        two = cohort.Design(design.names, design.numeric, pair, part_at(design.targets, np.arange(2)), design.patient[:2])
         both = cohort.complete(two, self.study.cohort, moments)
         zeros, ones = np.asarray(both.features)
         step = ones - zeros
@@ -144,17 +159,17 @@ class Rehearsal:
 
     def _module(self, rows: Samples) -> Any:
         """The study's torch module; None for other frameworks, whose updates are read off the first layer alone."""
-        model = self.study.model
+        model, target = self.study.model, self.study.cohort.target
         if model.framework != "torch" or find_spec("torch") is None:
             self.notes.append(mark("Without torch no records are searched by optimisation; updates are read off the first layer alone."))
             return None
-        classes = self.study.cohort.target.classes
         if model.code is None:
-            return models.build("torch", model.name or "", rows.feature_shape, classes, model.options)
+            beside = cohort.design_width(self.study.cohort) if self.study.cohort.image is not None else 0
+            return models.build("torch", model.name or "", rows.feature_shape, target.classes, model.options, target.kind, beside)
         features = rows.feature_shape[0] if len(rows.feature_shape) == 1 else rows.feature_shape
         build = code.load_build(self.files[model.code])
         with code.refusing():
-            return build(features, classes, **model.options)
+            return build(features, target.classes, **model.options)
 
     def _told(self, design: cohort.Design, learner: Learner) -> Iterator[Told]:
         """What the sums of the standardisation say of each column, computed from the very sums that leave."""

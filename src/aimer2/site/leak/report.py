@@ -13,8 +13,8 @@ from aimer2.core.clock import rfc3339
 from aimer2.core.said import Said
 from aimer2.core.study import Study
 from aimer2.site.leak import pictures
-from aimer2.site.leak.findings import TITLES, Example, Findings, View
-from aimer2.site.leak.words import LIMITS, of_attempt, of_level, short, summary
+from aimer2.site.leak.findings import TITLES, Example, Findings, Picture, View
+from aimer2.site.leak.words import LIMITS, VAGUE, of_attempt, of_level, short, summary
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1b1c1e;background:#fff;max-width:60rem;margin:2rem auto;padding:0 1rem}
@@ -103,18 +103,32 @@ def _table(findings: Findings) -> str:
 
 def _example(example: Example) -> Iterator[str]:
     yield f"<h2>One of your patients, rebuilt from an update of {of_records(example.records)}</h2>"
+    if example.protected_error is not None and example.protected_error < CLOSE:
+        yield "<p><b>This patient comes out of the sum as well: secure aggregation alone does not hide this record.</b></p>"
+    if example.picture is not None:
+        yield from _image(example, example.picture)
+    if not example.cells:
+        return
     yield (
         '<p>Ring: the record. <b style="color:#b3261e">Dot</b>: what the coordinator rebuilds without protection. '
         '<b style="color:#1f6f54">Cross</b>: the nearest it gets from the sum. The line goes from the smallest to the largest value here.</p>'
     )
-    if example.protected_error is not None and example.protected_error < CLOSE:
-        yield "<p><b>This patient comes out of the sum as well: secure aggregation alone does not hide this record.</b></p>"
     yield pictures.patient(example.cells)
     rows = "".join(
         f"<tr><td>{escape(cell.feature)}</td><td>{cell.real:.6g}</td><td>{cell.alone:.6g}</td><td>{_or_nothing(cell.protected)}</td></tr>"
         for cell in example.cells
     )
     yield f"<table><tr><th>feature</th><th>real</th><th>without protection</th><th>from the sum</th></tr>{rows}</table>"
+
+
+def _image(example: Example, picture: Picture) -> Iterator[str]:
+    if example.error >= CLOSE:
+        yield f"<p>{escape(str(VAGUE))}</p>"
+    shown = {"The patient's image, as the model sees it": picture.real, "Rebuilt without protection": picture.alone}
+    if picture.protected is not None:
+        shown["The nearest that comes of the sum"] = picture.protected
+    for title, content in shown.items():
+        yield f"<figure>{pictures.image(picture, content, title)}<figcaption>{title}</figcaption></figure>"
 
 
 def of_records(count: int) -> str:

@@ -20,6 +20,8 @@ LIMITS = (
     say("Only the first round's update was taken apart. Who watches many rounds sees more."),
 )
 
+VAGUE = say("No image came out almost exactly. This is the one that came out best; judge yourself what can be recognised.")
+
 _ATTACKS = {"threshold": say("how sure the model is"), "likelihood": say("how much surer than others are")}
 _VIEWS: dict[View, Said] = {
     "alone": say("your update in the clear"),
