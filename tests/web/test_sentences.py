@@ -86,7 +86,7 @@ def test_every_sentence_has_its_chinese_and_none_is_left_over() -> None:
     assert len(said) > 1200
     assert not sorted(said - elsewhere.keys())
     assert not sorted(SENTENCES.keys() - said)
-    assert not {english for english, chinese in SENTENCES.items() if not re.search(r"[\u4e00-\u9fff]", chinese)}
+    assert not {english for english, chinese in SENTENCES.items() if not re.search(r"[\u4e00-\u9fff\uff00-\uffef]", chinese)}
     assert not {e for e, c in SENTENCES.items() if sorted(PLACE.findall(e)) != sorted(PLACE.findall(c))}
 
 
