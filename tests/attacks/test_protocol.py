@@ -446,7 +446,7 @@ def test_a_secret_shared_for_one_round_says_nothing_of_another() -> None:
     "change",
     [
         {"secrets": ()},
-        {"parcels": {"site-0": "0" * 64, "site-1": "0" * 64, "site-2": "0" * 64}},
+        {"parcels": {"site-0", "site-2", "site-3"}},
         {"site": "site-2"},
         {"study": "0" * 64},
         {"epoch": EpochTerms(stage="train", attempt=2, first_round=1, rounds=1)},
@@ -460,13 +460,29 @@ def test_a_dealer_whose_bundle_is_not_whole_or_not_for_this_set_up_is_out(change
     messages = federation.keys_message(epoch)
     answers = {site: federation.members[site].share(federation.terms, text) for site, text in messages.items()}
     dealt = Dealt.model_validate_json(answers["site-3"])
-    bundle = opened(dealt.bundle, Bundle, federation.keys["site-3"].public).model_copy(update=change)
+    bundle = opened(dealt.bundle, Bundle, federation.keys["site-3"].public)
+    if kept := change.get("parcels"):
+        change = {"parcels": {site: digest for site, digest in bundle.parcels.items() if site in kept}}
+    bundle = bundle.model_copy(update=change)
     parcels = {site: parcel for site, parcel in dealt.parcels.items() if site in bundle.parcels}
     forged = Dealt(bundle=sign(bundle, federation.keys["site-3"]), parcels=parcels)
     assert set(epoch.collect_shares(answers | {"site-3": forged.model_dump_json()})) == set(federation.sites[:3])
     deals = {site: Dealt.model_validate_json(text) for site, text in answers.items()} | {"site-3": forged}
     with pytest.raises(Tampered):
         federation.members["site-0"].accept(federation.terms, Deals(dealt=deals).model_dump_json())
+
+
+def test_a_dealer_without_a_key_on_the_list_is_refused() -> None:
+    """A site of the roster, in league with the coordinator: nobody could mask towards it."""
+    federation = Federation(5)
+    epoch = Epoch(federation.roster, federation.terms)
+    messages = federation.keys_message(epoch, federation.sites[:4])
+    deals = {site: Dealt.model_validate_json(federation.members[site].share(federation.terms, text)) for site, text in messages.items()}
+    bundle = opened(deals["site-3"].bundle, Bundle, federation.keys["site-3"].public).model_copy(update={"site": "site-4"})
+    late = Dealt(bundle=sign(bundle, federation.keys["site-4"]), parcels=deals["site-3"].parcels)
+    with pytest.raises(NotAllowed, match="without a key in the list"):
+        federation.members["site-0"].accept(federation.terms, Deals(dealt=deals | {"site-4": late}).model_dump_json())
+    assert "site-4" not in epoch.collect_shares({site: one.model_dump_json() for site, one in (deals | {"site-4": late}).items()})
 
 
 def test_keys_that_a_site_signed_under_anothers_name_are_refused() -> None:
