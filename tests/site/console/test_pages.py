@@ -24,6 +24,8 @@ from aimer2.site.cost import foresee
 from aimer2.site.datasets import Datasets, DatasetSettings
 from aimer2.site.description import describe_request
 from aimer2.site.folder import SiteFolder
+from aimer2.site.leak.confined import read_rehearsal
+from aimer2.site.leak.findings import Example, Picture
 from aimer2.site.settings import Retention
 from aimer2.study.private_questions import question_terms
 from aimer2.study.spending import spending
@@ -126,6 +128,14 @@ def test_our_data_are_checked_and_attacked_here_before_a_decision(
     assert ("study-checked", "Dr Ines Vogt") in done and ("study-rehearsed", "Dr Ines Vogt") in done
     assert not [kind for kind, _ in done if kind == "study-approved"]
     assert entered("cole").get(f"{path}/rehearsal").status_code == 403, "it shows a patient"
+    picture = Picture(height=1, width=2, channels=1, real="00ff", alone="40c0", protected=None)
+    kept = read_rehearsal(folder, digest)
+    assert kept is not None
+    example = Example(records=1, error=0.8, protected_error=None, cells=(), picture=picture)
+    of_images = kept.model_copy(update={"findings": kept.findings.model_copy(update={"example": example})})
+    (folder.path / "rehearsals" / digest / "findings.json").write_text(of_images.model_dump_json())
+    page = officer.get(f"{path}/rehearsal")
+    assert "rgb(64,64,64)" in page.text and "judge yourself" in text_of(page) and "Ring: the record" not in text_of(page)
 
 
 def test_data_that_do_not_fit_are_named(officer: TestClient, folder: SiteFolder, tmp_path: Path) -> None:
