@@ -19,6 +19,7 @@ BENCHMARKS = {
         "10 sites × 100 MB without processes: masks, stores and sums against the clear; computed for links",
     ),
     "secure_figures": ("benchmarks.secure_figures:run", "masks over AES, 200 sites, Skellam noise, a ledger with 100 entries: each with its limit"),
+    "secure_accuracy": ("benchmarks.secure_accuracy:run", "10 hospitals, one study in secret and in the clear: accuracy on unseen X-rays"),
     "site_level": ("benchmarks.site_level:run", "20 and 50 hospitals, each protected as a whole: AUC on unseen X-rays by ε"),
     "study_torch": ("benchmarks.study_torch:run", "submit to finished: 3 sites, 10 rounds, PyTorch MLP on real data, with process starts"),
     "simulator": ("benchmarks.simulator:run", "100 virtual sites in one process, 1,000 floats: a round"),
@@ -47,7 +48,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.name is None:
         for name, (_, line) in BENCHMARKS.items():
-            print(f"{name:<14} {line}")
+            print(f"{name:<16} {line}")
         return
     if given.to is not None:
         importlib.import_module("benchmarks.figures").write(given.name, given.to)

@@ -114,6 +114,9 @@ class _Cost:
         return self.site + sites * max(self.upload / bytes_per_second, self.receiving) + self.coordinator
 
 
+_TRAINING = 60
+"""Seconds of local training, at all sites at once."""
+
 _WAYS = {"ranged": "later rounds", "lost": "one site lost late", "unranged": "first round"}
 
 
@@ -127,6 +130,8 @@ def _protocol(benchmark: str, *, sites: int, size: int) -> Iterator[Row]:
         for gigabits in (1, 10):
             link = gigabits * _GIGABIT
             yield Row(benchmark, f"{which}, computed for {gigabits} Gb/s", secret.round(sites, link), "s", plain.round(sites, link))
+        trained = [_TRAINING + cost.round(sites, _GIGABIT) for cost in (secret, plain)]
+        yield Row(benchmark, f"{which}, computed for 1 Gb/s and {_TRAINING} s of training", trained[0], "s", trained[1])
         yield Row(benchmark, f"{which}, a site", secret.site, "s", plain.site)
         yield Row(benchmark, f"{which}, the coordinator's sum", secret.coordinator, "s", plain.coordinator)
         yield Row(benchmark, f"{which}, an upload received", secret.receiving, "s", plain.receiving)

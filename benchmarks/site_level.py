@@ -30,6 +30,12 @@ CASES = ((20, (8.0,)), (50, (8.0, 3.0, 1.0)))
 
 RUNS = 3
 SIDE = 7
+COHORT: dict[str, Any] = {
+    "dataset": "chest",
+    "standardise": "range",
+    "features": [{"name": f"pixel{number}", "minimum": 0, "maximum": 1} for number in range(SIDE**2)],
+    "target": {"name": "pneumonia", "categories": ["no", "yes"]},
+}
 
 
 def run() -> Iterator[Row]:
@@ -54,12 +60,7 @@ def study(epsilon: float | None, sites: tuple[str, ...]) -> Study:
     terms = {"level": "site", "epsilon": epsilon, "delta": 1e-5, "clip_norm": 0.5, "clip_quantile": 0.5}
     return Study(
         **ABOUT,
-        cohort={
-            "dataset": "chest",
-            "standardise": "range",
-            "features": [{"name": f"pixel{number}", "minimum": 0, "maximum": 1} for number in range(SIDE**2)],
-            "target": {"name": "pneumonia", "categories": ["no", "yes"]},
-        },
+        cohort=COHORT,
         model={"name": "logistic"},
         training={"learning_rate": 0.5, "local_steps": 10, "batch_size": 32},
         method={"name": "fedavg", "rounds": 20},

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import multiprocessing
+import re
 import ssl
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -31,6 +32,8 @@ SECONDS = 8.0
 _SETTLING = 3.0
 _TOGETHER = 20
 """So many viewers come at a time."""
+_ROUND = re.compile(rb'Round (\d+) finished|"round-finished".*?"round_number":(\d+)')
+"""As a live view and a stream of events tell that a round has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ def _phases(federation: Federation, seconds: float, called: str) -> Iterator[Row
     place = Place(federation.port, certificate, RESEARCHER, federation.password, submitted.digest)
     time.sleep(2 * _SETTLING)
     spans: dict[str, tuple[float, float]] = {}
-    seen: dict[str, list[list[float]]] = {}
+    seen: dict[str, list[list[tuple[float, int]]]] = {}
     for kind in (NOBODY, LIVE, STREAMS):
         with _looked_at(place, kind) as seen[kind]:
             time.sleep(_SETTLING)
@@ -77,29 +80,29 @@ def _phases(federation: Federation, seconds: float, called: str) -> Iterator[Row
             yield Row("viewers", f"{called}, nobody looks: a round", middle, "ms")
             continue
         yield Row("viewers", f"{called}, {VIEWERS} {kind}: a round", middle, "ms", floor)
-        delays = [1000 * delay for delay in _delays([event.time for event in within], seen[kind])]
+        delays = [1000 * delay for delay in _delays({event.round_number: event.time for event in within}, seen[kind])]
         yield Row("viewers", f"{called}, {VIEWERS} {kind}: an event on its way, median", statistics.median(delays), "ms")
         yield Row("viewers", f"{called}, {VIEWERS} {kind}: an event on its way, 95 %", statistics.quantiles(delays, n=20)[-1], "ms")
 
 
-def _delays(told: Sequence[float], seen: Sequence[Sequence[float]]) -> list[float]:
-    """From each event to the first message that each viewer had afterwards."""
+def _delays(told: Mapping[int, float], seen: Sequence[Sequence[tuple[float, int]]]) -> list[float]:
+    """From the end of each round to the first message that told each viewer of it, or of a later one."""
     found = []
     for mine in seen:
-        times = iter(sorted(mine))
-        at = next(times, None)
-        for moment in sorted(told):
-            while at is not None and at < moment:
-                at = next(times, None)
+        messages = iter(mine)
+        at = next(messages, None)
+        for number, moment in sorted(told.items()):
+            while at is not None and at[1] < number:
+                at = next(messages, None)
             if at is not None:
-                found.append(at - moment)
+                found.append(at[0] - moment)
     return found
 
 
 @contextmanager
-def _looked_at(place: Place, kind: str) -> Iterator[list[list[float]]]:
+def _looked_at(place: Place, kind: str) -> Iterator[list[list[tuple[float, int]]]]:
     """While 200 viewers look, in a process of their own; afterwards it holds when each of them was sent something."""
-    seen: list[list[float]] = []
+    seen: list[list[tuple[float, int]]] = []
     if kind == NOBODY:
         yield seen
         return
@@ -130,7 +133,7 @@ async def _look(place: Place, kind: str, far: Connection) -> None:
         _, past = await _ask(place, context, f"GET /v1/studies/{place.study}/events?follow=false", f"{header}\r\n")
         header += "\r\nLast-Event-ID: " + past.rpartition(b"id: ")[2].partition(b"\n")[0].decode()
     path = f"/studies/{place.study}/live/stream" if live else f"/v1/studies/{place.study}/events"
-    seen: list[list[float]] = [[] for _ in range(VIEWERS)]
+    seen: list[list[tuple[float, int]]] = [[] for _ in range(VIEWERS)]
     watching = []
     for first in range(0, VIEWERS, _TOGETHER):
         looking = [asyncio.Event() for _ in range(_TOGETHER)]
@@ -145,13 +148,14 @@ async def _look(place: Place, kind: str, far: Connection) -> None:
     far.send(seen)
 
 
-async def _watch(place: Place, context: ssl.SSLContext, request: str, header: str, mine: tuple[list[float], asyncio.Event]) -> None:
+async def _watch(place: Place, context: ssl.SSLContext, request: str, header: str, mine: tuple[list[tuple[float, int]], asyncio.Event]) -> None:
     seen, there = mine
     reader, writer = await _send(place, context, request, f"{header}\r\n")
     try:
-        while await reader.read(1 << 16):
-            seen.append(time.time())
+        while piece := await reader.read(1 << 16):
             there.set()
+            if rounds := _ROUND.findall(piece):
+                seen.append((time.time(), max(int(number) for number in rounds[0] + rounds[-1] if number)))
     finally:
         writer.close()
 

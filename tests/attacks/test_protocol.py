@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, final
 
+import cbor2
 import numpy as np
 import pytest
 from secure_federation import PHASES, STUDY, Federation, read
@@ -16,8 +17,9 @@ from secure_federation import PHASES, STUDY, Federation, read
 from aimer2.core.errors import BadUpdate, Conflict, NotAllowed, NotAvailable, NotFound, Tampered
 from aimer2.core.task import SiteId
 from aimer2.identity.keys import SigningKey
-from aimer2.secure_aggregation.coordinator import Epoch
-from aimer2.secure_aggregation.keys import own_seed, pack, pair_seed, place, public, round_context, unpack
+from aimer2.secure_aggregation.coordinator import Epoch, Round
+from aimer2.secure_aggregation.hash_tree import HashTree
+from aimer2.secure_aggregation.keys import own_seed, pack, pair_seed, place, public, round_context, set_up_digest, unpack
 from aimer2.secure_aggregation.masking import mask, unmask
 from aimer2.secure_aggregation.messages import (
     Agreement,
@@ -54,11 +56,11 @@ def agreed(federation: Federation, messages: Mapping[SiteId, str]) -> dict[SiteI
 
 def own_shares(federation: Federation, reveals: Mapping[SiteId, str], victim: SiteId) -> dict[int, bytes]:
     """The shares of the victim's own mask that a coordinator holds."""
-    found = {}
+    found, index = {}, federation.roster.index(victim)
     for site, text in reveals.items():
         reveal = opened(text, Reveal, federation.keys[site].public)
-        if victim in reveal.own:
-            found[federation.roster.index(site)] = reveal.own[victim]
+        if index in reveal.own:
+            found[federation.roster.index(site)] = reveal.own[index]
     return found
 
 
@@ -119,9 +121,9 @@ def test_two_lists_of_keys_are_noticed_before_anything_is_masked() -> None:
     federation = Federation(4)
     signed = advertised(federation)
     lists = {site: signed if site < "site-2" else {name: signed[name] for name in federation.sites[1:]} for site in federation.sites[1:]}
-    bundles = {site: Dealt.model_validate_json(federation.members[site].share(federation.terms, letters(lists[site]))) for site in lists}
+    bundles = {site: Dealt.model_validate_json(federation.members[site].share(federation.terms, letters(lists[site]))).bundle for site in lists}
     with pytest.raises(Tampered, match="other keys"):
-        federation.members["site-1"].accept(federation.terms, Deals(dealt=bundles).model_dump_json())
+        federation.members["site-1"].accept(federation.terms, Deals(bundles=bundles, parcels={}, paths={}).model_dump_json())
     with pytest.raises(Conflict):
         federation.members["site-1"].share(federation.terms, letters({name: signed[name] for name in federation.sites[1:]}))
 
@@ -129,16 +131,16 @@ def test_two_lists_of_keys_are_noticed_before_anything_is_masked() -> None:
 def test_a_parcel_opens_for_its_recipient_from_its_dealer_in_its_set_up_alone() -> None:
     federation = Federation(3)
     private, other = draw_secret(), EpochTerms(stage="train", attempt=2, first_round=1, rounds=1)
-    made = (federation.roster, federation.terms, "0" * 64, "site-0", "site-1")
+    made = (federation.roster, federation.terms, "0" * 64)
+    here = place(set_up_digest(*made), 1, 2)
     shares = [draw_secret(), draw_secret()]
-    parcel = pack(shares, public(private), place(*made))
-    assert unpack(parcel, private, place(*made), 2) == shares
+    parcel = pack(shares, public(private), here)
+    assert unpack(parcel, private, here, 2) == shares
     larger = Roster(STUDY, dict(federation.roster.members) | {"site-9": SigningKey.generate().public})
-    for changed in ((larger, *made[1:]), (made[0], other, *made[2:]), (*made[:2], "1" * 64, *made[3:]), (*made[:3], "site-2", "site-1")):
+    places = [place(set_up_digest(*changed), 1, 2) for changed in ((larger, *made[1:]), (made[0], other, made[2]), (*made[:2], "1" * 64))]
+    for changed in (*places, place(set_up_digest(*made), 3, 2), place(set_up_digest(*made), 1, 3)):
         with pytest.raises(Tampered):
-            unpack(parcel, private, place(*changed), 2)
-    with pytest.raises(Tampered):
-        unpack(parcel, private, place(*made[:4], "site-2"), 2)
+            unpack(parcel, private, changed, 2)
 
 
 def test_members_left_out_for_one_site_are_noticed_and_its_masks_do_not_cancel() -> None:
@@ -147,8 +149,9 @@ def test_members_left_out_for_one_site_are_noticed_and_its_masks_do_not_cancel()
     epoch = Epoch(federation.roster, federation.terms)
     messages = federation.keys_message(epoch)
     dealt = epoch.collect_shares({site: federation.members[site].share(federation.terms, text) for site, text in messages.items()})
-    fewer = {site: one for site, one in Deals.model_validate_json(dealt["site-0"]).dealt.items() if site != "site-4"}
-    federation.members["site-0"].accept(federation.terms, Deals(dealt=fewer).model_dump_json())
+    deals = Deals.model_validate_json(dealt["site-0"])
+    fewer = deals.model_copy(update={"bundles": {site: bundle for site, bundle in deals.bundles.items() if site != "site-4"}})
+    federation.members["site-0"].accept(federation.terms, fewer.model_dump_json())
     for site in federation.sites[1:]:
         federation.members[site].accept(federation.terms, dealt[site])
     answers = {site: federation.upload(site, federation.round_terms()) for site in federation.sites}
@@ -184,10 +187,17 @@ def test_a_parcel_altered_on_the_way_is_refused() -> None:
         {site: federation.members[site].share(federation.terms, text) for site, text in federation.keys_message(epoch).items()}
     )
     deals = Deals.model_validate_json(dealt["site-0"])
-    swapped = dict(deals.dealt["site-1"].parcels) | {"site-0": deals.dealt["site-2"].parcels["site-0"]}
-    message = Deals(dealt=dict(deals.dealt) | {"site-1": Dealt(bundle=deals.dealt["site-1"].bundle, parcels=swapped)})
-    with pytest.raises(Tampered, match="site-1"):
-        federation.members["site-0"].accept(federation.terms, message.model_dump_json())
+    one, other = federation.roster.index("site-1"), federation.roster.index("site-2")
+    parcels, paths = dict(deals.parcels), dict(deals.paths)
+    for swapped, along in (
+        (parcels | {one: parcels[other]}, paths),
+        (parcels | {one: parcels[other]}, paths | {one: paths[other]}),
+        (parcels | {one: bytes(len(parcels[one]))}, paths),
+        ({index: parcel for index, parcel in parcels.items() if index != one}, paths),
+    ):
+        message = deals.model_copy(update={"parcels": swapped, "paths": along})
+        with pytest.raises(Tampered, match="site-1"):
+            federation.members["site-0"].accept(federation.terms, message.model_dump_json())
     # the true message is still taken
     assert federation.members["site-0"].accept(federation.terms, dealt["site-0"]) == ()
 
@@ -203,9 +213,10 @@ def test_the_threshold_cannot_be_lowered() -> None:
     few = {site: answers[site] for site in federation.sites[: federation.roster.threshold - 1]}
     with pytest.raises(NotAllowed, match="must"):
         federation.members["site-0"].reveal(federation.terms, current.terms, letters(few))
-    # one signature under two names is one signature
-    with pytest.raises(Tampered):
-        federation.members["site-0"].reveal(federation.terms, current.terms, letters(few | {"site-3": few["site-1"]}))
+    # one signature under two names is one signature, one's own too
+    for twice in ("site-0", "site-1"):
+        with pytest.raises(Tampered):
+            federation.members["site-0"].reveal(federation.terms, current.terms, letters(few | {"site-3": few[twice]}))
     with pytest.raises(NotAvailable):
         current.collect_agreements(few)
 
@@ -237,7 +248,7 @@ def test_two_sets_of_survivors_open_neither_or_one() -> None:
             federation.members[site].reveal(federation.terms, terms, letters({name: answers[name] for name in same}))
 
 
-def opened_agreement(federation: Federation, answers: Mapping[SiteId, str], site: SiteId) -> Mapping[SiteId, str]:
+def opened_agreement(federation: Federation, answers: Mapping[SiteId, str], site: SiteId) -> tuple[int, ...]:
     return opened(answers[site], Agreement, federation.keys[site].public).survivors
 
 
@@ -250,7 +261,7 @@ def test_never_both_secrets_of_one_site() -> None:
     for site, text in reveals.items():
         reveal = opened(text, Reveal, federation.keys[site].public)
         assert not reveal.own.keys() & reveal.keys.keys()
-        assert reveal.own.keys() | reveal.keys.keys() == set(federation.sites)
+        assert reveal.own.keys() | reveal.keys.keys() == {federation.roster.index(member) for member in federation.sites}
     fewer = {site: text for site, text in Letters.model_validate_json(messages["site-0"]).signed.items() if site != "site-4"}
     for site in federation.sites[:4]:
         with pytest.raises(Conflict):
@@ -446,7 +457,7 @@ def test_a_secret_shared_for_one_round_says_nothing_of_another() -> None:
     "change",
     [
         {"secrets": ()},
-        {"parcels": {"site-0": "0" * 64, "site-1": "0" * 64, "site-2": "0" * 64}},
+        {"parcels": "0" * 64},
         {"site": "site-2"},
         {"study": "0" * 64},
         {"epoch": EpochTerms(stage="train", attempt=2, first_round=1, rounds=1)},
@@ -461,12 +472,40 @@ def test_a_dealer_whose_bundle_is_not_whole_or_not_for_this_set_up_is_out(change
     answers = {site: federation.members[site].share(federation.terms, text) for site, text in messages.items()}
     dealt = Dealt.model_validate_json(answers["site-3"])
     bundle = opened(dealt.bundle, Bundle, federation.keys["site-3"].public).model_copy(update=change)
-    parcels = {site: parcel for site, parcel in dealt.parcels.items() if site in bundle.parcels}
-    forged = Dealt(bundle=sign(bundle, federation.keys["site-3"]), parcels=parcels)
+    forged = dealt.model_copy(update={"bundle": sign(bundle, federation.keys["site-3"])})
+    honest = Deals.model_validate_json(Epoch.resume(federation.roster, epoch.document()).collect_shares(answers)["site-0"])
     assert set(epoch.collect_shares(answers | {"site-3": forged.model_dump_json()})) == set(federation.sites[:3])
-    deals = {site: Dealt.model_validate_json(text) for site, text in answers.items()} | {"site-3": forged}
+    deals = honest.model_copy(update={"bundles": dict(honest.bundles) | {"site-3": forged.bundle}})
     with pytest.raises(Tampered):
-        federation.members["site-0"].accept(federation.terms, Deals(dealt=deals).model_dump_json())
+        federation.members["site-0"].accept(federation.terms, deals.model_dump_json())
+
+
+def test_a_dealer_who_signs_fewer_parcels_than_there_are_sites_is_out() -> None:
+    federation = Federation(4)
+    epoch = Epoch(federation.roster, federation.terms)
+    messages = federation.keys_message(epoch)
+    answers = {site: federation.members[site].share(federation.terms, text) for site, text in messages.items()}
+    dealt = Dealt.model_validate_json(answers["site-3"])
+    bundle = opened(dealt.bundle, Bundle, federation.keys["site-3"].public)
+    for parcels in (dict(list(dealt.parcels.items())[:3]), dict(dealt.parcels) | {2: dealt.parcels[2][:-1]}):
+        signed = sign(bundle.model_copy(update={"parcels": HashTree(list(parcels.values())).root.hex()}), federation.keys["site-3"])
+        forged = Dealt(bundle=signed, parcels=parcels).model_dump_json()
+        others = Epoch.resume(federation.roster, epoch.document()).collect_shares(answers | {"site-3": forged})
+        assert set(others) == set(federation.sites[:3])
+
+
+def test_a_dealer_without_a_key_on_the_list_is_refused() -> None:
+    """A site of the roster, in league with the coordinator: nobody could mask towards it."""
+    federation = Federation(5)
+    epoch = Epoch(federation.roster, federation.terms)
+    messages = federation.keys_message(epoch, federation.sites[:4])
+    deals = {site: Dealt.model_validate_json(federation.members[site].share(federation.terms, text)) for site, text in messages.items()}
+    bundle = opened(deals["site-3"].bundle, Bundle, federation.keys["site-3"].public).model_copy(update={"site": "site-4"})
+    late = Dealt(bundle=sign(bundle, federation.keys["site-4"]), parcels=deals["site-3"].parcels)
+    bundles = {site: one.bundle for site, one in (deals | {"site-4": late}).items()}
+    with pytest.raises(NotAllowed, match="without a key in the list"):
+        federation.members["site-0"].accept(federation.terms, Deals(bundles=bundles, parcels={}, paths={}).model_dump_json())
+    assert "site-4" not in epoch.collect_shares({site: one.model_dump_json() for site, one in (deals | {"site-4": late}).items()})
 
 
 def test_keys_that_a_site_signed_under_anothers_name_are_refused() -> None:
@@ -481,13 +520,14 @@ def cheating_share(federation: Federation, cheat: SiteId, keys: Mapping[SiteId, 
     """What a dealer sends who packs other shares than those of its secrets; with ``lie``, not even those that it commits to."""
     digest = letters_digest("keys", keys)
     honest = Dealt.model_validate_json(federation.members[cheat].share(federation.terms, letters(keys)))
-    parcels = dict(honest.parcels)
+    parcels, index = dict(honest.parcels), federation.roster.index
     for victim, content in shares.items():
         seal = opened(keys[victim], Keys, federation.keys[victim].public).seal
-        parcel = pack(content, seal, place(federation.roster, federation.terms, digest, cheat, victim))
-        parcels[victim] = parcel.model_copy(update={"commitments": honest.parcels[victim].commitments}) if lie else parcel
+        parcel = pack(content, seal, place(set_up_digest(federation.roster, federation.terms, digest), index(cheat), index(victim)))
+        committed = 32 * len(content)
+        parcels[index(victim)] = parcel[:-committed] + honest.parcels[index(victim)][-committed:] if lie else parcel
     bundle = opened(honest.bundle, Bundle, federation.keys[cheat].public)
-    bundle = bundle.model_copy(update={"parcels": {site: parcel.digest() for site, parcel in parcels.items()}})
+    bundle = bundle.model_copy(update={"parcels": HashTree(list(parcels.values())).root.hex()})
     return Dealt(bundle=sign(bundle, federation.keys[cheat]), parcels=parcels).model_dump_json()
 
 
@@ -497,8 +537,9 @@ def cheated_epoch(federation: Federation, victims: list[SiteId], *, lie: bool) -
     keys = Letters.model_validate_json(messages["site-0"]).signed
     answers = {site: federation.members[site].share(federation.terms, message) for site, message in messages.items()}
     answers["site-0"] = cheating_share(federation, "site-0", keys, {site: [draw_secret(), draw_secret()] for site in victims}, lie=lie)
-    state = federation.members["site-0"]._known(federation.terms)
-    federation.members["site-0"]._keep(federation.terms, state | {"shares": answers["site-0"]})
+    cheat = federation.members["site-0"]
+    bundle = Dealt.model_validate_json(answers["site-0"]).bundle
+    cheat.vault.change({cheat._state(federation.terms): cbor2.dumps(cheat._known(federation.terms) | {"bundle": bundle})})
     dealt = epoch.collect_shares(answers)
     for site, message in dealt.items():
         complaints = federation.members[site].accept(federation.terms, message)
@@ -531,7 +572,7 @@ def test_a_corrupt_share_in_the_last_phase_is_passed_over() -> None:
     agreements = current.collect_agreements(agreed(federation, messages))
     reveals = {site: federation.members[site].reveal(federation.terms, current.terms, text) for site, text in agreements.items()}
     reveal = opened(reveals["site-0"], Reveal, federation.keys["site-0"].public)
-    corrupt = reveal.model_copy(update={"own": dict(reveal.own) | {"site-2": bytes(32)}})
+    corrupt = reveal.model_copy(update={"own": dict(reveal.own) | {federation.roster.index("site-2"): bytes(32)}})
     reveals["site-0"] = sign(corrupt, federation.keys["site-0"])
     assert federation.sum(current, current.collect_reveals(reveals)).tolist() == federation.plain(federation.sites).tolist()
     assert current.dropped.keys() == {"site-0"}
@@ -543,7 +584,7 @@ def test_too_many_corrupt_shares_open_nothing() -> None:
     agreements = current.collect_agreements(agreed(federation, messages))
     reveals = {site: federation.members[site].reveal(federation.terms, current.terms, text) for site, text in agreements.items()}
     reveal = opened(reveals["site-0"], Reveal, federation.keys["site-0"].public)
-    reveals["site-0"] = sign(reveal.model_copy(update={"own": {"site-2": bytes(32)}}), federation.keys["site-0"])
+    reveals["site-0"] = sign(reveal.model_copy(update={"own": {federation.roster.index("site-2"): bytes(32)}}), federation.keys["site-0"])
     with pytest.raises(NotAvailable):
         current.collect_reveals(reveals)
 
@@ -567,9 +608,10 @@ def test_a_site_that_signs_another_set_or_reveals_more_is_dropped() -> None:
     current, messages = federation.update_phase(federation.set_up())
     answers = agreed(federation, messages)
     mine = opened(answers["site-0"], Agreement, federation.keys["site-0"].public)
-    other = mine.model_copy(update={"survivors": {site: text_digest("x") for site in mine.survivors}})
-    messages = current.collect_agreements(answers | {"site-0": sign(other, federation.keys["site-0"])})
-    assert set(messages) == set(federation.sites[1:])
+    for other in ({"updates": text_digest("x")}, {"survivors": mine.survivors[:-1]}):
+        false = answers | {"site-0": sign(mine.model_copy(update=other), federation.keys["site-0"])}
+        assert set(Round.resume(current.epoch, current.document()).collect_agreements(false)) == set(federation.sites[1:])
+    messages = current.collect_agreements(false)
     reveals = {site: federation.members[site].reveal(federation.terms, current.terms, text) for site, text in messages.items()}
     assert federation.sum(current, current.collect_reveals(reveals)).tolist() == federation.plain(federation.sites).tolist()
 

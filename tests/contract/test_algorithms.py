@@ -201,6 +201,11 @@ def test_what_leaves_the_site_is_what_its_page_says(name: str, algorithm: Algori
     at_the_end = {"kept_metrics", "local_metrics"} if isinstance(algorithm, Personal) else set()
     assert {match.group(1) for match in documented if match} == set(sent.sums) | at_the_end, catalogue.leaves(name)
     assert None not in documented
+    # Names of arrays lie open under masks: an agent lets no other out.
+    received = algorithm.broadcast(state)
+    stated = catalogue.words(name).union(*received.values())
+    foretold = {*catalogue.layouts(name, received), *received}
+    assert {leaf for sum_name, leaves in sent.sums.items() if sum_name not in foretold for leaf in leaves} <= stated
 
 
 def test_it_runs_to_its_end_and_moves_the_model(algorithm: Algorithm[Any]) -> None:

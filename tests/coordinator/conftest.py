@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import pwd
@@ -9,15 +10,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 # Tests are imported one by one (importlib mode), so what they share is found by its path.
 sys.path.insert(0, str(Path(__file__).parent))
 
+from one_loop import offer, open_coordinator
 from serving import Client, Hospital, Server, SiteClient, enrolled, free_port, person
+
+from aimer2.coordinator.coordinator import Coordinator
 
 
 def make_servers(folder: Path) -> Iterator[Callable[..., Server]]:
@@ -129,3 +134,20 @@ def postgresql() -> Iterator[str]:
     yield f"postgresql+psycopg://aimer2@127.0.0.1:{port}/postgres"
     run(str(programs / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop")
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., None]:
+    """Runs a test inside a coordinator's loop, with these sites in a running study."""
+
+    def start(test: Callable[[Coordinator], Coroutine[Any, Any, None]], *sites: str) -> None:
+        async def whole() -> None:
+            coordinator = open_coordinator(tmp_path / "coordinator")
+            offer(coordinator, list(sites))
+            await coordinator.start()
+            await asyncio.wait_for(test(coordinator), 30)
+            await coordinator.close()
+
+        asyncio.run(whole())
+
+    return start

@@ -5,69 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from serving import package_of, ref_of, tensor
+from one_loop import STUDY, offer, open_coordinator
+from serving import ref_of, tensor
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
-from starlette.requests import Request
 
 from aimer2.coordinator.coordinator import Coordinator
-from aimer2.coordinator.http.access import is_still_let_in
-from aimer2.coordinator.http.events_api import events_of
 from aimer2.coordinator.preflight import rehearse
-from aimer2.coordinator.queue import StudyQueue
-from aimer2.coordinator.settings import Folder, Settings
-from aimer2.coordinator.setup import initialise
 from aimer2.coordinator.signal import Signal
-from aimer2.coordinator.store import accounts, members, studies, tasks
-from aimer2.coordinator.store.accounts import Account
-from aimer2.core.clock import SystemClock
-from aimer2.core.protocols import BlobStore
-from aimer2.core.task import Answer, BlobRef, Reply, Task
-from aimer2.identity.keys import SigningKey
-from aimer2.messages.package import Package
-from aimer2.messages.wire import Decision, Exchange, Exchanged
-from aimer2.study.checkpoint import Checkpoints
-from aimer2.study.events import Event, StudyPaused
-
-STUDY = "d" * 64
-
-
-async def wait_forever(package: Package, digest: str, queue: StudyQueue, blobs: BlobStore, checkpoints: Checkpoints) -> AsyncIterator[Event]:
-    """A conductor that is told to do nothing, so that the test alone puts tasks."""
-    await asyncio.Event().wait()
-    return
-    yield
-
-
-def open_coordinator(folder: Path, *, database: str | None = None) -> Coordinator:
-    place = Folder(folder)
-    if not place.settings_file.exists():
-        given = {} if database is None else {"database": database}
-        initialise(place, Settings(name="x", url="https://127.0.0.1:1", lease_seconds=1.5, **given), SystemClock())
-    return Coordinator.open(place, conduct=wait_forever)
-
-
-def offer(coordinator: Coordinator, sites: list[str]) -> None:
-    """A running study that these sites have approved."""
-    package, _ = package_of([], BlobRef(sha256="0" * 64, size=0))
-    package = package.model_copy(update={"roster": {site: SigningKey.generate().public.text for site in sites}})
-    database = coordinator.database
-    for site in sites:
-        database.write_now(members.add_invitation, site, site, 0.0, 100.0)
-        database.write_now(members.enrol, members.Enrolment(site, site, SigningKey.generate().public.text, 1.0))
-    database.write_now(studies.add_study, studies.NewStudy(STUDY, package.model_dump_json(), sites, "anna", 2.0))
-    for site in sites:
-        decision = Decision(study=STUDY, site=site, decision="approve", by="Dr A", dataset="d", time=1.0)
-        database.write_now(studies.add_decision, decision, "key", f"statement of {site}")
-    database.write_now(studies.change_state, studies.Transition(STUDY, ("offered",), "running", sites))
+from aimer2.coordinator.store import members, studies, tasks
+from aimer2.core.task import Answer, Reply, Task
+from aimer2.messages.wire import Exchange, Exchanged
 
 
 def task(site: str, number: int = 1) -> Task:
@@ -81,23 +35,6 @@ def answer(task: Task) -> Answer:
 async def exchange(coordinator: Coordinator, site: str, **fields: Any) -> Exchanged:
     revision = coordinator.registry.sites[site].revision
     return Exchanged.model_validate_json(await coordinator.queue.exchange(site, Exchange(**({"revision": revision} | fields))))
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Callable[..., None]:
-    """Runs a test inside a coordinator's loop, with these sites in a running study."""
-
-    def start(test: Callable[[Coordinator], Coroutine[Any, Any, None]], *sites: str) -> None:
-        async def whole() -> None:
-            coordinator = open_coordinator(tmp_path / "coordinator")
-            offer(coordinator, list(sites))
-            await coordinator.start()
-            await asyncio.wait_for(test(coordinator), 30)
-            await coordinator.close()
-
-        asyncio.run(whole())
-
-    return start
 
 
 def test_a_signal_between_the_look_and_the_wait_is_not_missed() -> None:
@@ -319,50 +256,5 @@ def test_a_freeze_of_many_studies_has_room_in_the_log(run: Callable[..., None], 
         await coordinator.freezing.freeze("olga", "an alarm")
         entry = json.loads((tmp_path / "coordinator" / "audit.jsonl").read_text().splitlines()[-1])
         assert (entry["kind"], entry["details"]["studies"], len(entry["details"]["paused"])) == ("frozen", 300, 50)
-
-    run(test, "a")
-
-
-@pytest.mark.parametrize("busy", [False, True])
-@pytest.mark.parametrize("how", ["log-out", "role", "part"])
-def test_a_stream_of_events_ends_with_what_let_its_reader_in(run: Callable[..., None], how: str, busy: bool) -> None:
-    async def test(coordinator: Coordinator) -> None:
-        database = coordinator.database
-        database.write_now(accounts.add_account, Account("ada", "researcher"), 3.0)
-        database.write_now(accounts.give_part, STUDY, "ada", "auditor", {"given_by": "anna", "given": 3.0})
-        await coordinator.registry.load()
-        secret, session = await coordinator.sessions.open("ada", "login")
-        scope = {"type": "http", "method": "GET", "headers": [(b"authorization", f"Bearer {secret}".encode())]}
-        scope["route"] = SimpleNamespace(path="/v1/studies/{digest}/events")
-        let_in = partial(is_still_let_in, coordinator, Request(scope), STUDY)
-        assert await let_in()
-        stream = events_of(coordinator, STUDY, 0, 0.05, let_in)
-        assert await anext(stream)
-        assert b"still here" in await anext(stream)
-        if how == "log-out":
-            await coordinator.sessions.end(session.id)
-        elif how == "role":
-            database.write_now(accounts.change_role, "ada", "site-administrator", "elsewhere")
-        else:
-            database.write_now(accounts.take_part, STUDY, "ada")
-        await coordinator.registry.load()
-
-        def tell() -> None:
-            event = StudyPaused(time=4.0, reason="so that there is news")
-            change = studies.Transition(STUDY, ("running",), "running", ["a"])
-            database.write_now(studies.change_state, change, [studies.EventRow(event.model_dump_json())])
-            coordinator.studies.news(STUDY).set()
-
-        async def rest() -> None:
-            number = 0
-            if busy:
-                tell()
-            async for _ in stream:
-                number += 1
-                assert number < 100_000
-                if busy:
-                    tell()
-
-        await asyncio.wait_for(rest(), 10)
 
     run(test, "a")

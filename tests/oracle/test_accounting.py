@@ -68,6 +68,17 @@ def test_gaussian_noise_in_closed_form(noise_multiplier: float) -> None:
     assert epsilon([gaussian(noise_multiplier)], 1e-5) == pytest.approx(brentq(gap, 0, 100), abs=2e-3)
 
 
+@pytest.mark.parametrize(("sums", "noise"), [(20, (16.7, 6.2, 2.7)), (50, (26.4, 9.8, 4.2)), (100, (37.3, 13.9, 6.0))])
+def test_noise_that_a_whole_site_takes(sums: int, noise: tuple[float, ...]) -> None:
+    """Of as many sums for ε = 1, 3, 8, by exact Gaussian privacy (Dong, Roth, Su 2022); the noise is told to one decimal."""
+    assert [epsilon([gaussian(one, sums)], 1e-5) for one in noise] == pytest.approx([1, 3, 8], rel=0.015)
+
+
+def test_gaussian_noise_of_ten_by_zero_concentrated_privacy() -> None:
+    """ρ = 0.005, by the conversion of OpenDP."""
+    assert epsilon_by_renyi([gaussian(10)], 1e-6) == pytest.approx(0.42995, abs=1e-4)
+
+
 def test_laplace_noise_is_pure() -> None:
     assert epsilon([laplace(10)], 1e-9) == pytest.approx(0.1, abs=2e-3)
     assert epsilon([laplace(1000)], 1e-9) == pytest.approx(0.001, abs=2e-3)

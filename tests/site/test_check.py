@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,3 +130,35 @@ def test_a_difference_must_mirror_the_model_and_only_stated_sums_may_be_made(a_s
     for stage in ("preflight", "final"):
         with pytest.raises(BadUpdate):
             check_names(["difference"], expect(a_study(), stage, {}))
+
+
+@pytest.mark.parametrize(
+    ("sum_name", "stage", "good", "bad"),
+    [
+        ("weight", "train", "rows", "patient-4711-hiv"),
+        ("metrics", "train", "loss", "auc of patient 4711"),
+        ("metrics", "final", "confusion", "Confusion"),
+        ("count", "moments", "columns", "rows"),
+    ],
+)
+def test_no_array_goes_out_under_a_name_that_a_studys_code_has_made_up(
+    tmp_path: Path, a_study: Callable[..., Study], sum_name: str, stage: Any, good: str, bad: str
+) -> None:
+    """Masks hide numbers; names go out beside them. The refusal does not tell the name either."""
+    store = MemoryStore()
+    writer = store.create()
+    write_tree(MODEL, writer)
+    expectation = expect(a_study(), stage, {"model": store.open(writer.commit())})
+    wanted = Wanted(sum_name, expectation.layouts.get(sum_name), expectation.room(sum_name, ROOM), expectation.words)
+
+    def hand_over(name: str) -> None:
+        file = sealed(as_bytes({name: np.ones(1)}))
+        try:
+            checked([file], [wanted])
+        finally:
+            os.close(file)
+
+    hand_over(good)
+    with pytest.raises(BadUpdate) as refused:
+        hand_over(bad)
+    assert bad not in refused.value.sentence

@@ -146,6 +146,10 @@ def test_a_killed_worker_is_noticed_at_once_and_a_new_one_goes_on(make_opening: 
         reply, files = await second.ask(*request())
         for file in files:
             os.close(file)
+        # Killed while it waits for the next task: that task begins with a worker that lives.
+        os.kill(second.pid, signal.SIGKILL)
+        await second._process.wait()
+        assert not (await workers.take("s", opening)).ended
         await workers.close()
         return reply
 

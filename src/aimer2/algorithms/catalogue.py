@@ -74,6 +74,11 @@ def sums(name: str) -> frozenset[str]:
     return _ROOM.sums(name, _PLACE)
 
 
+def words(name: str) -> frozenset[str]:
+    """What the arrays of a method's sums are called that are not called as the model's: under masks too, names and shapes lie open."""
+    return frozenset({"rows", *getattr(_kind(name), "words", ())})
+
+
 def layouts(name: str, received: Mapping[str, Tree]) -> Mapping[str, Mapping[str, tuple[str, tuple[int, ...]]]]:
     """Of the sums whose arrays the method foretells: type and shape of each. Raises BadUpdate where what was received is not the method's."""
     foretold = getattr(_kind(name), "layouts", None)

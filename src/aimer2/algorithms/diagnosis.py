@@ -46,6 +46,8 @@ Floats = npt.NDArray[np.float64]
 _CHUNK = 4096
 
 _FEWEST = 4
+_WORDS = ("across", "length", "sites", "rows_squared", "steps", "steps_squared", "buffers", "cells", "sum", "squares", "between")
+"""What the arrays of its own sums are called."""
 """Rows of which two halves can be trained on."""
 
 _FAR = 5.0
@@ -59,6 +61,7 @@ class Diagnosis:
 
     rounds: int = 3
     validation: float = 0.2
+    words: ClassVar[tuple[str, ...]] = _WORDS
     version: ClassVar[int] = 1
     may_group: ClassVar[bool] = True
     frameworks: ClassVar[tuple[str, ...]] = ("numpy", "torch", "keras", "sklearn")

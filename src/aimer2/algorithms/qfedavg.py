@@ -40,6 +40,7 @@ class QFedAvg:
     rounds: int = 10
     q: float = 1.0
     lipschitz: float = 10.0
+    words: ClassVar[tuple[str, ...]] = ("norm",)
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

@@ -48,6 +48,7 @@ class WorstSite:
 
     rounds: int = 10
     mixture_rate: float = 0.1
+    words: ClassVar[tuple[str, ...]] = ("share",)
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

@@ -1,4 +1,5 @@
-"""The live view: one reader of events per study, whoever many look; what has changed on the page is drawn once per language and sent to all.
+"""The live view: one reader of events per study, whoever many look; what has changed on the page is drawn and encoded once per language, and the same
+bytes are sent to all. Nothing waits in line for a slow viewer: he is sent what differs once he has room for it.
 
 A viewer is let in by the API in his own name, and asked for again while he looks; what he then sees is the same for all. The reader asks in
 the name of one who looks, and when that one may no longer, of another. None of this keeps a session from ending that nobody uses.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any, final
@@ -21,6 +22,7 @@ from aimer2.dashboard.api import Api, route
 from aimer2.dashboard.course import Course
 from aimer2.dashboard.visit import Visit
 from aimer2.messages.wire import BACKGROUND
+from aimer2.web.audience import Audience
 from aimer2.web.pages import Pages
 from aimer2.web.translation import Language
 
@@ -29,10 +31,49 @@ PARTS = ("live-state", "live-curves", "live-sites", "live-recent")
 
 _KEPT = 64
 _LOOK_SECONDS = 0.5
-_LEAST_SECONDS = 0.1
-"""Between two pictures of one viewer; with many viewers more, so that they never take more than a part of a core."""
-_SECONDS_PER_VIEWER = 0.005
+_LEAST_SECONDS = 0.02
+"""Between two pictures; the first after a silence is drawn at once."""
+_SECONDS_PER_VIEWER = 0.0005
+"""With many viewers more time is left between two pictures, so that they never take more than a part of a core."""
+_CURVES_SECONDS = 1.0
+"""Curves take ten times as long to draw and to send as all else, and no eye follows more."""
 _AGAIN_SECONDS = 30.0
+
+
+@final
+class _Screen:
+    """The parts of a study's page in one language, as all who look see them; a picture has a number, which tells what a viewer has seen."""
+
+    def __init__(self, language: Language) -> None:
+        self.language = language
+        self.number = 0
+        self._parts: dict[str, tuple[int, Any, str, bytes]] = {}
+        """Of each part: the picture since which it looks so, what it was drawn from, how it looks, and the event that says so."""
+        self._newest = b""
+
+    def put(self, drawn: Mapping[str, tuple[Any, str]]) -> None:
+        """The next picture, if anything looks different. ``drawn``: what each part was drawn from, and how it looks."""
+        pieces = []
+        for part, (key, html) in drawn.items():
+            known = self._parts.get(part)
+            if known is not None and known[2] == html:
+                self._parts[part] = known[0], key, html, known[3]
+                continue
+            event = (f"event: {part}\n" + "".join(f"data: {line}\n" for line in html.splitlines()) + "\n").encode()
+            self._parts[part] = self.number + 1, key, html, event
+            pieces.append(event)
+        if pieces:
+            self.number += 1
+            self._newest = b"".join(pieces)
+
+    def drawn_from(self, part: str) -> Any:
+        return self._parts[part][1] if part in self._parts else None
+
+    def since(self, number: int) -> bytes:
+        """What has changed since that picture."""
+        if number == self.number - 1:
+            return self._newest
+        return b"".join(event for changed, _, _, event in self._parts.values() if changed > number)
 
 
 @final
@@ -43,17 +84,16 @@ class _Watched:
     course: Course
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    audience: Audience = field(default_factory=Audience)
     viewers: int = 0
     names: list[Request] = field(default_factory=list)
     """Of those who look and have not been refused."""
     following: asyncio.Task[None] | None = None
     ended: bool = False
-    drawn: dict[tuple[str, str], tuple[Any, str]] = field(default_factory=dict)
-
-    def tell(self) -> None:
-        """Wakes whoever waits; who comes later waits for the next time."""
-        self.changed.set()
-        self.changed = asyncio.Event()
+    screens: dict[str, _Screen] = field(default_factory=dict)
+    """By the tag of its language."""
+    curves: tuple[int, float] = 0, float("-inf")
+    """Of how many rounds they were drawn last, and when."""
 
 
 @final
@@ -105,27 +145,28 @@ class Live:
         watched.names.append(name)
         if watched.following is None or watched.following.done():
             watched.ended = False
+            for screen in watched.screens.values():
+                # What was drawn for those who looked some time ago is older than the page.
+                self._draw(watched.course, screen, PARTS)
             watched.following = asyncio.create_task(self._follow(watched))
         loop = asyncio.get_running_loop()
-        sent: dict[str, str] = {}
-        asked = loop.time()
+        asked, seen = loop.time(), 0
+        screen = self._screen(watched, visit.language)
         try:
             while True:
-                changed = watched.changed
-                message = self._news(watched, visit.language, sent)
-                if message:
+                ended = watched.ended
+                if message := screen.since(seen):
+                    seen = screen.number
                     yield message
-                if watched.ended or (waits and watched.course.started):
+                if ended or (waits and watched.course.started):
                     yield b"event: end\ndata: reload\n\n"
                     return
-                pause = max(_LEAST_SECONDS, _SECONDS_PER_VIEWER * watched.viewers) if message else 0.0
-                await asyncio.sleep(pause)
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(changed.wait(), _AGAIN_SECONDS / 2)
                 if loop.time() - asked > _AGAIN_SECONDS:
                     asked = loop.time()
                     await self._api.get(name, route("/v1/studies/{}/work", watched.course.digest))
                     yield b": still here\n\n"
+                if screen.number == seen and not watched.ended:
+                    await watched.audience.wait()
         except AimerError:
             # Logged out, or no longer one of this study: the page asks again and is led to the log-in.
             yield b"event: end\ndata: reload\n\n"
@@ -136,17 +177,34 @@ class Live:
             if not watched.viewers and watched.following is not None:
                 watched.following.cancel()
 
-    def _news(self, watched: _Watched, language: Language, sent: dict[str, str]) -> bytes:
-        pieces = []
-        for part in PARTS:
-            key = _key(part, watched.course)
-            known = watched.drawn.get((part, language.tag))
-            if known is None or known[0] != key:
-                known = watched.drawn[part, language.tag] = (key, self.drawn(watched.course, part, language))
-            if sent.get(part) != known[1]:
-                sent[part] = known[1]
-                pieces.append(f"event: {part}\n" + "".join(f"data: {line}\n" for line in known[1].splitlines()) + "\n")
-        return "".join(pieces).encode()
+    def _screen(self, watched: _Watched, language: Language) -> _Screen:
+        screen = watched.screens.get(language.tag)
+        if screen is None:
+            screen = watched.screens[language.tag] = _Screen(language)
+            self._draw(watched.course, screen, PARTS)
+        return screen
+
+    def _draw(self, course: Course, screen: _Screen, parts: Sequence[str]) -> None:
+        stale = [part for part in parts if screen.drawn_from(part) != _key(part, course)]
+        screen.put({part: (_key(part, course), self.drawn(course, part, screen.language)) for part in stale})
+
+    async def _paint(self, watched: _Watched) -> None:
+        """A picture for all, as soon as something is new and the last one is some time ago."""
+        loop, course = asyncio.get_running_loop(), watched.course
+        while True:
+            watched.changed.clear()
+            rounds, drawn = watched.curves
+            parts: Sequence[str] = PARTS
+            if rounds != len(course.rounds) and loop.time() - drawn < _CURVES_SECONDS:
+                parts = tuple(part for part in PARTS if part != "live-curves")
+            elif rounds != len(course.rounds):
+                watched.curves = len(course.rounds), loop.time()
+            for screen in watched.screens.values():
+                self._draw(course, screen, parts)
+            await watched.audience.tell()
+            await asyncio.sleep(max(_LEAST_SECONDS, _SECONDS_PER_VIEWER * watched.viewers))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(watched.changed.wait(), _AGAIN_SECONDS / 2 if parts == PARTS else _CURVES_SECONDS)
 
     async def _follow(self, watched: _Watched) -> None:
         try:
@@ -160,13 +218,15 @@ class Live:
                     if name in watched.names:
                         watched.names.remove(name)
         finally:
-            # Whoever still looks asks in his own name again.
+            # Whoever still looks sees the last of it, and asks in his own name again.
+            for screen in watched.screens.values():
+                self._draw(watched.course, screen, PARTS)
             watched.ended = True
-            watched.tell()
+            watched.audience.tell_at_once()
 
     async def _follow_as(self, name: Request, watched: _Watched) -> None:
         """Until the events end. Raises what the API says to this person, of the events or of the sites' work."""
-        tasks = [asyncio.create_task(self._read(name, watched)), asyncio.create_task(self._look(name, watched))]
+        tasks = [asyncio.create_task(part(name, watched)) for part in (self._read, self._look)] + [asyncio.create_task(self._paint(watched))]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -181,7 +241,7 @@ class Live:
         async with aclosing(self._api.stream(name, path, {"last-event-id": str(watched.course.last)})) as pieces:
             async for sequence, document in _events(pieces):
                 watched.course.add(sequence, document)
-                watched.tell()
+                watched.changed.set()
         # They end for whoever may no longer read them, too.
         await self._api.get(name, route("/v1/studies/{}/work", watched.course.digest))
 
@@ -192,7 +252,7 @@ class Live:
             before = watched.course.version
             watched.course.set_work(await self._api.get(name, path))
             if watched.course.version != before:
-                watched.tell()
+                watched.changed.set()
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def _ended(self, what: str) -> AsyncIterator[bytes]:

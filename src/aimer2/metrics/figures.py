@@ -318,6 +318,11 @@ def _figure(name: str, metric: _Metric, leaves: Sequence[Array]) -> Figure:
     return Figure(name, read.value, read.low, read.high, read.n, read.note)
 
 
+def leaves() -> frozenset[str]:
+    """What the sums of any task may be called."""
+    return frozenset({"count", "loss"}.union(*_LEAVES.values()))
+
+
 def available(task: Task) -> Mapping[str, str]:
     """The metrics of a task: name and one line."""
     return {name: metric.line for name, metric in _METRICS[task].items()}

@@ -15,7 +15,22 @@ from typing import Any, TypeVar, final
 from aimer2.core.errors import AimerError, BadInput, Conflict, NotAllowed, NotAvailable, Tampered
 from aimer2.core.said import say
 from aimer2.core.task import Digest, SiteId
-from aimer2.secure_aggregation.keys import open_bundle, open_keys, own_seed, pair_seed, place, public, round_context
+from aimer2.secure_aggregation.hash_tree import HashTree
+from aimer2.secure_aggregation.keys import (
+    commitment,
+    open_bundle,
+    open_keys,
+    own_seed,
+    pair_seed,
+    parcel_length,
+    place,
+    public,
+    round_context,
+    secret_commitment,
+    set_up_digest,
+    share_commitment,
+    survivor_set,
+)
 from aimer2.secure_aggregation.messages import (
     Agreement,
     Bundle,
@@ -30,9 +45,6 @@ from aimer2.secure_aggregation.messages import (
     letters_digest,
     opened,
     parsed,
-    secret_commitment,
-    share_commitment,
-    text_digest,
 )
 from aimer2.secure_aggregation.roster import Roster
 from aimer2.secure_aggregation.secret_sharing import combine
@@ -52,6 +64,18 @@ class Opened:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class _Deal:
+    """What one site dealt: as it said it, and checked."""
+
+    text: str
+    bundle: Bundle
+    parcels: Mapping[int, bytes]
+    signed: str
+    tree: HashTree
+
+
+@final
 @dataclass(slots=True)
 class Epoch:
     """The set-up of an epoch. ``dropped``: which sites are out, and why."""
@@ -60,8 +84,10 @@ class Epoch:
     terms: EpochTerms
     dropped: dict[SiteId, str] = field(default_factory=dict)
     _keys: dict[SiteId, str] = field(default_factory=dict)
-    _dealt: dict[SiteId, Dealt] = field(default_factory=dict)
-    _bundles: dict[SiteId, Bundle] = field(default_factory=dict)
+    _opened: dict[SiteId, Keys] = field(default_factory=dict)
+    _dealt: dict[SiteId, _Deal] = field(default_factory=dict)
+    _list: Digest = ""
+    _set_up: bytes = b""
 
     def collect_keys(self, answers: Mapping[SiteId, str]) -> dict[SiteId, str]:
         """The answers of the phase "keys" become the one message of the phase "shares". Raises NotAvailable for too few."""
@@ -69,14 +95,13 @@ class Epoch:
         seen: set[bytes] = set()
         good = _sifted(answers, lambda site, text: open_keys(text, self.roster, self.terms, site, seen), self.dropped)
         _enough(good, self.roster.least, "sent their keys")
-        self._keys = {site: answers[site] for site in good}
+        self._fix_keys({site: answers[site] for site in good}, good)
         return self.key_messages()
 
     def collect_shares(self, answers: Mapping[SiteId, str]) -> dict[SiteId, str]:
         """The answers of the phase "shares" become each member's parcels. Who is in now is a member for the whole epoch. Raises as before."""
         _once(self._dealt)
-        keys = self._opened_keys()
-        good = _sifted(answers, lambda site, text: self._checked(site, text, keys), self.dropped)
+        good = _sifted(answers, self._checked, self.dropped)
         _enough(good, self.roster.least, "dealt their shares")
         self._dealt = good
         return self.share_messages()
@@ -95,12 +120,17 @@ class Epoch:
 
     def share_messages(self, members: Collection[SiteId] | None = None) -> dict[SiteId, str]:
         """Each member, or each of these, gets every bundle and, of the parcels, its own."""
-        return {
-            site: Deals(
-                dealt={dealer: Dealt(bundle=dealt.bundle, parcels={site: dealt.parcels[site]}) for dealer, dealt in self._dealt.items()}
-            ).model_dump_json()
-            for site in (self._dealt if members is None else members)
-        }
+        wanted = [(site, self.roster.index(site), at) for at, site in enumerate(self._opened) if members is None or site in members]
+        parcels: dict[SiteId, dict[int, bytes]] = {site: {} for site, _, _ in wanted}
+        paths: dict[SiteId, dict[int, bytes]] = {site: {} for site, _, _ in wanted}
+        for dealer, deal in self._dealt.items():
+            mine = self.roster.index(dealer)
+            for site, index, at in wanted:
+                parcels[site][mine], paths[site][mine] = deal.parcels[index], deal.tree.path(at)
+        bundles = {dealer: deal.signed for dealer, deal in self._dealt.items()}
+        # all of it was checked as it came
+        said = {site: Deals.model_construct(bundles=bundles, parcels=parcels[site], paths=paths[site]) for site, _, _ in wanted}
+        return {site: deals.model_dump_json() for site, deals in said.items() if site in self._dealt}
 
     def start(self, terms: RoundTerms) -> Round:
         """Raises Conflict for a round that is not of this epoch, or before the set-up is done."""
@@ -109,30 +139,36 @@ class Epoch:
         return Round(self, terms)
 
     def document(self) -> dict[str, Any]:
-        dealt = {site: dealt.model_dump_json() for site, dealt in self._dealt.items()}
+        dealt = {site: deal.text for site, deal in self._dealt.items()}
         return {"terms": self.terms.model_dump(mode="json"), "dropped": self.dropped, "keys": self._keys, "dealt": dealt}
 
     @classmethod
     def resume(cls, roster: Roster, document: Mapping[str, Any]) -> Epoch:
         """The epoch as it was. Every signature is checked again: a document from a disk is worth what is signed in it."""
-        epoch = cls(roster, EpochTerms.model_validate(document["terms"]), dict(document["dropped"]), dict(document["keys"]))
-        keys = epoch._opened_keys()
-        epoch._dealt = {site: epoch._checked(site, text, keys) for site, text in document["dealt"].items()}
+        epoch = cls(roster, EpochTerms.model_validate(document["terms"]), dict(document["dropped"]))
+        epoch._fix_keys(document["keys"], {site: opened(text, Keys, roster.key(site)) for site, text in document["keys"].items()})
+        epoch._dealt = {site: epoch._checked(site, text) for site, text in document["dealt"].items()}
         return epoch
 
-    def _checked(self, site: SiteId, text: str, keys: Mapping[SiteId, Keys]) -> Dealt:
-        if site not in keys:
+    def _fix_keys(self, said: Mapping[SiteId, str], keys: Mapping[SiteId, Keys]) -> None:
+        self._keys, self._opened = dict(sorted(said.items())), dict(sorted(keys.items()))
+        self._list = letters_digest("keys", said)
+        self._set_up = set_up_digest(self.roster, self.terms, self._list)
+
+    def _checked(self, site: SiteId, text: str) -> _Deal:
+        if site not in self._opened:
             raise NotAllowed("The site has no key in the list.")
         dealt = parsed(text, Dealt)
-        bundle = open_bundle(dealt.bundle, self.roster, self.terms, site, keys, letters_digest("keys", self._keys))
-        if {other: parcel.digest() for other, parcel in dealt.parcels.items()} != dict(bundle.parcels):
+        bundle = open_bundle(dealt.bundle, self.roster, self.terms, site, self._list)
+        if list(dealt.parcels) != [self.roster.index(other) for other in self._opened]:
+            raise Tampered("There is not one parcel for each site.")
+        tree = HashTree(list(dealt.parcels.values()))
+        if tree.root.hex() != bundle.parcels:
             raise Tampered("The parcels are not those that their dealer signed.")
-        if any(len(parcel.commitments) != 2 * self.terms.rounds for parcel in dealt.parcels.values()):
+        length = parcel_length(2 * self.terms.rounds)
+        if any(len(parcel) != length for parcel in dealt.parcels.values()):
             raise Tampered("A parcel does not hold two shares for each round.")
-        return dealt
-
-    def _opened_keys(self) -> dict[SiteId, Keys]:
-        return {site: opened(text, Keys, self.roster.key(site)) for site, text in self._keys.items()}
+        return _Deal(text, bundle, dealt.parcels, dealt.bundle, tree)
 
 
 @final
@@ -144,17 +180,19 @@ class Round:
     terms: RoundTerms
     dropped: dict[SiteId, str] = field(default_factory=dict)
     _updates: dict[SiteId, str] = field(default_factory=dict)
+    _handed_in: dict[SiteId, Update] = field(default_factory=dict)
+    _survivors: tuple[tuple[int, ...], Digest] = ((), "")
     _agreements: dict[SiteId, str] = field(default_factory=dict)
     context: bytes = field(init=False)
 
     def __post_init__(self) -> None:
-        cohort = letters_digest("cohort", {site: dealt.bundle for site, dealt in self.epoch._dealt.items()})
+        cohort = letters_digest("cohort", {site: deal.signed for site, deal in self.epoch._dealt.items()})
         self.context = round_context(self.epoch.roster, self.epoch.terms, cohort, self.terms)
 
     @property
     def uploads(self) -> dict[SiteId, dict[str, Digest]]:
         """What each survivor signed that it uploaded: nothing else goes into the sum."""
-        return {site: dict(self._opened(site, text, Update).uploads) for site, text in self._updates.items()}
+        return {site: dict(update.uploads) for site, update in self._handed_in.items()}
 
     def collect_updates(self, answers: Mapping[SiteId, str], uploads: Mapping[SiteId, Mapping[str, Digest]]) -> dict[SiteId, str]:
         """Those whose upload is there as they signed it are the survivors; the message of the phase "agree" goes to them.
@@ -162,9 +200,9 @@ class Round:
         ``uploads``: SHA-256 of each masked sum that came. Raises NotAvailable for too few.
         """
         _once(self._updates)
-        good = _sifted(answers, lambda site, text: self._handed_in(site, text, uploads), self.dropped)
+        good = _sifted(answers, lambda site, text: self._uploaded(site, text, uploads), self.dropped)
         _enough(good, self.epoch.roster.least, "handed in an update for this round")
-        self._updates = {site: answers[site] for site in good}
+        self._fix({site: answers[site] for site in good}, good)
         return self.survivor_messages()
 
     def collect_agreements(self, answers: Mapping[SiteId, str]) -> dict[SiteId, str]:
@@ -207,15 +245,19 @@ class Round:
     def resume(cls, epoch: Epoch, document: Mapping[str, Any]) -> Round:
         """The round as it was; every signature is checked again."""
         terms = RoundTerms.model_validate(document["terms"])
-        resumed = cls(epoch, terms, dict(document["dropped"]), dict(document["updates"]))
-        for site, text in resumed._updates.items():
-            resumed._opened(site, text, Update)
+        resumed = cls(epoch, terms, dict(document["dropped"]))
+        updates = document["updates"]
+        resumed._fix(updates, {site: resumed._opened(site, text, Update) for site, text in updates.items()})
         for site, text in document["agreements"].items():
             resumed._agreed(site, text)
             resumed._agreements[site] = text
         return resumed
 
-    def _handed_in(self, site: SiteId, text: str, uploads: Mapping[SiteId, Mapping[str, Digest]]) -> Update:
+    def _fix(self, said: Mapping[SiteId, str], updates: Mapping[SiteId, Update]) -> None:
+        self._updates, self._handed_in = dict(said), dict(updates)
+        self._survivors = survivor_set(self.epoch.roster, said)
+
+    def _uploaded(self, site: SiteId, text: str, uploads: Mapping[SiteId, Mapping[str, Digest]]) -> Update:
         update = self._opened(site, text, Update)
         if dict(update.uploads) != dict(uploads[site]):
             raise Tampered("The site has uploaded something else than it signed.")
@@ -223,30 +265,33 @@ class Round:
 
     def _agreed(self, site: SiteId, text: str) -> Agreement:
         agreement = self._opened(site, text, Agreement)
-        if site not in self._updates or agreement.survivors != {other: text_digest(update) for other, update in self._updates.items()}:
+        if site not in self._updates or (agreement.survivors, agreement.updates) != self._survivors:
             raise Tampered("The site has signed another set of updates.")
         return agreement
 
     def _revealed(self, site: SiteId, text: str) -> Reveal:
         reveal = self._opened(site, text, Reveal)
-        if site not in self._agreements or not reveal.own.keys() <= self._updates.keys() or reveal.keys.keys() & self._updates.keys():
+        survivors, _ = self._survivors
+        if site not in self._agreements or not reveal.own.keys() <= set(survivors) or not reveal.keys.keys().isdisjoint(survivors):
             raise Tampered("The site reveals what it was not asked for.")
         return reveal
 
     def _secret(self, dealer: SiteId, reveals: Mapping[SiteId, Reveal]) -> bytes:
         """Of a survivor the own mask's secret, of another member the private key, from the first shares that are as their dealer signed."""
-        survives, bundle = dealer in self._updates, self._bundle(dealer)
+        survives, deal, roster = dealer in self._updates, self.epoch._dealt[dealer], self.epoch.roster
+        mine = roster.index(dealer)
+        said = {site: (reveal.own if survives else reveal.keys).get(mine) for site, reveal in reveals.items()}
         good: dict[int, bytes] = {}
-        for site, reveal in reveals.items():
-            share = (reveal.own if survives else reveal.keys).get(dealer)
+        for site, share in said.items():
+            index = roster.index(site)
             if share is None:
                 continue
-            if self._fits(bundle, site, survives, share):
-                good[self.epoch.roster.index(site)] = share
+            if self._fits(deal, mine, index, survives, share):
+                good[index] = share
             else:
                 self.dropped[site] = f"It revealed a share of '{dealer}' that is not the one that it was dealt."
-        threshold = self.epoch.roster.threshold
-        without = [site for site, reveal in reveals.items() if dealer not in (reveal.own if survives else reveal.keys)]
+        threshold = roster.threshold
+        without = [site for site, share in said.items() if share is None]
         if len(good) < threshold <= len(reveals) and without:
             if len(without) > 1:  # one alone may hold its share back
                 raise self._cheated(dealer, "The shares that it dealt were of no use to several sites.")
@@ -257,7 +302,7 @@ class Round:
             secret = combine(dict(list(good.items())[:threshold]))
         except BadInput as error:
             raise self._cheated(dealer, "It dealt and signed what is no share.") from error
-        announced = bundle.secrets[self._place] if survives else self._mask_key(dealer)
+        announced = deal.bundle.secrets[self._place] if survives else self._mask_key(dealer)
         if (secret_commitment(secret) if survives else public(secret)) != announced:
             raise self._cheated(dealer, "The shares that it dealt and signed open another secret than it announced.")
         return secret
@@ -266,23 +311,17 @@ class Round:
         self.dropped[dealer] = how
         return Tampered(say("'{dealer}' has not kept to the protocol: {how}", dealer=dealer, how=how))
 
-    def _fits(self, bundle: Bundle, recipient: SiteId, survives: bool, share: bytes) -> bool:
-        where = place(self.epoch.roster, self.epoch.terms, bundle.keys, bundle.site, recipient)
+    def _fits(self, deal: _Deal, dealer: int, recipient: int, survives: bool, share: bytes) -> bool:
         index = 2 * self._place + (0 if survives else 1)
-        return share_commitment(where, index, share) == self.epoch._dealt[bundle.site].parcels[recipient].commitments[index]
+        told = share_commitment(place(self.epoch._set_up, dealer, recipient), index, share)
+        return told == commitment(deal.parcels[recipient], index, 2 * self.epoch.terms.rounds)
 
     @property
     def _place(self) -> int:
         return self.terms.round_number - self.epoch.terms.first_round
 
-    def _bundle(self, dealer: SiteId) -> Bundle:
-        # Checked again once in a process, not in every round that it serves.
-        if dealer not in self.epoch._bundles:
-            self.epoch._bundles[dealer] = opened(self.epoch._dealt[dealer].bundle, Bundle, self.epoch.roster.key(dealer))
-        return self.epoch._bundles[dealer]
-
     def _mask_key(self, site: SiteId) -> bytes:
-        return opened(self.epoch._keys[site], Keys, self.epoch.roster.key(site)).masks[self._place]
+        return self.epoch._opened[site].masks[self._place]
 
     def _opened(self, site: SiteId, text: str, form: type[InRound]) -> InRound:
         if site not in self.epoch._dealt:

@@ -10,8 +10,9 @@ from aimer2.core.errors import NotAvailable, Tampered
 from aimer2.core.said import say
 from aimer2.core.task import Digest, SiteId
 from aimer2.identity.keys import SigningKey
-from aimer2.secure_aggregation.keys import open_keys, pack, place, unpack
-from aimer2.secure_aggregation.messages import Bundle, Dealt, EpochTerms, Keys, Letters, secret_commitment, sign
+from aimer2.secure_aggregation.hash_tree import HashTree, root_of
+from aimer2.secure_aggregation.keys import open_keys, pack, place, secret_commitment, set_up_digest, unpack
+from aimer2.secure_aggregation.messages import Bundle, Deals, Dealt, EpochTerms, Keys, Letters, sign
 from aimer2.secure_aggregation.roster import Roster
 from aimer2.secure_aggregation.secret_sharing import split
 
@@ -47,12 +48,10 @@ class Dealer:
 
     def deal(self, secrets: Sequence[tuple[bytes, bytes]], keys: Mapping[SiteId, Keys], list_digest: Digest, key: SigningKey) -> Dealt:
         """Shares of each round's two secrets (the own mask's, the private key) for all sites in ``keys``, this one among them."""
-        xs = {site: self.roster.index(site) for site in keys}
-        pieces = [split(secret, self.roster.threshold, list(xs.values())) for pair in secrets for secret in pair]
-        parcels = {
-            site: pack([piece[xs[site]] for piece in pieces], document.seal, place(self.roster, self.epoch, list_digest, self.site, site))
-            for site, document in keys.items()
-        }
+        seals = {self.roster.index(site): document.seal for site, document in sorted(keys.items())}
+        pieces = [split(secret, self.roster.threshold, list(seals)) for pair in secrets for secret in pair]
+        set_up, mine = set_up_digest(self.roster, self.epoch, list_digest), self.roster.index(self.site)
+        parcels = {index: pack([piece[index] for piece in pieces], seal, place(set_up, mine, index)) for index, seal in seals.items()}
         bundle = Bundle(
             study=self.roster.study,
             roster=self.roster.hash(),
@@ -60,19 +59,20 @@ class Dealer:
             site=self.site,
             keys=list_digest,
             secrets=tuple(secret_commitment(own) for own, _ in secrets),
-            parcels={site: parcel.digest() for site, parcel in parcels.items()},
+            parcels=HashTree(list(parcels.values())).root.hex(),
         )
         return Dealt(bundle=sign(bundle, key), parcels=parcels)
 
-    def take(self, dealt: Dealt, bundle: Bundle, seal: bytes) -> list[bytes] | None:
+    def take(self, deals: Deals, bundle: Bundle, sites: Sequence[SiteId], seal: bytes, set_up: bytes) -> list[bytes] | None:
         """The shares that ``bundle.site`` dealt this site, two per round; None where it signed something of no use.
 
-        Raises Tampered where the parcel was altered on the way.
+        ``sites``: all on the list of keys, in order. Raises Tampered where the parcel was altered on the way.
         """
-        parcel = dealt.parcels.get(self.site)
-        if parcel is None or parcel.digest() != bundle.parcels[self.site]:
+        dealer, mine = self.roster.index(bundle.site), self.roster.index(self.site)
+        parcel = deals.parcels.get(dealer, b"")
+        if root_of(parcel, sites.index(self.site), len(sites), deals.paths.get(dealer, b"")).hex() != bundle.parcels:
             raise Tampered(say("The parcel of '{site}' is not the one that it signed.", site=bundle.site))
         try:
-            return unpack(parcel, seal, place(self.roster, self.epoch, bundle.keys, bundle.site, self.site), 2 * self.epoch.rounds)
+            return unpack(parcel, seal, place(set_up, dealer, mine), 2 * self.epoch.rounds)
         except Tampered:
             return None

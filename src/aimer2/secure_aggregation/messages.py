@@ -63,18 +63,6 @@ class Keys(Document):
     masks: tuple[Bytes32, ...] = Field(description="one per round, for the masks between two sites")
 
 
-class Parcel(Document):
-    """What a dealer sends one recipient. Not signed itself: the dealer's bundle holds its digest."""
-
-    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
-
-    sealed: bytes = Field(description="HPKE: per round a share of the own mask's secret and one of the private key, 32 bytes each")
-    commitments: tuple[Bytes32, ...] = Field(description="of those shares in the same order, see `share_commitment`")
-
-    def digest(self) -> Digest:
-        return digest_of("parcel", [self.sealed, list(self.commitments)])
-
-
 class Bundle(Document):
     """Phase "shares": what a site dealt, to whom, and what its secrets must turn out to be."""
 
@@ -86,14 +74,16 @@ class Bundle(Document):
     site: SiteId
     keys: Digest = Field(description="of the list of keys that it saw")
     secrets: tuple[Bytes32, ...] = Field(description="commitment to the own mask's secret of each round")
-    parcels: Mapping[SiteId, Digest]
+    parcels: Digest = Field(description="root of the `HashTree` over its parcels, in the order of the list")
 
 
 class Dealt(Document):
-    """A site's answer in the phase "shares", and what a recipient gets of it (then with its own parcel only)."""
+    """A site's answer in the phase "shares"."""
+
+    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 
     bundle: str
-    parcels: Mapping[SiteId, Parcel]
+    parcels: Mapping[int, bytes] = Field(description="by the recipient's index in the roster, see `keys.pack`")
 
 
 class Update(Document):
@@ -115,7 +105,8 @@ class Agreement(Document):
     round_number: int
     context: Digest
     site: SiteId
-    survivors: Mapping[SiteId, Digest] = Field(description="digest of each signed update")
+    survivors: tuple[int, ...] = Field(description="their indices in the roster")
+    updates: Digest = Field(description="of all their signed updates, by site")
 
 
 class Reveal(Document):
@@ -128,8 +119,8 @@ class Reveal(Document):
     round_number: int
     context: Digest
     site: SiteId
-    own: Mapping[SiteId, Bytes32] = Field(description="of survivors: the own mask's secret")
-    keys: Mapping[SiteId, Bytes32] = Field(description="of members that handed nothing in: the private key of this round")
+    own: Mapping[int, Bytes32] = Field(description="of survivors, by their index: the own mask's secret")
+    keys: Mapping[int, Bytes32] = Field(description="of members that handed nothing in: the private key of this round")
 
 
 class Letters(Document):
@@ -139,9 +130,13 @@ class Letters(Document):
 
 
 class Deals(Document):
-    """What the coordinator hands on at the end of the set-up: every bundle with the recipient's parcel."""
+    """What the coordinator hands a recipient at the end of the set-up: every bundle, and of the parcels those for it."""
 
-    dealt: Mapping[SiteId, Dealt]
+    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+
+    bundles: Mapping[SiteId, str]
+    parcels: Mapping[int, bytes] = Field(description="by the dealer's index in the roster")
+    paths: Mapping[int, bytes] = Field(description="that each of them is among those its dealer signed: its path in the `HashTree`")
 
 
 Signed = TypeVar("Signed", Keys, Bundle, Update, Agreement, Reveal)
@@ -181,16 +176,6 @@ def text_digest(text: str) -> Digest:
 
 def letters_digest(what: str, signed: Mapping[SiteId, str]) -> Digest:
     return digest_of(what, {site: text_digest(text) for site, text in signed.items()})
-
-
-def secret_commitment(secret: bytes) -> bytes:
-    """Binding and, as the secret is 32 random bytes, hiding."""
-    return hashlib.sha256(b"AIMER2/SA1 secret" + secret).digest()
-
-
-def share_commitment(place: bytes, index: int, share: bytes) -> bytes:
-    """A share is uniform below 2^256 to whoever holds fewer than the threshold: its hash needs no salt. ``index`` counts in the parcel."""
-    return hashlib.sha256(b"AIMER2/SA1 share" + place + index.to_bytes(4, "big") + share).digest()
 
 
 def _kind(form: type[Document]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import final
@@ -77,6 +77,10 @@ class Roster:
             return self._indices[site]
         except KeyError as error:
             raise NotFound(say("'{site}' is not in the study's roster.", site=site)) from error
+
+    def sites(self, indices: Collection[int]) -> list[SiteId]:
+        """Those of these indices, in the order of names."""
+        return [site for site, index in self._indices.items() if index in indices]
 
     def key(self, site: SiteId) -> PublicKey:
         """Raises NotFound."""

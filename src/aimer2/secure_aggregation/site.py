@@ -18,11 +18,10 @@ from aimer2.core.said import say
 from aimer2.core.task import Digest, SiteId
 from aimer2.identity.keys import SigningKey
 from aimer2.secure_aggregation.dealing import Dealer
-from aimer2.secure_aggregation.keys import open_bundle, own_seed, pair_seed, public, round_context
+from aimer2.secure_aggregation.keys import open_bundle, own_seed, pair_seed, public, round_context, set_up_digest, survivor_set
 from aimer2.secure_aggregation.messages import (
     Agreement,
     Deals,
-    Dealt,
     EpochTerms,
     Keys,
     Letters,
@@ -33,7 +32,6 @@ from aimer2.secure_aggregation.messages import (
     opened,
     parsed,
     sign,
-    text_digest,
 )
 from aimer2.secure_aggregation.roster import Roster
 from aimer2.secure_aggregation.secret_sharing import draw_secret
@@ -109,15 +107,15 @@ class Member:
         state = self._known(epoch)
         letters = parsed(keys, Letters)
         digest = letters_digest("keys", letters.signed)
-        if "shares" not in state:
+        if "list" not in state:
             dealer = Dealer(self.roster, epoch, self.site)
             documents = dealer.check_list(letters, state["keys"])
             dealt = dealer.deal(list(state["secrets"].values()), documents, digest, self.key)
-            state |= {"list": digest, "seen": dict(letters.signed), "shares": dealt.model_dump_json()}
-            self._keep(epoch, state)
+            state |= {"list": digest, "masks": {site: list(document.masks) for site, document in documents.items()}, "bundle": dealt.bundle}
+            self.vault.change({self._state(epoch): _dumped(state), self._shares(epoch): dealt.model_dump_json().encode()})
         if state["list"] != digest:
             raise Conflict("This site has dealt its shares for another list of keys.")
-        return str(state["shares"])
+        return (self.vault.load(self._shares(epoch)) or b"").decode()
 
     def accept(self, epoch: EpochTerms, shares: str) -> tuple[SiteId, ...]:
         """The parcels of all members, before the epoch's first update. Back come the dealers whose parcel is of no use: to be reported.
@@ -125,17 +123,17 @@ class Member:
         An honest dealer among them still counts: the others' shares open its secrets. Raises as `share`.
         """
         state = self._known(epoch)
-        if "shares" not in state:
+        if "list" not in state:
             raise Conflict("This site has not dealt its shares for this epoch.")
         deals = parsed(shares, Deals)
-        cohort = letters_digest("cohort", {site: dealt.bundle for site, dealt in deals.dealt.items()})
+        cohort = letters_digest("cohort", deals.bundles)
         if "cohort" not in state:
-            self._take(epoch, state, deals)
-            state["cohort"] = cohort
-            self._keep(epoch, state)
+            rounds, useless = self._taken(epoch, state, deals)
+            state = {"epoch": state["epoch"], "keys": state["keys"], "list": state["list"], "cohort": cohort, "useless": useless}
+            self.vault.change({self._state(epoch): _dumped(state)} | {self._secrets(epoch, number): _dumped(kept) for number, kept in rounds.items()})
         if state["cohort"] != cohort:
             raise Conflict("This site has accepted the shares of other members for this epoch.")
-        return tuple(sorted(state["publics"].keys() - state["held"].keys()))
+        return tuple(state["useless"])
 
     def check(self, epoch: EpochTerms, round_number: int) -> None:
         """Whether the site can mask an update of this round, before one is computed. Raises as `prepare`."""
@@ -164,8 +162,7 @@ class Member:
         update = Update(**self._header(epoch, terms, self._round(epoch, terms)), uploads=uploads)
         stored = self._said(epoch, terms, Update)
         if stored is None:
-            state, gone = self._closed(epoch, terms.round_number)
-            return self._say(update, {**state, **(keep or {})}, gone)
+            return self._say(update, keep, self._closed(epoch, terms.round_number))
         if opened(stored, Update, self.key.public) != update:
             raise Conflict("This site has handed in another update for this round, or for another model.")
         return stored
@@ -186,8 +183,10 @@ class Member:
         known = self._round(epoch, terms)
         letters = parsed(survivors, Letters)
         stored = self._said(epoch, terms, Agreement)
+        indices, updates = survivor_set(self.roster, letters.signed)
         if stored is not None:
-            if opened(stored, Agreement, self.key.public).survivors != _digests(letters):
+            before = opened(stored, Agreement, self.key.public)
+            if (before.survivors, before.updates) != (indices, updates):
                 raise Conflict("This site has agreed to another set of updates for this round.")
             return stored
         mine = self._said(epoch, terms, Update)
@@ -199,10 +198,12 @@ class Member:
         for site, text in letters.signed.items():
             if site not in known.publics:
                 raise NotAllowed(say("'{site}' is not a member of this epoch.", site=site))
+            if site == self.site:
+                continue
             update = opened(text, Update, self.roster.key(site))
-            if update != Update(**header | {"site": site}, uploads=update.uploads):
+            if _header_of(update) != header | {"site": site}:
                 raise Tampered(say("The update of '{site}' belongs to another round, model or set of sites.", site=site))
-        return self._say(Agreement(**header, survivors=_digests(letters)))
+        return self._say(Agreement(**header, survivors=indices, updates=updates))
 
     def reveal(self, epoch: EpochTerms, terms: RoundTerms, agreements: str) -> str:
         """Phase "reveal": one share per member, once at least the threshold of sites has signed the same set as this one.
@@ -215,22 +216,24 @@ class Member:
         if stored is None:
             raise Conflict("This site has not agreed to a set of updates for this round.")
         mine = opened(stored, Agreement, self.key.public)
+        survivors = self.roster.sites(mine.survivors)
         letters = parsed(agreements, Letters)
         for site, text in letters.signed.items():
-            if site not in mine.survivors:
+            if site not in survivors:
                 raise NotAllowed(say("'{site}' is not among the survivors of this round.", site=site))
-            if opened(text, Agreement, self.roster.key(site)) != mine.model_copy(update={"site": site}):
+            if (site, text) != (self.site, stored) and opened(text, Agreement, self.roster.key(site)) != mine.model_copy(update={"site": site}):
                 raise Tampered(say("'{site}' has signed another set of updates.", site=site))
         if len(letters.signed) < self.roster.threshold:
             raise NotAllowed(say("Only {count} sites have agreed; {threshold} must.", count=len(letters.signed), threshold=self.roster.threshold))
         said = self._said(epoch, terms, Reveal)
         if said is not None:
             return said
-        self._check_opened(epoch, terms, mine.survivors.keys())
-        own = {site: pair[0] for site, pair in known.shares.items() if site in mine.survivors}
-        keys = {site: pair[1] for site, pair in known.shares.items() if site not in mine.survivors}
-        survivors = cbor2.dumps(sorted(mine.survivors))
-        opening = {self._opened_name(epoch, terms): survivors, self._last_name: survivors}
+        self._check_opened(epoch, terms, survivors)
+        shares = {self.roster.index(site): pair for site, pair in known.shares.items()}
+        own = {index: pair[0] for index, pair in shares.items() if index in mine.survivors}
+        keys = {index: pair[1] for index, pair in shares.items() if index not in mine.survivors}
+        names = cbor2.dumps(survivors)
+        opening = {self._opened_name(epoch, terms): names, self._last_name: names}
         return self._say(Reveal(**self._header(epoch, terms, known), own=own, keys=keys), opening)
 
     def close(self, epoch: EpochTerms) -> None:
@@ -248,56 +251,51 @@ class Member:
         ending, gone = _ending(self.roster.study, former.decode()) if former is not None and former.decode() != epoch.name else ({}, [])
         self.vault.change({**ending, current: epoch.name.encode(), self._state(epoch): _dumped(state)}, gone)
 
-    def _closed(self, epoch: EpochTerms, before: int) -> tuple[dict[str, bytes], list[str]]:
-        """What to keep and what to erase so that earlier rounds are over."""
-        state = self._known(epoch)
-        closed = [number for number in state["secrets"] if number < before]
-        if not closed:
-            return {}, []
-        for number in closed:
-            del state["secrets"][number]
-            for shares in state.get("held", {}).values():
-                del shares[number]
-        return {self._state(epoch): _dumped(state)}, [f"{self._name(epoch)}/{number}/" for number in closed]
+    def _closed(self, epoch: EpochTerms, before: int) -> list[str]:
+        """What to erase so that earlier rounds are over; the earliest of them are it already."""
+        gone = before
+        while gone > epoch.first_round and self.vault.load(self._secrets(epoch, gone - 1)) is not None:
+            gone -= 1
+        return [f"{self._name(epoch)}/{number}/" for number in range(gone, before)]
 
-    def _take(self, epoch: EpochTerms, state: dict[str, Any], deals: Deals) -> None:
-        """Checks and opens every parcel. With them done, the key that they were sealed to goes."""
-        mine = deals.dealt.get(self.site)
-        if mine is None or mine.bundle != parsed(state["shares"], Dealt).bundle:
+    def _taken(self, epoch: EpochTerms, state: Mapping[str, Any], deals: Deals) -> tuple[dict[int, dict[str, Any]], list[SiteId]]:
+        """Checks and opens every parcel: what each round needs, and whose parcel is of no use. The key that they were sealed to goes then."""
+        if deals.bundles.get(self.site) != state["bundle"]:
             raise Tampered("The members' shares do not hold this site's own.")
         here = Dealer(self.roster, epoch, self.site)
-        here.check_count(len(deals.dealt))
-        keys = {site: opened(text, Keys, self.roster.key(site)) for site, text in state["seen"].items()}
-        held: dict[SiteId, dict[int, list[bytes]]] = {}
-        for dealer, dealt in sorted(deals.dealt.items()):
-            if dealer not in keys:
+        here.check_count(len(deals.bundles))
+        set_up, sites = set_up_digest(self.roster, epoch, state["list"]), sorted(state["masks"])
+        bundles = []
+        for dealer, text in sorted(deals.bundles.items()):
+            if dealer not in state["masks"]:
                 raise NotAllowed(say("'{dealer}' has dealt shares without a key in the list.", dealer=dealer))
-            shares = here.take(dealt, open_bundle(dealt.bundle, self.roster, epoch, dealer, keys, state["list"]), state["seal"])
-            if shares is not None:
-                held[dealer] = {number: shares[2 * place : 2 * place + 2] for place, number in enumerate(_numbers(epoch))}
-        state["held"] = held
-        state["publics"] = {site: list(keys[site].masks) for site in deals.dealt}
-        del state["seal"], state["seen"]
+            bundles.append(open_bundle(text, self.roster, epoch, dealer, state["list"]))
+        shares = {bundle.site: here.take(deals, bundle, sites, state["seal"], set_up) for bundle in bundles}
+        held = {dealer: taken for dealer, taken in shares.items() if taken is not None}
+        rounds = {
+            number: {
+                "own": own,
+                "private": private,
+                "publics": {site: state["masks"][site][place] for site in sorted(deals.bundles)},
+                "shares": {dealer: taken[2 * place : 2 * place + 2] for dealer, taken in held.items()},
+            }
+            for place, (number, (own, private)) in enumerate(sorted(state["secrets"].items()))
+        }
+        return rounds, sorted(deals.bundles.keys() - held.keys())
 
-    def _masking(self, epoch: EpochTerms, round_number: int) -> dict[str, Any]:
-        """What is kept of an epoch whose set-up is done and whose round is still to come."""
+    def _masking(self, epoch: EpochTerms, round_number: int) -> tuple[Digest, dict[str, Any]]:
+        """The members' digest and what is kept of a round, of an epoch whose set-up is done and whose round is still to come."""
         state = self._known(epoch)
         if "cohort" not in state:
             raise Conflict("This site has not accepted the members' shares for this epoch.")
-        if round_number not in state["secrets"]:
+        kept = self.vault.load(self._secrets(epoch, round_number))
+        if kept is None:
             raise Conflict(say("Round {round_number} is closed at this site, or not of this epoch.", round_number=round_number))
-        return state
+        return state["cohort"], cbor2.loads(kept)
 
     def _round(self, epoch: EpochTerms, terms: RoundTerms) -> _Round:
-        state, number = self._masking(epoch, terms.round_number), terms.round_number
-        own, private = state["secrets"][number]
-        return _Round(
-            context=round_context(self.roster, epoch, state["cohort"], terms),
-            own=own,
-            private=private,
-            publics={site: masks[number - epoch.first_round] for site, masks in state["publics"].items()},
-            shares={site: shares[number] for site, shares in state["held"].items()},
-        )
+        cohort, kept = self._masking(epoch, terms.round_number)
+        return _Round(context=round_context(self.roster, epoch, cohort, terms), **kept)
 
     def _check_opened(self, epoch: EpochTerms, terms: RoundTerms, survivors: Collection[SiteId]) -> None:
         before = self.vault.load(self._opened_name(epoch, terms))
@@ -341,11 +339,14 @@ class Member:
             raise Conflict("This site knows the epoch with other terms.")
         return state
 
-    def _keep(self, epoch: EpochTerms, state: Mapping[str, Any]) -> None:
-        self.vault.change({self._state(epoch): _dumped(state)})
-
     def _state(self, epoch: EpochTerms) -> str:
         return f"{self._name(epoch)}/state"
+
+    def _shares(self, epoch: EpochTerms) -> str:
+        return f"{self._name(epoch)}/shares"
+
+    def _secrets(self, epoch: EpochTerms, round_number: int) -> str:
+        return f"{self._name(epoch)}/{round_number}/secrets"
 
     def _name(self, epoch: EpochTerms) -> str:
         return f"{self.roster.study}/{epoch.name}"
@@ -386,5 +387,6 @@ def _numbers(epoch: EpochTerms) -> range:
     return range(epoch.first_round, epoch.first_round + epoch.rounds)
 
 
-def _digests(letters: Letters) -> dict[SiteId, Digest]:
-    return {site: text_digest(text) for site, text in letters.signed.items()}
+def _header_of(update: Update) -> dict[str, Any]:
+    """All of it but what it is about: as `Member._header`."""
+    return {name: value for name, value in update if name != "uploads"}

@@ -21,6 +21,7 @@ from aimer2.core.study import Study
 from aimer2.core.task import BlobRef, Stage
 from aimer2.core.tree import Array, NumpyArray, Tree, read, size
 from aimer2.messages.tensors import read_tree, write_tree
+from aimer2.metrics import figures
 from aimer2.site.memory_files import OpenFile, require_sealed
 from aimer2.study.analysing import expected
 from aimer2.study.personal import sums_at_the_end
@@ -37,11 +38,13 @@ _MIRRORS = {"difference": "model"}
 @final
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What the sums of a task must look like. ``names`` None: any; a sum without a layout is held to ``free_bytes``."""
+    """What the sums of a task must look like. ``names`` None: any; a sum without a layout is held to ``free_bytes``, and its arrays to the names
+    ``words`` (None: any). Code that a study brings could tell of patients in a name, and masks hide numbers alone."""
 
     names: frozenset[str] | None
     layouts: Mapping[str, Layout]
     free_bytes: int
+    words: frozenset[str] | None
 
     def room(self, name: str, most: int) -> int:
         """Bytes that a sum may have; ``most``: what the site allows at all."""
@@ -54,13 +57,21 @@ def expect(study: Study, stage: Stage, received: Mapping[str, Blob], round_numbe
     trees = {name: read_tree(blob) for name, blob in received.items()}
     if stage == "analyse":
         wanted = {name: layout_of(tree) for name, tree in expected(study, trees, round_number).items()}
-        return Expectation(frozenset(wanted), wanted, 0)
+        return Expectation(frozenset(wanted), wanted, 0, frozenset())
     layouts: dict[str, Layout] = {name: layout_of(tree) for name, tree in trees.items()}
     layouts |= {sum_name: layouts[source] for sum_name, source in _MIRRORS.items() if source in layouts}
     if stage == "train":
         layouts |= catalogue.layouts(study.method.name, trees)
     room = SMALL_SUMS + sum(blob.ref.size for blob in received.values())
-    return Expectation(_names(study, stage), layouts, room)
+    names = _names(study, stage)
+    return Expectation(names, layouts, room, None if names is None else _words(study, stage, trees))
+
+
+def _words(study: Study, stage: Stage, received: Mapping[str, Tree]) -> frozenset[str]:
+    """The received arrays' names, the metrics' and the method's own."""
+    if stage == "moments":
+        return frozenset({"columns"})
+    return catalogue.words(study.method.name).union(figures.leaves(), *received.values())
 
 
 def _names(study: Study, stage: Stage) -> frozenset[str] | None:
@@ -82,11 +93,13 @@ def layout_of(tree: Mapping[str, Any]) -> Layout:
 @final
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One file that a worker hands over: what it is called, the layout it must have (None: any), its largest size in bytes."""
+    """One file that a worker hands over: what it is called, the layout it must have (None: any), its largest size in bytes, and how its arrays may
+    be called where they have no layout (None: anyhow)."""
 
     name: str
     layout: Layout | None
     room: int
+    words: frozenset[str] | None = None
 
 
 @final
@@ -124,6 +137,11 @@ def _checked(file: int, wanted: Wanted) -> dict[str, Array]:
     tree = _read(blob, wanted.name)
     if wanted.layout is not None and layout_of(tree) != wanted.layout:
         raise BadUpdate(say("The sum '{name}' does not have the names, shapes and types of what the site received.", name=wanted.name))
+    if wanted.layout is None and wanted.words is not None and not tree.keys() <= wanted.words:
+        # The name itself is not told: it may be the leak.
+        raise BadUpdate(
+            say("The sum '{name}' has an array whose name is not the model's, a metric's or one of the method's `words`.", name=wanted.name)
+        )
     return {name: _Finite(leaf) for name, leaf in tree.items()}
 
 

@@ -320,7 +320,7 @@ class Performing:
         expectation = check.expect(package.study, task.stage, received, task.round_number)
         check.check_names(handed.sums, expectation)
         room = self._settings.worker.disk_mib << 20
-        sums = [check.Wanted(name, expectation.layouts.get(name), expectation.room(name, room)) for name in handed.sums]
+        sums = [check.Wanted(name, expectation.layouts.get(name), expectation.room(name, room), expectation.words) for name in handed.sums]
         return sums + [check.Wanted(name, None, room) for name in handed.memory]
 
     def erase_old(self, study: str) -> None:

@@ -164,6 +164,11 @@ class Worker:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def ended(self) -> bool:
+        """Killed from outside, between two tasks: the task that comes next is not to blame for it."""
+        return self._process.returncode is not None
+
     def kill(self) -> None:
         """At once, with all that it started; a task in it gets WorkerDied."""
         if self._process.returncode is None:
@@ -202,7 +207,7 @@ class Workers:
         if (timer := self._idle.pop(study, None)) is not None:
             timer.cancel()
         worker = self._warm.get(study)
-        if worker is not None and worker.opening.snapshot == opening.snapshot:
+        if worker is not None and not worker.ended and worker.opening.snapshot == opening.snapshot:
             return worker
         await self.end(study)
         self._warm[study] = await self._started(opening)

@@ -206,6 +206,12 @@ def read_events(connection: Connection, digest: str, after: int, limit: int = 20
     return found
 
 
+def last_event(connection: Connection, digest: str) -> int:
+    """Its number; 0 where there is none."""
+    found: int = _LAST.run(connection, {"study": digest}).fetchone()[0]
+    return found
+
+
 def last_model(connection: Connection, digest: str) -> str | None:
     """The newest model that an event names."""
     named = select(events.c.model).where(events.c.study == digest, events.c.model.is_not(None)).order_by(events.c.sequence.desc()).limit(1)
@@ -226,7 +232,7 @@ _ADD = Prepared("INSERT INTO events (study, sequence, document, model) VALUES (:
 def _append(connection: Connection, digest: str, rows: Sequence[EventRow]) -> None:
     if not rows:
         return
-    last = _LAST.run(connection, {"study": digest}).fetchone()[0]
+    last = last_event(connection, digest)
     numbered = [{"study": digest, "sequence": last + 1 + i, "document": row.document, "model": row.model} for i, row in enumerate(rows)]
     _ADD.run_many(connection, numbered)
 

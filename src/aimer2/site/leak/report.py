@@ -21,7 +21,7 @@ body{font:15px/1.5 system-ui,sans-serif;color:#1b1c1e;background:#fff;max-width:
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}table{border-collapse:collapse;margin:.8rem 0}
 th,td{text-align:left;padding:.25rem .9rem .25rem 0;border-bottom:1px solid #dfe2e6;vertical-align:top}
 .keep{border:2px solid #b3261e;padding:.6rem 1rem}.now{background:#fff4d6}
-svg{max-width:100%;height:auto;font:13px system-ui,sans-serif}figure{display:inline-block;margin:.5rem 1.2rem .5rem 0}
+svg{max-width:100%;height:auto;font:13px system-ui,sans-serif}figure{display:inline-block;vertical-align:top;margin:.5rem 1.2rem .5rem 0}
 figcaption{font-size:.85rem;max-width:13rem}
 """
 # Nothing of the page may load, run or send anything, whatever a study's code has put into its findings.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -27,7 +26,6 @@ class Capabilities:
     landlock: int
     namespaces: bool
     user_switch: bool
-    cgroup_memory: bool
 
     def describe(self) -> list[str]:
         """One sentence for each, with what to do where something is missing."""
@@ -42,9 +40,6 @@ class Capabilities:
             "User switch: yes, a worker can run as a user of its own."
             if self.user_switch
             else "User switch: no, workers run as the agent's user. Start the agent with CAP_SETUID and CAP_SETGID to add it.",
-            "Memory control group: yes, the agent can hold all of a worker's memory under one limit."
-            if self.cgroup_memory
-            else "Memory control group: no, memory is limited for each process only. Set Delegate=yes in the agent's systemd unit.",
         ]
 
     def _about_landlock(self) -> str:
@@ -55,7 +50,7 @@ class Capabilities:
         return f"Landlock: version {self.landlock}, files and signals are protected."
 
 
-NOTHING: Final = Capabilities(seccomp=False, landlock=0, namespaces=False, user_switch=False, cgroup_memory=False)
+NOTHING: Final = Capabilities(seccomp=False, landlock=0, namespaces=False, user_switch=False)
 
 
 def capabilities() -> Capabilities:
@@ -72,14 +67,12 @@ def capabilities() -> Capabilities:
 def probe() -> Capabilities:
     """Confine the calling process for good and see what then really fails; only for the child that `capabilities` makes."""
     user_switch = _may_switch_user()
-    cgroup_memory = _may_limit_memory(Path("/sys/fs/cgroup"))
     enforced = confine(Confinement(namespaces=True))
     return Capabilities(
         seccomp=enforced.network != "none" and _no_socket(),
         landlock=enforced.files if _no_file() else 0,
         namespaces=enforced.network == "seccomp+namespace",
         user_switch=user_switch,
-        cgroup_memory=cgroup_memory,
     )
 
 
@@ -110,17 +103,3 @@ def _may_switch_user() -> bool:
         return False
     effective = next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
     return all(effective >> capability & 1 for capability in (CAP_SETGID, CAP_SETUID))
-
-
-def _may_limit_memory(root: Path) -> bool:
-    """Whether this process's control group (version 2) has the memory controller and lets this user make groups below it."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-        own = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), None)
-        if own is None:
-            return False
-        controllers = (root / own / "cgroup.controllers").read_text().split()
-    except OSError:
-        return False
-    needed = (".", "cgroup.procs", "cgroup.subtree_control")
-    return "memory" in controllers and all(os.access(root / own / name, os.W_OK) for name in needed)

@@ -2,8 +2,8 @@
 
 These limits are the kernel's own per-process limits: they need no privilege and stop accidents (a loop that never ends, a table that
 does not fit). They are not a wall against intent: each process that the worker starts has the whole limit again, and shared memory
-(memory files, shared mappings) is not counted as memory. Where that matters, allow one process only and put the worker into a
-control group.
+(memory files, shared mappings) is not counted as memory. Where that matters, limit the agent's whole service (`MemoryMax=` in its
+systemd unit).
 """
 
 from __future__ import annotations
