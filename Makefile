@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint campaign clean
+.PHONY: demo test lint campaign pictures clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo.installed ## four hospitals, one model, on this machine
@@ -20,6 +20,9 @@ lint: .venv/test.installed
 
 campaign: .venv/test.installed ## long searches for faults, with fresh random cases
 	$(BIN)/pytest -n 2 -m campaign --hypothesis-profile=campaign -o timeout=3600
+
+pictures: .venv/test.installed tests/integration/node_modules ## the documentation's pictures of pages, taken anew
+	AIMER2_PICTURES=docs/images $(BIN)/pytest --basetemp=/tmp/aimer2 tests/end_to_end/test_story.py
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -126,8 +126,8 @@ async def _rows() -> list[Row]:
         folder = Folder(Path(name) / "coordinator")
         initialise(folder, Settings(name="Benchmark", url="https://127.0.0.1:8443"), SystemClock())
         coordinator = Coordinator.open(folder)
-        study = await coordinator.database.write(fill)
         await coordinator.database.write(accounts.add_account, Account("ada", "operator"), time.time())
+        study = await coordinator.database.write(fill)
         await coordinator.registry.load()
         secret, _ = await coordinator.sessions.open("ada", "browser")
         app, cookie = Dashboard(build_app(coordinator), described), f"__Host-aimer2={secret}"

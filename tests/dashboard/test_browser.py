@@ -1,4 +1,4 @@
-"""The coordinator's pages in a real browser, over real processes: watched live, promoted, taken home; nothing keeps anybody out."""
+"""The coordinator's pages in a real browser, over real processes: watched live; nothing keeps anybody out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Download, Locator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 from tests.browser import barriers
 
 from aimer2.cli.federation import RESEARCHER, Federation, Hospital
@@ -116,12 +116,6 @@ def context(chromium: Browser, federation: Federation) -> Iterator[BrowserContex
     made.close()
 
 
-def taken(page: Page, name: str) -> Download:
-    with page.expect_download() as waiting:
-        page.get_by_role("link", name=name).first.click()
-    return waiting.value
-
-
 def test_a_study_is_watched_live_paused_and_resumed(context: BrowserContext, federation: Federation, finished: Run) -> None:
     page = context.new_page()
     said: list[str] = []
@@ -147,26 +141,6 @@ def test_a_study_is_watched_live_paused_and_resumed(context: BrowserContext, fed
     expect(page.get_by_role("heading", level=1)).to_contain_text("stopped")
     assert page.title() == "mortality · AIMER2", "a text of the study was run"
     assert not said
-    page.close()
-
-
-def test_a_model_is_promoted_and_its_card_and_record_are_taken_home(context: BrowserContext, finished: Run, tmp_path: Path) -> None:
-    page = context.new_page()
-    page.goto("/models")
-    page.get_by_role("link", name="version 1").click()
-    page.get_by_label("Stage").select_option("validated")
-    page.get_by_label("Reason").fill("Judged on other patients.")
-    page.get_by_role("button", name="Move", exact=True).click()
-    expect(page.get_by_role("heading", level=1)).to_contain_text("validated")
-    taken(page, "Download the card (HTML").save_as(tmp_path / "card.html")
-    assert "Judged on other patients." in (tmp_path / "card.html").read_text("utf-8")
-    taken(page, "Download the record").save_as(tmp_path / "record.html")
-    offline = context.new_page()
-    offline.goto((tmp_path / "record.html").as_uri())
-    expect(offline.locator(".holds").first).to_be_visible()
-    expect(offline.locator(".fails")).to_have_count(0)
-    assert finished.digest in offline.content()
-    offline.close()
     page.close()
 
 

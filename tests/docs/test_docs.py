@@ -221,6 +221,13 @@ def test_links_lead_somewhere(path: Path) -> None:
             assert anchor in {_anchor(title) for title in re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)}, target
 
 
+def test_every_picture_is_shown_and_small() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in PAGES)
+    for picture in (ROOT / "docs" / "images").iterdir():
+        assert f"](images/{picture.name})" in text, picture.name
+        assert picture.stat().st_size < 150_000, picture.name
+
+
 def _anchor(title: str) -> str:
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
