@@ -127,6 +127,16 @@ def test_words_that_say_something_else_than_the_text_are_not_believed() -> None:
         assert CHINESE.told(heard) == ("No column is there.", False)
 
 
+def test_words_that_would_grow_without_end_are_not_even_put_together() -> None:
+    words: dict[str, object] = {"message": "ha", "values": {}}
+    for _ in range(30):
+        words = {"message": "{a}" * 100, "values": {"a": words}}
+    sent = {"name": "columns", "passed": True, "finding": "All is well.", "words": {"finding": words}}
+    heard = Check.model_validate_json(json.dumps(sent))
+    assert not isinstance(heard.finding, Said)
+    assert not isinstance(json.loads(json.dumps(sent), object_hook=restored)["finding"], Said)
+
+
 def test_sentences_within_sentences_survive_the_wire_and_plain_ones_need_no_words() -> None:
     reason = joined([say("about {count} patients", count=5), "no answer by the deadline"], "; ")
     failure = Failure(task="t", attempt=1, site="a", code="internal", reason=reason)

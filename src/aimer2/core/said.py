@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
-_PLACE = re.compile(r"\{(\w+)\}")
+PLACE = re.compile(r"\{(\w+)\}")
 
 
 @final
@@ -42,7 +42,7 @@ def mark(message: str) -> str:
 
 def filled(message: str, values: Mapping[str, str]) -> str:
     """The message with the values in their places; a place without a value stays, so that a message from elsewhere can do no harm."""
-    return _PLACE.sub(lambda place: values.get(place[1], place[0]), message)
+    return PLACE.sub(lambda place: values.get(place[1], place[0]), message)
 
 
 def joined(sentences: Sequence[str], between: str = " ") -> str:

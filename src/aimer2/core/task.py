@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from aimer2.core.said import Said
+from aimer2.core.said import PLACE, Said
 
 SITE_ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -41,8 +41,22 @@ class Words(Document):
             message=said.message, values={name: cls.of(value) if isinstance(value, Said) else str(value) for name, value in said.values.items()}
         )
 
-    def said(self) -> Said:
-        return Said(self.message, {name: value.said() if isinstance(value, Words) else value for name, value in self.values.items()})
+    def said(self, text: object) -> Said | None:
+        """The sentence, where it says this text; None where it says another. Nothing longer than the text is put together for it."""
+        if not isinstance(text, str) or self._length(len(text)) != len(text):
+            return None
+        said = self._said()
+        return said if said == text else None
+
+    def _said(self) -> Said:
+        return Said(self.message, {name: value._said() if isinstance(value, Words) else value for name, value in self.values.items()})
+
+    def _length(self, most: int) -> int:
+        """Characters of the sentence; more than ``most`` where one of its values alone is too long."""
+        lengths = {name: value._length(most) if isinstance(value, Words) else len(value) for name, value in self.values.items()}
+        if any(length > most for length in lengths.values()):
+            return most + 1
+        return len(self.message) + sum(lengths[place[1]] - len(place[0]) for place in PLACE.finditer(self.message) if place[1] in lengths)
 
 
 class Telling(Document):
@@ -67,7 +81,7 @@ class Telling(Document):
     def _read(self) -> Self:
         """Words that do not say what the text says are not believed."""
         for name, words in self.words.items():
-            if (said := words.said()) == self.__dict__.get(name):
+            if (said := words.said(self.__dict__.get(name))) is not None:
                 self.__dict__[name] = said
         return self
 
@@ -77,10 +91,10 @@ def restored(document: dict[str, Any]) -> dict[str, Any]:
     words = document.get("words")
     for name, made in words.items() if isinstance(words, dict) else ():
         try:
-            said = Words.model_validate(made).said()
+            said = Words.model_validate(made).said(document.get(name))
         except ValueError:
             continue
-        if said == document.get(name):
+        if said is not None:
             document[name] = said
     return document
 
