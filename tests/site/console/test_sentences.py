@@ -45,7 +45,6 @@ def test_every_sentence_of_ours_is_there(case: dict[str, Any], console: Console,
     assert known is not None and known.package is not None
     lines = [line for part in described(known.package).values() for line in part]
     assert [ENGLISH.told(line) for line in lines] == [(str(line), True) for line in lines]
-    left = [str(line) for line in lines if not CHINESE.told(line)[1]]
+    left = [str(line) for line in lines if not (CHINESE.told(line)[1] and re.search(r"[\u4e00-\u9fff]", CHINESE.told(line)[0]))]
     # parameters, names with units, and the researcher's own words are nobody's to translate
     assert [line for line in left if not re.search(r" = |^\w+ \(\S+\)$|^a test$", line)] == []
-    assert all(re.search(r"[\u4e00-\u9fff]", CHINESE.told(line)[0]) for line in lines if str(line) not in left)
