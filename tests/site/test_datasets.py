@@ -114,6 +114,7 @@ def test_what_is_published_is_rounded_and_recorded(datasets: Datasets, tmp_path:
     datasets.refresh("heart")
     coordinator = CoordinatorAddress(url="https://c.example", name="C", key=SigningKey.generate().public.text)
     datasets.folder.settings.write_text(first_settings("north", coordinator))
-    described, _ = datasets.publish("heart")
+    described = datasets.describe_for_others("heart")
+    datasets.publish("heart", described.digest)
     assert all(not column.quantiles for column in described.columns)
     assert [entry.kind for entry in datasets.audit.read()] == ["dataset-added", "snapshot-made", "dataset-published"]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +22,7 @@ from aimer2.connectors.table import Column, Table, load_table
 from aimer2.core import tree
 from aimer2.core.clock import SystemClock
 from aimer2.core.dataset import Samples
+from aimer2.core.errors import AimerError
 from aimer2.core.study import Study
 from aimer2.core.task import Answer, Task
 from aimer2.learners.catalogue import make_learner
@@ -73,7 +77,7 @@ def said(site: Decisions, *arguments: str, fails: bool = False) -> str:
     (site.folder.path / "split.key").write_text("ab" * 32)
     done = CliRunner().invoke(command, [*arguments, "--folder", str(site.folder.path)])
     assert bool(done.exit_code) == fails, done.output + repr(done.exception)
-    return done.output + str(done.exception or "")
+    return done.output + (f"{done.exception} {done.exception.advice}" if isinstance(done.exception, AimerError) else "")
 
 
 @pytest.fixture
@@ -90,10 +94,33 @@ def chest(site: Decisions, settings: Settings, scans: Path, tmp_path: Path) -> s
 
 def test_it_is_added_listed_and_published(site: Decisions, chest: snapshots.SnapshotRecord, scans: Path) -> None:
     assert "grey, 8×8, 8 bits" in said(site, "dataset", "list")
-    published = said(site, "dataset", "publish", "chest")
+    digest = said(site, "dataset", "publish", "chest", fails=True).rpartition("--digest ")[2]
+    assert not site.folder.published("chest").exists()
+    published = said(site, "dataset", "publish", "chest", "--digest", digest)
     assert '"form": "grey, 8×8, 8 bits"' in published and '"patients": "40"' in published
     (scans.parent / "17.png").write_bytes(b"broken")
     assert "1 of 80 images: not a PNG" in said(site, "dataset", "refresh", "chest", fails=True)
+
+
+def answered(folder: Path, answer: bytes) -> subprocess.CompletedProcess[bytes]:
+    """What the command does at a terminal where somebody answers so."""
+    person, terminal = os.openpty()
+    os.write(person, answer)
+    try:
+        given = [sys.executable, "-m", "aimer2", "site", "dataset", "publish", "chest", "--folder", str(folder)]
+        return subprocess.run(given, stdin=terminal, capture_output=True, check=False)
+    finally:
+        os.close(terminal)
+        os.close(person)
+
+
+def test_what_is_published_was_shown_to_a_person_who_said_yes(site: Decisions, chest: snapshots.SnapshotRecord) -> None:
+    (site.folder.path / "split.key").write_text("ab" * 32)
+    no = answered(site.folder.path, b"n\n")
+    assert no.returncode == 1 and b'"patients": "40"' in no.stdout and not site.folder.published("chest").exists()
+    yes = answered(site.folder.path, b"y\n")
+    assert yes.returncode == 0 and yes.stdout == no.stdout, yes.stderr
+    assert site.folder.published("chest").is_file()
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from aimer2.core.errors import AimerError, Conflict, Fault
 from aimer2.core.said import Said, joined, say
 from aimer2.core.task import Check, Failure, restored
 from aimer2.messages.wire import Problem, error_of, problem_of
+from aimer2.site.outgoing import short
 from aimer2.web.pages import HERE, tell
 from aimer2.web.translation import read_languages
 
@@ -135,6 +136,22 @@ def test_words_that_would_grow_without_end_are_not_even_put_together() -> None:
     heard = Check.model_validate_json(json.dumps(sent))
     assert not isinstance(heard.finding, Said)
     assert not isinstance(json.loads(json.dumps(sent), object_hook=restored)["finding"], Said)
+
+
+def test_nothing_goes_along_unseen_beside_a_sentence() -> None:
+    finding, record = "All 3 columns are there.", "patient 4711 has died"
+    ours = {"message": "All {count} columns are there.", "values": {"count": "3"}}
+    for words in (
+        {"finding": {"message": record, "values": {}}},
+        {"finding": ours, "anything": {"message": record, "values": {}}},
+        {"finding": {**ours, "values": {"count": "3", "other": record}}},
+        {"finding": {**ours, "values": {"count": {"message": "3", "values": {"other": record}}}}},
+    ):
+        heard = Check.model_validate({"name": "columns", "passed": True, "finding": finding, "words": words})
+        assert record not in heard.model_dump_json()
+        assert record not in short((heard,))[0].model_dump_json()
+    long = Check(name="columns", passed=True, finding=say("All {names} are there.", names="x" * 1000))
+    assert len(short((long,))[0].model_dump_json()) < 500
 
 
 def test_sentences_within_sentences_survive_the_wire_and_plain_ones_need_no_words() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from aimer2.site.folder import SiteFolder, existing
 from aimer2.site.settings import read_settings
 
 if TYPE_CHECKING:
+    from aimer2.connectors.table import DataDescription
     from aimer2.site.datasets import Datasets
 
 _EXISTING = click.Path(path_type=Path, exists=True, resolve_path=True)
@@ -123,13 +125,31 @@ def list_datasets(folder: Path | None) -> None:
 
 @dataset.command()
 @click.argument("name")
+@click.option(
+    "--digest", metavar="SHA256", help="Of the description that you have looked at: it is published without a question, and nothing else is."
+)
 @click.option("--take-back", is_flag=True, help="The consortium sees it no longer, once the agent has told the coordinator.")
 @in_folder
-def publish(name: str, take_back: bool, folder: Path | None) -> None:
-    """Let the consortium see what may be told of a data set (rounded counts), and print it; this is recorded in the audit log."""
+def publish(name: str, digest: str | None, take_back: bool, folder: Path | None) -> None:
+    """Print what may be told of a data set (rounded counts), and let the consortium see exactly that; this is recorded in the audit log."""
     datasets = _datasets(existing(folder))
     if take_back:
         told = datasets.take_back(name)
         click.echo(f"{name} is taken back here. The coordinator is told as soon as {'it is reached' if told else 'the agent runs and reaches it'}.")
-    else:
-        click.echo(datasets.publish(name)[0].model_dump_json(indent=1))
+        return
+    description = datasets.describe_for_others(name)
+    click.echo(description.model_dump_json(indent=1))
+    told = datasets.publish(name, digest or _looked_at(description))
+    click.echo(f"Published. The coordinator is told as soon as {'it is reached' if told else 'the agent runs and reaches it'}.", err=True)
+
+
+def _looked_at(description: DataDescription) -> str:
+    """Its digest, when a person says so. Raises BadInput where nobody can be asked."""
+    if not sys.stdin.isatty():
+        raise BadInput(
+            "Nothing was published: there is nobody to ask.", remedy=f"Look at what is printed; to publish it: --digest {description.digest}"
+        )
+    if not click.confirm("May the consortium see this, in your name?", err=True):
+        click.echo("Nothing was published.", err=True)
+        raise click.exceptions.Exit(1)
+    return description.digest

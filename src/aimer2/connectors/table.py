@@ -293,6 +293,11 @@ class DataDescription(Document):
     patients: str
     columns: tuple[ColumnDescription, ...]
 
+    @property
+    def digest(self) -> str:
+        """SHA-256: what a person who has looked at it names, so that this is published and nothing else."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
 
 RARER = "(rarer)"
 """Of a described column: the patients with any of the categories that are not named, since each has too few of them."""

@@ -23,6 +23,10 @@ SiteId: TypeAlias = Annotated[str, AfterValidator(_site_id)]
 Digest: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256, hexadecimal")]
 
 
+_DEEPEST = 4
+"""So many sentences may lie within each other."""
+
+
 class Document(BaseModel):
     """A versioned message: frozen, nothing unknown in it."""
 
@@ -51,12 +55,13 @@ class Words(Document):
     def _said(self) -> Said:
         return Said(self.message, {name: value._said() if isinstance(value, Words) else value for name, value in self.values.items()})
 
-    def _length(self, most: int) -> int:
-        """Characters of the sentence; more than ``most`` where one of its values alone is too long."""
-        lengths = {name: value._length(most) if isinstance(value, Words) else len(value) for name, value in self.values.items()}
-        if any(length > most for length in lengths.values()):
+    def _length(self, most: int, depth: int = 0) -> int:
+        """Characters of the sentence; more than ``most`` where a value is too long, lies too deep, or has no place: it would go along unseen."""
+        lengths = {name: value._length(most, depth + 1) if isinstance(value, Words) else len(value) for name, value in self.values.items()}
+        places = PLACE.findall(self.message)
+        if depth > _DEEPEST or any(length > most for length in lengths.values()) or not lengths.keys() <= set(places):
             return most + 1
-        return len(self.message) + sum(lengths[place[1]] - len(place[0]) for place in PLACE.finditer(self.message) if place[1] in lengths)
+        return len(self.message) + sum(lengths[place] - len(place) - 2 for place in places if place in lengths)
 
 
 class Telling(Document):
@@ -79,10 +84,13 @@ class Telling(Document):
 
     @model_validator(mode="after")
     def _read(self) -> Self:
-        """Words that do not say what the text says are not believed."""
+        """Words that do not say what the text says are not believed, nor kept."""
+        believed = {}
         for name, words in self.words.items():
             if (said := words.said(self.__dict__.get(name))) is not None:
-                self.__dict__[name] = said
+                self.__dict__[name], believed[name] = said, words
+        if len(believed) < len(self.words):
+            self.__dict__["words"] = believed
         return self
 
 

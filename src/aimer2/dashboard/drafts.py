@@ -171,7 +171,7 @@ async def _submit(visit: Visit, found: Mapping[str, Any], csrf: str) -> str:
     """Raises BadStudy with every fault, and what the coordinator raises."""
     told = (await visit.get(route("/v1/drafts/{}/faults", visit.part("draft"))))["faults"]
     if told:
-        raise BadStudy([Fault(**fault) for fault in told])
+        raise BadStudy([Fault(fault["place"], fault["problem"], fault["remedy"]) for fault in told])
     if reason := await asyncio.to_thread(_needs_command, found["text"]):
         what = "is large, and is built elsewhere" if reason == "size" else "is built where its framework is"
         raise BadInput(say("The untrained model of this study {what}.", what=what), remedy="Submit it by the command that the page shows.")

@@ -116,19 +116,25 @@ class Datasets:
         """What `publish` lets the consortium see, by the smallest count that this site tells."""
         return describe(self._table(name), minimum_cell=read_settings(self.folder.settings).disclosure.minimum_cell)
 
-    def publish(self, name: str) -> tuple[DataDescription, bool]:
+    def publish(self, name: str, digest: str) -> bool:
         """Lets the consortium see the disclosure-controlled description: the agent tells the coordinator, in the name of the person.
 
-        The second says whether an agent runs, which tells it as soon as it reaches the coordinator; otherwise it does when it starts.
+        ``digest``: of the description that the person has looked at. Whether an agent runs, which tells it as soon as it reaches the coordinator;
+        otherwise it does when it starts. Raises Conflict where the description is another by now.
         """
         description = self.describe_for_others(name)
+        if description.digest != digest:
+            told = (
+                "Nothing was published: this is not what would be published now. The data, or the settings, have changed since somebody looked at it."
+            )
+            raise Conflict(told, remedy="Look again at what would be published, then publish that.")
         columns = [column.model_dump(exclude={"quantiles"}) for column in description.columns]
         said = {"rows": description.rows, "patients": description.patients, "columns": columns}
         try:
             published = DataPublished.model_validate(self._by_now(name) | said)
         except ValidationError as error:
             raise BadInput(say("This description cannot be published:\n{error}", error=faults_of(error))) from None
-        return description, self._let_know(name, published)
+        return self._let_know(name, published)
 
     def take_back(self, name: str) -> bool:
         """The consortium sees the description no longer once the agent has told the coordinator: also while everything is frozen.

@@ -253,10 +253,17 @@ def test_the_audit_log_is_filtered_verified_and_handed_on(officer: TestClient, c
     assert "1 problem" in text_of(officer.get("/audit?verify=yes"))
 
 
+def digest_shown(client: TestClient, name: str) -> str:
+    """In the form beneath what would be published."""
+    return client.get(f"/datasets/{name}").text.partition('name="digest" value="')[2].partition('"')[0]
+
+
 def test_a_description_is_published_with_rounded_counts_by_name_and_taken_back(officer: TestClient, console: Console, folder: SiteFolder) -> None:
     assert "80" in text_of(officer.get("/datasets/registry"))
     assert send(officer, "/datasets/registry/take-back").status_code == 409
-    assert send(officer, "/datasets/registry/publish").headers["location"] == "/datasets/registry?done=not-told"
+    assert send(officer, "/datasets/registry/publish").status_code == 409, "of nothing that was looked at"
+    seen = digest_shown(officer, "registry")
+    assert send(officer, "/datasets/registry/publish", digest=seen).headers["location"] == "/datasets/registry?done=not-told"
     told = json.loads(folder.published("registry").read_text())
     assert (told["site"], told["by"], told["patients"], told["published"]) == ("north", "Dr Ines Vogt", "80", True)
     assert all("quantiles" not in column for column in told["columns"])
@@ -266,6 +273,29 @@ def test_a_description_is_published_with_rounded_counts_by_name_and_taken_back(o
     told = json.loads(folder.published("registry").read_text())
     assert told["published"] is False and not told["columns"], "that it was taken back is told, and nothing else"
     assert kinds(console).count((str(Kind.DATASET_PUBLISHED), "Dr Ines Vogt")) == 2
+
+
+def test_what_has_changed_since_it_was_looked_at_is_not_published(officer: TestClient, console: Console, folder: SiteFolder, tmp_path: Path) -> None:
+    """By a refresh, then by the settings: what is looked at again is, and its counts are those that were shown."""
+    source = tmp_path / "beds.csv"
+    datasets = Datasets(folder, console.decisions.audit, console.clock, Retention(), "Test")
+    mapping = 'patient = "id"\n[columns.age]\n'
+
+    def refreshed(patients: int) -> None:
+        source.write_text("\n".join(["id,age", *(f"P{n},{40 + n}" for n in range(patients))]))
+        datasets.refresh("beds")
+
+    datasets.add(DatasetSettings(name="beds", kind="csv", source={"path": str(source)}), mapping)
+    refreshed(80)
+    first = digest_shown(officer, "beds")
+    refreshed(60)
+    refused = send(officer, "/datasets/beds/publish", digest=first)
+    assert refused.status_code == 409 and "Look again" in refused.text and not folder.published("beds").exists()
+    second = digest_shown(officer, "beds")
+    folder.settings.write_text(folder.settings.read_text() + "[disclosure]\nminimum_cell = 70\n")
+    assert send(officer, "/datasets/beds/publish", digest=second).status_code == 409 and not folder.published("beds").exists()
+    assert send(officer, "/datasets/beds/publish", digest=digest_shown(officer, "beds")).status_code == 303
+    assert json.loads(folder.published("beds").read_text())["patients"] == "<70"
 
 
 def test_what_would_be_published_is_shown_before_by_the_site_s_own_smallest_count(
@@ -281,7 +311,8 @@ def test_what_would_be_published_is_shown_before_by_the_site_s_own_smallest_coun
     before = text_of(officer.get("/datasets/small")).partition("What would be published now")[2]
     assert "Ash 55" in before and "(rarer) <30" in before and "Birch" not in before and "Quince" not in before
     assert "What would be published" not in entered("roth").get("/datasets/small").text, "he publishes nothing"
-    assert send(officer, "/datasets/small/publish", page="/datasets/small").status_code == 303
+    seen = digest_shown(officer, "small")
+    assert send(officer, "/datasets/small/publish", page="/datasets/small", digest=seen).status_code == 303
     age, surname = json.loads(folder.published("small").read_text())["columns"]
     assert surname["categories"] == {"Ash": "55", "(rarer)": "<30"} and age["missing"] == "<30"
 

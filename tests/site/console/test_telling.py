@@ -66,6 +66,10 @@ def telling(decisions: Decisions, console: Console) -> Callable[[Line], Telling]
     return lambda line: Telling(decisions, console.settings, line)  # type: ignore[arg-type]
 
 
+def publish(datasets: Datasets, name: str) -> None:
+    datasets.publish(name, datasets.describe_for_others(name).digest)
+
+
 def another(folder: SiteFolder, name: str) -> None:
     shutil.copytree(folder.dataset("registry"), folder.dataset(name))
 
@@ -115,13 +119,13 @@ def test_a_take_back_is_told_during_a_freeze_and_nothing_else(
     another(folder, "second")
     line = Line()
     agent = telling(line)
-    datasets.publish("registry")
+    publish(datasets, "registry")
     agent.tell()
     if whose == "site":
         freeze(decisions, by="Dr Ines Vogt", reason="an incident")
     else:
         assert coordinator_said(decisions, "Ann Ops: an incident")
-    datasets.publish("second")
+    publish(datasets, "second")
     assert not datasets.take_back("registry"), "no agent runs that was told of it"
     agent.tell()
     assert [(said["dataset"], said["published"]) for said in line.arrived] == [("registry", True), ("registry", False)]
@@ -133,7 +137,7 @@ def test_one_statement_that_does_not_get_through_keeps_back_no_other(
     for name in ("aaa", "zzz"):
         another(folder, name)
     for name in ("aaa", "registry", "zzz"):
-        datasets.publish(name)
+        publish(datasets, name)
     line = Line(lambda said: Unreachable(said["dataset"]) if said["dataset"] in ("aaa", "registry") else None)
     agent = telling(line)
     for _ in range(2):
@@ -149,7 +153,7 @@ def test_one_statement_that_does_not_get_through_keeps_back_no_other(
 def test_what_a_clock_that_was_ahead_has_dated_is_told_by_the_clock_of_now(
     refused: type[AimerError], datasets: Datasets, telling: Callable[[Line], Telling], clock: Clock
 ) -> None:
-    datasets.publish("registry")
+    publish(datasets, "registry")
     clock.ahead = -3600.0
     now = clock.now()
     line = Line(lambda said: refused() if said["time"] > now + 60 else None)
@@ -168,7 +172,7 @@ def test_a_take_back_says_whether_an_agent_has_heard_of_it(datasets: Datasets, f
 
     async def with_agent() -> bool:
         async with serve_control(folder, command):
-            await asyncio.to_thread(datasets.publish, "registry")
+            await asyncio.to_thread(publish, datasets, "registry")
             return await asyncio.to_thread(datasets.take_back, "registry")
 
     assert asyncio.run(with_agent())

@@ -64,10 +64,10 @@ def refresh(visit: Visit) -> Response:
 
 
 def publish(visit: Visit) -> Response:
-    """The consortium may see the description; the person's name stands in the audit log, and beside the description."""
+    """The consortium may see the description that the page has shown; the person's name stands in the audit log, and beside the description."""
     datasets = datasets_of(visit)
     name = checked(visit, datasets)
-    _, told = datasets.publish(name)
+    told = datasets.publish(name, visit.field("digest"))
     return visit.go(f"/datasets/{name}", "published" if told else "not-told")
 
 
