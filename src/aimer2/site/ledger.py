@@ -170,6 +170,11 @@ class Ledger:
         with self._locked() as balance:
             return deepcopy(balance)
 
+    def head(self) -> Head:
+        """Changes with every entry."""
+        with self._locked():
+            return self._head
+
     def charged(self, study: str) -> Balance:
         """What was charged to this study alone, as if there were no other; no budget."""
         own = Balance()

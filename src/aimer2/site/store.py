@@ -151,6 +151,12 @@ class Store:
     def studies(self) -> list[KnownStudy]:
         return [_known(row) for row in self._database.execute("SELECT * FROM studies ORDER BY seen")]
 
+    def states(self) -> dict[str, str]:
+        """Of each study whose package is here, without reading it."""
+        return {
+            row["digest"]: row["state"] for row in self._database.execute("SELECT digest, state FROM studies WHERE package IS NOT NULL ORDER BY seen")
+        }
+
     # decisions
 
     def decide(self, decision: Decision, statement: str) -> None:
@@ -167,6 +173,11 @@ class Store:
         """Oldest first."""
         rows = self._database.execute("SELECT document FROM decisions WHERE study = ? OR ? IS NULL ORDER BY id", (study, study))
         return [Decision.model_validate_json(row["document"]) for row in rows]
+
+    def decisions_after(self, number: int) -> list[tuple[int, Decision]]:
+        """With the number of each, oldest first; they are numbered upwards from 1."""
+        rows = self._database.execute("SELECT id, document FROM decisions WHERE id > ? ORDER BY id", (number,))
+        return [(row["id"], Decision.model_validate_json(row["document"])) for row in rows]
 
     def unsent(self) -> list[tuple[int, str]]:
         """Statements that the coordinator has not had yet, oldest first."""

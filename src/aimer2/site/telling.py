@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final, final
@@ -19,7 +19,6 @@ from aimer2.site.decisions import Decisions
 from aimer2.site.freeze import halted
 from aimer2.site.ledger import Ledgers
 from aimer2.site.settings import Settings
-from aimer2.site.store import KnownStudy
 
 PATHS: Final = {SPENDING: "/v1/spending", DESCRIPTION: "/v1/descriptions"}
 _LOG = logging.getLogger("aimer2.site")
@@ -27,7 +26,7 @@ _LOG = logging.getLogger("aimer2.site")
 
 @final
 class Telling:
-    """Blocking; called in a thread, one call at a time. What was told and has not changed is not told again."""
+    """Blocking; called in a thread, one call at a time. What was told and has not changed is neither read nor told again."""
 
     def __init__(self, decisions: Decisions, settings: Settings, connection: Connection) -> None:
         self._decisions = decisions
@@ -36,7 +35,14 @@ class Telling:
         self._ledgers = Ledgers(decisions.folder, decisions.key, decisions.audit, decisions.clock)
         self._told: dict[tuple[str, str], object] = {}
         self._over: set[str] = set()
-        """Studies of which nothing new will come."""
+        """Studies of which nothing will come, or nothing new."""
+        self._deltas: dict[str, float] = {}
+        """Of the other studies, each with differential privacy."""
+        self._named: dict[str, set[str]] = {}
+        self._decided = 0
+        """By study the data sets that any decision has named, up to the decision of this number; a withdrawal names none."""
+        self._read: dict[object, object] = {}
+        """By study or file what it rested on when it was told."""
         self._problems: set[str] = set()
 
     def tell(self) -> None:
@@ -46,9 +52,12 @@ class Telling:
         While everything is frozen only that a description was taken back.
         """
         frozen = bool(halted(self._decisions))
-        parts = [] if frozen else [partial(self._tell_spending, study) for study in self._decisions.store.studies()]
+        studies = {} if frozen or not self._settings.tell_spending else self._decisions.store.states()
+        parts: list[Callable[[], None]] = [self._note_decisions] if studies else []
+        parts += [partial(self._tell_spending, *study) for study in studies.items()]
         paths = sorted((self._decisions.folder.path / "datasets").glob("*/published.json"))
-        failures = [self._attempt(part) for part in (*parts, *(partial(self._tell_description, path, frozen) for path in paths))]
+        parts += [partial(self._tell_description, path, frozen) for path in paths]
+        failures = [self._attempt(part) for part in parts]
         for failure in failures:
             if failure is not None:
                 raise failure
@@ -68,34 +77,55 @@ class Telling:
                 _LOG.error("what was to be told of this site was not: %s", told)
         return None
 
-    def _tell_spending(self, study: KnownStudy) -> None:
+    def _note_decisions(self) -> None:
+        for number, decision in self._decisions.store.decisions_after(self._decided):
+            self._named.setdefault(decision.study, set()).update({decision.dataset} - {""})
+            self._decided = number
+
+    def _tell_spending(self, study: str, state: str) -> None:
         """**Leaves the site**: of a study with differential privacy how many of its tasks were charged, and the ε and δ of those together.
 
         Of all data sets that it was ever approved for: composed as if they held the same patients, which is the most that one can have spent.
         """
-        package = study.package
-        asked = None if package is None else package.study.privacy.differential_privacy
-        if asked is None or asked.delta is None or study.digest in self._over or not self._settings.tell_spending:
+        if study in self._over:
             return
-        charged = self._charged(study.digest)
+        delta = self._deltas.get(study) or self._delta(study)
+        if delta is None:
+            self._over.add(study)
+            return
+        self._deltas[study] = delta
+        datasets = [name for name in sorted(self._named.get(study, ())) if self._decisions.folder.ledger(name).is_file()]
+        ledgers = dict.fromkeys(self._ledgers.of(dataset) for dataset in datasets)
+        # Before the charges: one that comes in between is read again.
+        heads = [ledger.head() for ledger in ledgers]
+        if self._read.get(study) != heads:
+            self._tell_charged(study, delta, [ledger.charged(study) for ledger in ledgers])
+            self._read[study] = heads
+        if state in ("finished", "stopped"):
+            self._over.add(study)
+
+    def _delta(self, study: str) -> float | None:
+        """What the study composes its ε at; None without differential privacy."""
+        known = self._decisions.store.study(study)
+        asked = None if known is None or known.package is None else known.package.study.privacy.differential_privacy
+        return None if asked is None else asked.delta
+
+    def _tell_charged(self, study: str, delta: float, charged: Sequence[Balance]) -> None:
         tasks = sum(len(balance.charges) for balance in charged)
         if tasks:
             totals: Counter[Mechanism] = sum((Counter(balance.totals) for balance in charged), Counter())
-            epsilon = finite(Composition().epsilon(totals, asked.delta))
+            epsilon = finite(Composition().epsilon(totals, delta))
             now = self._decisions.clock.now()
-            said = Spending(study=study.digest, site=self._decisions.site, epsilon=epsilon, delta=asked.delta, tasks=tasks, time=now)
-            self._tell(SPENDING, study.digest, said, (tasks, epsilon))
-        if study.state in ("finished", "stopped"):
-            self._over.add(study.digest)
-
-    def _charged(self, digest: str) -> list[Balance]:
-        """To each ledger of a data set that any decision on the study has named; a withdrawal names none."""
-        named = sorted({decision.dataset for decision in self._decisions.store.decisions(digest)} - {""})
-        ledgers = [self._ledgers.of(dataset) for dataset in named if self._decisions.folder.ledger(dataset).is_file()]
-        return [ledger.charged(digest) for ledger in dict.fromkeys(ledgers)]
+            said = Spending(study=study, site=self._decisions.site, epsilon=epsilon, delta=delta, tasks=tasks, time=now)
+            self._tell(SPENDING, study, said, (tasks, epsilon))
 
     def _tell_description(self, path: Path, frozen: bool) -> None:
         """**Leaves the site**: what a named person published of a data set, or that it was taken back."""
+        # Each publication is a file of its own, put in the place of the last one.
+        file = path.stat()
+        version = (file.st_ino, file.st_mtime_ns, file.st_size)
+        if self._read.get(path) == version:
+            return
         published = DataPublished.model_validate_json(path.read_text(encoding="utf-8"))
         if frozen and published.published:
             return
@@ -104,6 +134,7 @@ class Telling:
         except (Conflict, ClockSkew):
             # This machine's clock was ahead, when it was published or before: what the site says now is dated by the clock of now.
             self._tell(DESCRIPTION, published.dataset, published.model_copy(update={"time": self._decisions.clock.now()}), published)
+        self._read[path] = version
 
     def _tell(self, kind: str, subject: str, said: Document, mark: object) -> None:
         if self._told.get((kind, subject)) == mark:

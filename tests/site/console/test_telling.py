@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +113,44 @@ def test_what_was_charged_is_told_whatever_was_decided_since(
     decisions.store.note_study(study, "finished", decisions.clock.now())
     telling(line).tell()
     assert (line.arrived[-1]["tasks"], line.arrived[-1]["epsilon"]) == (3, line.arrived[-2]["epsilon"])
+
+
+def test_what_was_read_and_has_not_changed_is_not_read_again(
+    decisions: Decisions,
+    datasets: Datasets,
+    telling: Callable[[Line], Telling],
+    folder: SiteFolder,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """All of it is spoilt behind the agent's back: whoever read it again would have a problem to log."""
+    first, line = offer(folder, tmp_path / "b", **PRIVATE), Line()
+    offer(folder, tmp_path / "plain")
+    another(folder, "second")
+    ledger, agent = budgeted(decisions, "registry"), telling(line)
+    decisions.approve(first, by="Dr Ines Vogt")
+    charge(ledger, first, "t1", gaussian(4.0))
+    publish(datasets, "registry")
+    agent.tell()
+    new = offer(folder, tmp_path / "c", question="Is that so elsewhere?", **PRIVATE)
+    decisions.approve(new, by="Dr Ines Vogt")
+    with closing(sqlite3.connect(folder.state)) as database, database:
+        database.execute("UPDATE studies SET package = 'spoilt' WHERE digest != ?", (new,))
+        database.execute("UPDATE decisions SET document = 'spoilt' WHERE study != ?", (new,))
+    file = folder.published("registry")
+    before = file.stat()
+    file.write_bytes(b"x" * before.st_size)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    charge(ledger, first, "t2", gaussian(4.0))
+    charge(ledger, new, "t1", gaussian(2.0))
+    publish(datasets, "second")
+    agent.tell()
+    told = [(said.get("study"), said.get("tasks"), said.get("dataset")) for said in line.arrived]
+    assert told[:2] == [(first, 1, None), (None, None, "registry")]
+    assert told[2:] == [(first, 2, None), (new, 1, None), (None, None, "second")] and not caplog.records
+    publish(datasets, "registry")
+    agent.tell()
+    assert [said["dataset"] for said in line.arrived[5:]] == ["registry"]
 
 
 @pytest.mark.parametrize("whose", ["site", "coordinator"])
