@@ -218,11 +218,13 @@ class Live:
                     if name in watched.names:
                         watched.names.remove(name)
         finally:
-            # Whoever still looks sees the last of it, and asks in his own name again.
-            for screen in watched.screens.values():
-                self._draw(watched.course, screen, PARTS)
+            # Whoever still looks sees the last of it, and asks in his own name again; also where the last of it cannot be drawn.
             watched.ended = True
-            watched.audience.tell_at_once()
+            try:
+                for screen in watched.screens.values():
+                    self._draw(watched.course, screen, PARTS)
+            finally:
+                watched.audience.tell_at_once()
 
     async def _follow_as(self, name: Request, watched: _Watched) -> None:
         """Until the events end. Raises what the API says to this person, of the events or of the sites' work."""

@@ -22,12 +22,15 @@ class Audience:
         await future
 
     async def tell(self) -> None:
-        """Wakes everybody who waits at this moment."""
+        """Wakes everybody who waits at this moment, also where it is cancelled before it is through."""
         waiting, self._waiting = self._waiting, []
-        for first in range(0, len(waiting), _TOGETHER):
-            if first:
-                await asyncio.sleep(0)
-            _finish(waiting[first : first + _TOGETHER])
+        try:
+            for first in range(0, len(waiting), _TOGETHER):
+                if first:
+                    await asyncio.sleep(0)
+                _finish(waiting[first : first + _TOGETHER])
+        finally:
+            _finish(waiting)
 
     def tell_at_once(self) -> None:
         """As `tell`, where nothing can be awaited any more."""
