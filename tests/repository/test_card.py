@@ -56,6 +56,22 @@ def test_texts_of_people_are_text_in_both_forms(make: Make) -> None:
     assert "src=" not in page and "href=" not in page and "http-equiv" not in page, "nothing from outside"
 
 
+def test_what_people_have_named_stays_also_where_it_is_a_word_of_ours(make: Make) -> None:
+    made = make(purpose="training", principal_investigator="all")
+    stages = [staged(made.record.study, made.version.model.sha256, "retired")]
+    version = open_version(StudyRecord.model_validate(made.record.model_dump() | {"stages": stages}), COORDINATOR.public)
+    told = card(version).told(lambda text: f"<{text}>")
+    sections = {section.title: section for section in told.sections}
+    assert (told.title, told.lead) == (card(version).title, made.version.study.question)
+    assert sections["<Intended use>"].facts == [("<purpose>", "training"), ("<ethics approval>", "none needed: drawn numbers"), ("<led by>", "all")]
+    assert sections["<Training>"].rows == [[site, "<2 of 2>"] for site in ("east", "north", "west")]
+    assert sections["<What it reads>"].rows[0][:2] == ["age", "<number>"]
+    assert sections["<What it reads>"].rows[1] == ["sex", "<category>", "f, m"]
+    assert ("<missing values>", "<mean>") in sections["<What it reads>"].facts
+    stage, *by = sections["<Identity>"].rows[0]
+    assert stage == "<retired>" and by == ["anna", "It held on new patients."]
+
+
 def test_a_comparison_names_what_differs_and_nothing_else(make: Make) -> None:
     first, second = make("a"), make("b", method={"name": "fedprox", "rounds": 2, "parameters": {"mu": 0.1}}, name="heart-two")
     found = compare(first.version, second.version)

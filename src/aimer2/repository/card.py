@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any, final
 
-from aimer2.core.said import mark, say
+from aimer2.core.said import Said, mark, say
 from aimer2.core.study.image import described
 from aimer2.core.task import FigureDocument
 from aimer2.repository.inputs import inputs_of
@@ -26,7 +26,10 @@ _LIMITS = (
 @final
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading with facts (name, text), a table (head, rows) and remarks, any of them empty."""
+    """A heading with facts (name, text), a table (head, rows) and remarks, any of them empty.
+
+    Headings, names of facts and remarks are ours; a text or a cell is, where it is `Said`, and else what somebody has given.
+    """
 
     title: str
     facts: Sequence[tuple[str, str]] = ()
@@ -43,16 +46,19 @@ class Card:
     sections: Sequence[Section] = field(default_factory=tuple)
 
     def told(self, tell: Callable[[str], str]) -> Card:
-        """The card with its sentences in another language; what people and studies say stays as it is, for ``tell`` knows it not."""
-        return Card(tell(self.title), self.lead, [_told(section, tell) for section in self.sections])
+        """The card with its sentences in another language; what people and studies say stays as it is, also where it is a word of ours."""
+        return Card(self.title, self.lead, [_told(section, tell) for section in self.sections])
 
 
 def _told(section: Section, tell: Callable[[str], str]) -> Section:
+    def ours(text: str) -> str:
+        return tell(text) if isinstance(text, Said) else text
+
     return Section(
         tell(section.title),
-        [(tell(name), tell(text)) for name, text in section.facts],
+        [(tell(name), ours(text)) for name, text in section.facts],
         [tell(cell) for cell in section.head],
-        [[tell(cell) for cell in row] for row in section.rows],
+        [[ours(cell) for cell in row] for row in section.rows],
         [tell(remark) for remark in section.remarks],
     )
 
@@ -85,10 +91,10 @@ def _identity(version: Version) -> Section:
         ("weights", say("SHA-256 {sha256}, {size} bytes", sha256=version.model.sha256, size=f"{version.model.size:,}")),
         ("architecture", _architecture(version)),
         ("finished", str(version.result["finished"])),
-        ("stage", version.stage),
+        ("stage", Said(version.stage)),
         ("made with", f"AIMER2 {version.result['environment']['aimer2']}"),
     ]
-    moved = [(change.stage, change.by, change.reason) for change in version.stages]
+    moved = [(Said(change.stage), change.by, change.reason) for change in version.stages]
     return Section("Identity", facts, ("stage", "by", "reason") if moved else (), moved)
 
 
@@ -96,8 +102,8 @@ def _inputs(version: Version) -> Section:
     cohort = version.study.cohort
     # of a category each level is an input, and the card tells them in one line
     inputs = {one["name"]: one for one in inputs_of(cohort)}.values()
-    rows = [(one["name"], one["kind"], _values(one)) for one in inputs]
-    facts = [("tells", _target(version)), ("missing values", cohort.missing), ("standardised", cohort.standardise)]
+    rows = [(one["name"], Said(one["kind"]), _values(one)) for one in inputs]
+    facts = [("tells", _target(version)), ("missing values", Said(cohort.missing)), ("standardised", Said(cohort.standardise))]
     return Section("What it reads", facts, ("input", "kind", "size, unit, range or categories"), rows)
 
 
@@ -129,8 +135,8 @@ def _evaluation(version: Version, result: Mapping[str, Any]) -> Section:
         ("led by", str(result["principal_investigator"])),
         ("sites", ", ".join(sites)),
         ("data set", str(about["dataset"])),
-        ("patients", mark("all") if about["held_out"] == 1 else say("the {share} that each data set holds out", share=f"{about['held_out']:.0%}")),
-        ("secrecy", str(result["privacy"]["statement"])),
+        ("patients", say("all") if about["held_out"] == 1 else say("the {share} that each data set holds out", share=f"{about['held_out']:.0%}")),
+        ("secrecy", Said(result["privacy"]["statement"])),
     ]
     trained = sorted(set(sites) & set(measured_at(version.result)))
     remarks = list(figures.remarks)
@@ -147,8 +153,9 @@ def measured_at(result: Mapping[str, Any]) -> Sequence[str]:
 
 def _figure(figure: FigureDocument) -> Sequence[str]:
     interval = "" if figure.low is None or figure.high is None else say("{low} to {high}", low=f"{figure.low:.3f}", high=f"{figure.high:.3f}")
-    value = mark("undefined") if figure.value is None else f"{figure.value:.3f}"
-    return figure.name, value, interval, "" if figure.n is None else f"{figure.n:g}", figure.note
+    value = say("undefined") if figure.value is None else f"{figure.value:.3f}"
+    note = figure.note if isinstance(figure.note, Said) else Said(figure.note)
+    return Said(figure.name), value, interval, "" if figure.n is None else f"{figure.n:g}", note
 
 
 def _limits(version: Version) -> list[str]:
@@ -179,12 +186,12 @@ def _target(version: Version) -> str:
 
 def _values(one: Mapping[str, Any]) -> str:
     if one["kind"] == "image":
-        return described(one["channels"], one["height"], one["width"])
+        return Said(described(one["channels"], one["height"], one["width"]))
     if one["kind"] == "category":
         return ", ".join(one["categories"])
     low, high = (f"{one[bound]:g}" if bound in one else "" for bound in ("minimum", "maximum"))
-    between = f"{low} to {high}" if low or high else ""
-    return ", ".join(part for part in (one.get("unit", ""), between) if part)
+    parts = {"unit": one.get("unit", ""), "range": say("{low} to {high}", low=low, high=high) if low or high else ""}
+    return Said(", ".join(f"{{{name}}}" for name, part in parts.items() if part), parts)
 
 
 def as_markdown(made: Card) -> str:
