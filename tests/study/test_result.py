@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from aimer2.core.clock import rfc3339
-from aimer2.core.task import BlobRef, FigureDocument
+from aimer2.core.said import Said, say
+from aimer2.core.task import BlobRef, FigureDocument, restored
 from aimer2.study.events import Absence, RoundFinished, StudyFinished, StudyStarted
 from aimer2.study.result import build_result
 
@@ -48,6 +49,18 @@ def test_counts_absences_and_lineage(world: World) -> None:
     assert (result["started"], result["finished"]) == (rfc3339(90.5), rfc3339(104.0))
     assert result["model"] == MODEL.model_dump()
     assert [r["seconds"] for r in result["rounds"]] == [1.2346] * 5
+
+
+def test_the_reason_of_an_absence_can_be_told_in_any_language(world: World) -> None:
+    made = world(roster=("north", "south", "west"))
+    reason = say("about {count} patients", count=5)
+    absent = (Absence(site="south", outcome="refused", code="few", reason=reason), Absence(site="west", outcome="late", reason="late"))
+    result = build_result(made.package, made.digest, MODEL, [finished("train", 1, ("north",), absent=absent)])
+    read = json.loads(json.dumps(result), object_hook=restored)
+    (south,), (west,) = (read["sites"][site]["absences"] for site in ("south", "west"))
+    assert isinstance(south["reason"], Said)
+    assert (south["reason"].message, south["reason"].values) == (reason.message, {"count": "5"})
+    assert west == {"stage": "train", "round": 1, "outcome": "late", "code": "", "reason": "late"}
 
 
 def test_a_real_study_is_told_as_it_was(world: World) -> None:

@@ -14,6 +14,7 @@ from aimer2.charts.chart import Axis, Chart, Series
 from aimer2.core.errors import BadInput, NotFound
 from aimer2.core.said import Said, mark
 from aimer2.core.table import Table
+from aimer2.core.task import restored
 from aimer2.dashboard.api import route
 from aimer2.dashboard.live import PARTS, Live
 from aimer2.dashboard.overview import read
@@ -227,7 +228,7 @@ async def _result(visit: Visit, digest: str = "") -> dict[str, Any]:
     """What the coordinator has signed, checked with its key."""
     key = PublicKey.from_text((await visit.get("/v1/coordinator"))["key"])
     reply = await visit.api.ask(visit.request, "GET", route("/v1/studies/{}/result", digest or visit.part("digest")))
-    found: dict[str, Any] = json.loads(open_document(reply.body.decode(), key, kind="result"))
+    found: dict[str, Any] = json.loads(open_document(reply.body.decode(), key, kind="result"), object_hook=restored)
     return found
 
 

@@ -127,7 +127,7 @@ def _participation(package: Package, rounds: Sequence[RoundFinished]) -> dict[Si
         site: {
             "rounds": sum(site in event.took_part for event in training),
             "absences": [
-                {"stage": event.stage, "round": event.round_number, "outcome": absence.outcome, "code": absence.code, "reason": absence.reason}
+                {"stage": event.stage, "round": event.round_number} | absence.model_dump(exclude={"site"})
                 for event in rounds
                 for absence in event.absent
                 if absence.site == site
