@@ -131,6 +131,14 @@ def test_a_draft_as_large_as_the_api_takes_is_saved_from_its_page(anna: Person, 
     assert anna.api.get(f"/v1{path}")["text"] == line.replace("\r\n", "\n") * most
 
 
+def test_a_fault_that_only_submitting_finds_is_shown_on_the_draft_s_page(anna: Person, three: list[SiteClient]) -> None:
+    path = begun(anna.reader, "elsewhere")
+    assert saved(anna.reader, path, text=COUNTING.format(name="elsewhere", sites=["no-such-site"])) == 303
+    refused = anna.reader.send(f"{path}/submit", revision="2")
+    assert refused.status < 500
+    assert "no-such-site" in text_of(refused.data.decode())
+
+
 def test_a_draft_of_somebody_else_is_not_there(anna: Person, people: Callable[[str, str], Person]) -> None:
     path, bert = begun(anna.reader, "secret-plan"), people("bert", "researcher").reader
     assert "secret-plan" not in bert.text("/drafts")
