@@ -69,6 +69,8 @@ def _phases(federation: Federation, seconds: float, called: str) -> Iterator[Row
             began = time.time()
             time.sleep(SECONDS - _SETTLING)
             spans[kind] = began, time.time()
+            # Whatever has happened up to now is to be told before they leave.
+            time.sleep(_SETTLING)
     researcher.stop(submitted.digest, reason="measured")
     rounds = [event for event in submitted.events() if isinstance(event, RoundFinished) and event.stage == "train"]
     floor = 0.0
@@ -80,13 +82,16 @@ def _phases(federation: Federation, seconds: float, called: str) -> Iterator[Row
             yield Row("viewers", f"{called}, nobody looks: a round", middle, "ms")
             continue
         yield Row("viewers", f"{called}, {VIEWERS} {kind}: a round", middle, "ms", floor)
-        delays = [1000 * delay for delay in _delays({event.round_number: event.time for event in within}, seen[kind])]
+        delays = [1000 * delay for delay in delays({event.round_number: event.time for event in within}, seen[kind])]
         yield Row("viewers", f"{called}, {VIEWERS} {kind}: an event on its way, median", statistics.median(delays), "ms")
         yield Row("viewers", f"{called}, {VIEWERS} {kind}: an event on its way, 95 %", statistics.quantiles(delays, n=20)[-1], "ms")
 
 
-def _delays(told: Mapping[int, float], seen: Sequence[Sequence[tuple[float, int]]]) -> list[float]:
-    """From the end of each round to the first message that told each viewer of it, or of a later one."""
+def delays(told: Mapping[int, float], seen: Sequence[Sequence[tuple[float, int]]]) -> list[float]:
+    """From the end of each round to the first message that told each viewer of it, or of a later one.
+
+    Raises RuntimeError where somebody was never told of the last of them: who is told nothing has no delay that would show.
+    """
     found = []
     for mine in seen:
         messages = iter(mine)
@@ -94,8 +99,9 @@ def _delays(told: Mapping[int, float], seen: Sequence[Sequence[tuple[float, int]
         for number, moment in sorted(told.items()):
             while at is not None and at[1] < number:
                 at = next(messages, None)
-            if at is not None:
-                found.append(at[0] - moment)
+            if at is None:
+                raise RuntimeError(f"A viewer was never told that round {number} has ended.")
+            found.append(at[0] - moment)
     return found
 
 
