@@ -88,12 +88,16 @@ def test_one_file_by_a_column(command: Any, study: Path, data: Path) -> None:
     assert command("simulate", study, "--data", data, "--by", "ward").status == 2
 
 
-def test_a_number_names_one_site_however_it_is_written(study: Path, data: Path, tmp_path: Path) -> None:
+def test_a_number_names_one_site_with_a_point_or_without_and_no_hospital_is_taken_for_another(study: Path, data: Path, tmp_path: Path) -> None:
     frame = pd.read_csv(data)
-    frame["ward"] = ["1", "1.0", "02", "2", "b-3"] * 113 + ["1"] * 4
+    frame["ward"] = ["1", "1.0", "007", "7", "5E1", "50", "1e3.0"] * 81 + ["50.00"] * 2
     frame.to_csv(tmp_path / "wards.csv", index=False)
     parts = divide(Reading(read_study(study), None, None), tmp_path / "wards.csv", Division("by", column="ward"), seed=7)
-    assert {name: len(table) for name, table in parts.items()} == {"1": 230, "2": 226, "b-3": 113}
+    assert {name: len(table) for name, table in parts.items()} == {"1": 162, "007": 81, "7": 81, "5e1": 81, "50": 83, "1e3-0": 81}
+    frame["ward"] = np.repeat([1.0, 20.0], [300, 269])
+    frame.to_parquet(tmp_path / "wards.parquet")
+    parts = divide(Reading(read_study(study), None, None), tmp_path / "wards.parquet", Division("by", column="ward"), seed=7)
+    assert {name: len(table) for name, table in parts.items()} == {"1": 300, "20": 269}
 
 
 @pytest.mark.parametrize("division", [("--iid", "4"), ("--dirichlet", "4:5"), ("--quantity", "4:5")])

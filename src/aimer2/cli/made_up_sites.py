@@ -24,7 +24,7 @@ from aimer2.core.study import Study
 from aimer2.core.task import SITE_ID
 from aimer2.study import partition
 
-_LARGEST_WHOLE = 2**53
+_WHOLE = re.compile(r"^(-?(?:0|[1-9][0-9]*))\.0+$")
 
 
 @final
@@ -116,10 +116,8 @@ def _by_column(connector: Connector, column: str) -> dict[str, npt.NDArray[np.in
 
 
 def _whole_numbers_alike(texts: pd.Series) -> pd.Series:
-    """``1`` and ``1.0`` are one hospital: exports of one number differ from file to file."""
-    numbers = pd.to_numeric(texts, errors="coerce")
-    whole = numbers.notna() & (numbers % 1 == 0) & (numbers.abs() < _LARGEST_WHOLE)
-    return texts.where(~whole, numbers.where(whole, 0).astype("int64").astype(str))
+    """``1`` and ``1.0`` are one hospital: exports of one number differ from file to file. ``5E1``, ``50``, ``007`` and ``7`` are four."""
+    return texts.map(lambda cell: _WHOLE.sub(r"\1", str(cell)), na_action="ignore")
 
 
 def _take(table: Table, rows: npt.NDArray[np.int64]) -> Table:
