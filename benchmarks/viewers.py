@@ -82,9 +82,9 @@ def _phases(federation: Federation, seconds: float, called: str) -> Iterator[Row
             yield Row("viewers", f"{called}, nobody looks: a round", middle, "ms")
             continue
         yield Row("viewers", f"{called}, {VIEWERS} {kind}: a round", middle, "ms", floor)
-        delays = [1000 * delay for delay in delays({event.round_number: event.time for event in within}, seen[kind])]
-        yield Row("viewers", f"{called}, {VIEWERS} {kind}: an event on its way, median", statistics.median(delays), "ms")
-        yield Row("viewers", f"{called}, {VIEWERS} {kind}: an event on its way, 95 %", statistics.quantiles(delays, n=20)[-1], "ms")
+        taken = [1000 * delay for delay in delays({event.round_number: event.time for event in within}, seen[kind])]
+        yield Row("viewers", f"{called}, {VIEWERS} {kind}: an event on its way, median", statistics.median(taken), "ms")
+        yield Row("viewers", f"{called}, {VIEWERS} {kind}: an event on its way, 95 %", statistics.quantiles(taken, n=20)[-1], "ms")
 
 
 def delays(told: Mapping[int, float], seen: Sequence[Sequence[tuple[float, int]]]) -> list[float]:

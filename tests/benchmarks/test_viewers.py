@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from benchmarks.viewers import delays
 
 TOLD = {1: 10.0, 2: 20.0}
