@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from aimer2.core.clock import SystemClock
 from aimer2.core.errors import Conflict
 from aimer2.identity.keys import SigningKey
 from aimer2.messages.package import Package
@@ -22,6 +23,16 @@ from aimer2.site.store import Store
 
 BY, OTHER = "Dr Ines Vogt", "Dr Jan Roth"
 EAST = SigningKey.generate().public
+
+
+class Later:
+    """Two minutes from now."""
+
+    def now(self) -> float:
+        return SystemClock().now() + 120
+
+    def monotonic(self) -> float:
+        return SystemClock().monotonic()
 
 
 @pytest.fixture
@@ -114,14 +125,66 @@ def test_an_approval_in_wider_terms_than_the_last_one_does_not_come_back(
 ) -> None:
     site.approve(digest, by=BY)
     put_back = backup()
-    site.approve(digest, by=BY, until=site.clock.now() + 60)
+    until = site.clock.now() + 60
+    site.approve(digest, by=BY, until=until)
     restored = put_back()
     with pytest.raises(Conflict, match="in other terms"):
         require_whole(restored)
     recover(restored, by=OTHER)
     require_whole(restored)
-    restored.approve(digest, by=BY, until=site.clock.now() + 60)
+    allowed = restored.store.decision(digest)
+    assert allowed is not None and (allowed.decision, allowed.by, allowed.until) == ("approve", OTHER, until)
+
+
+def test_an_approval_in_narrower_terms_that_has_ended_since_is_withdrawn_from(
+    site: Decisions, digest: str, backup: Callable[..., Callable[..., Decisions]]
+) -> None:
+    site.approve(digest, by=BY)
+    put_back = backup()
+    now = site.clock.now()
+    site.approve(digest, by=BY, until=now + 60)
+    restored = replace(put_back(), clock=Later())
+    recover(restored, by=OTHER)
     require_whole(restored)
+    assert [one.decision for one in restored.store.decisions(digest)] == ["approve", "withdraw"]
+
+
+@pytest.mark.parametrize(("first", "second"), [((BY, 60.0), (BY, None)), ((BY, 60.0), (OTHER, 60.0)), ((BY, 60.0), (BY, 61.0))])
+def test_a_state_that_allows_no_more_than_the_last_approval_needs_nobody(
+    site: Decisions,
+    digest: str,
+    backup: Callable[..., Callable[..., Decisions]],
+    first: tuple[str, float | None],
+    second: tuple[str, float | None],
+) -> None:
+    """A process that is killed between the audit log and the state leaves the same as a backup of just before: the log alone holds the last word."""
+    now = site.clock.now()
+    for number, (by, seconds) in enumerate((first, second)):
+        if number:
+            put_back = backup()
+        site.approve(digest, by=by, until=None if seconds is None else now + seconds)
+    restored = put_back()
+    require_whole(restored)
+    assert recover(restored, by=OTHER) == []
+
+
+def test_a_first_approval_that_reached_the_log_alone_needs_nobody(
+    site: Decisions, digest: str, backup: Callable[..., Callable[..., Decisions]]
+) -> None:
+    put_back = backup()
+    site.approve(digest, by=BY)
+    require_whole(put_back())
+
+
+def test_a_study_that_is_over_stays_over(site: Decisions, digest: str, backup: Callable[..., Callable[..., Decisions]]) -> None:
+    site.approve(digest, by=BY)
+    site.store.note_study(digest, "finished", 0.0)
+    put_back = backup()
+    site.withdraw(digest, by=BY)
+    restored = put_back()
+    recover(restored, by=OTHER)
+    known = restored.store.study(digest)
+    assert known is not None and known.state == "finished"
 
 
 def test_an_approval_that_the_log_does_not_hold_counts_for_nothing(

@@ -7,13 +7,15 @@ log's words taken again. A folder that was put back whole, log and all, is not f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Any, Literal, final
 
 from aimer2.audit.entries import Entry
 from aimer2.audit.kinds import Kind
-from aimer2.core.errors import Conflict
+from aimer2.core.errors import AimerError, Conflict
 from aimer2.core.said import say
 from aimer2.messages.wire import Decision
 from aimer2.site.decisions import Decisions
@@ -34,11 +36,15 @@ _REASON = "the site's state was put back from an older copy; its audit log says 
 @final
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """Something that the state allows against the last word in the audit log: a study by its digest, a site's key, or everything of a freeze."""
+    """Something that the state allows against the last word in the audit log: a study by its digest, a site's key, or everything of a freeze.
+
+    ``approved``: the last word, where that is an approval in narrower terms.
+    """
 
     what: Literal["study", "key", "freeze"]
     name: str
     told: str
+    approved: Entry | None = None
 
 
 def forgotten(decisions: Decisions) -> list[Forgotten]:
@@ -67,19 +73,30 @@ def require_whole(decisions: Decisions) -> None:
 
 
 def recover(decisions: Decisions, *, by: str) -> list[Forgotten]:
-    """Takes again what was forgotten, in this person's name: withdraws, takes keys out, freezes. What was approved since the backup can be
-    approved anew."""
+    """Takes again what was forgotten, in this person's name: withdraws, approves in the last terms, takes keys out, freezes. What was approved since
+    the backup can be approved anew."""
     found = forgotten(decisions)
-    for one in found:
+    for one in sorted(found, key=lambda one: one.what == "study"):  # an approval rests on the keys that are left
         if one.what == "study":
-            decisions.store.note_study(one.name, "offered", decisions.clock.now())
-            decisions.withdraw(one.name, by=by, reason=_REASON)
-            decisions.erase(one.name)
+            _end_again(decisions, one, by)
         elif one.what == "freeze":
             freeze(decisions, by=by, reason=_REASON)
         elif one.name in decisions.address_book.entries():  # it may have gone with the site it was taken over from
             decisions.address_book.remove(one.name, by=by, reason=_REASON)
     return found
+
+
+def _end_again(decisions: Decisions, one: Forgotten, by: str) -> None:
+    if one.approved is not None:
+        terms: dict[str, Any] = {name: one.approved.details.get(name) for name in ("dataset", "until")}
+        # What has expired since, or rests on what is no longer here, is withdrawn from.
+        with suppress(AimerError):
+            decisions.approve(one.name, by=by, **terms)
+            return
+    if decisions.store.study(one.name) is None:
+        decisions.store.note_study(one.name, "offered", decisions.clock.now())
+    decisions.withdraw(one.name, by=by, reason=_REASON)
+    decisions.erase(one.name)
 
 
 def _studies(decisions: Decisions, last: dict[str, Entry]) -> Iterator[Forgotten]:
@@ -89,18 +106,19 @@ def _studies(decisions: Decisions, last: dict[str, Entry]) -> Iterator[Forgotten
         is_open = known is None or known.decision == "approve"
         if entry.kind != Kind.STUDY_APPROVED and is_open:
             yield Forgotten("study", study, f"Study {study[:12]}: {_SAID[entry.kind]} by {entry.actor} on {entry.time[:10]}.")
-        elif known is not None and known.decision == "approve" and _terms(known) != _terms_in(entry):
-            yield Forgotten("study", study, f"Study {study[:12]}: approved in other terms by {entry.actor} on {entry.time[:10]}.")
+        elif known is not None and known.decision == "approve" and _allows_more(known, entry):
+            yield Forgotten("study", study, f"Study {study[:12]}: approved in other terms by {entry.actor} on {entry.time[:10]}.", entry)
     for study in sorted(study for study, one in allowed.items() if one.decision == "approve" and study not in last):
         yield Forgotten("study", study, f"Study {study[:12]}: the log holds no approval of it.")
 
 
-def _terms(decision: Decision) -> tuple[object, ...]:
-    return decision.by, decision.dataset, decision.until, decision.roster
-
-
-def _terms_in(entry: Entry) -> tuple[object, ...]:
-    return entry.actor, *(entry.details.get(name) for name in ("dataset", "until", "roster"))
+def _allows_more(known: Decision, entry: Entry) -> bool:
+    """Whether an approval is for more than the last one that the log holds. One that is for less is what a process leaves that was killed between
+    the log and the state: nobody need be called for it."""
+    until = entry.details.get("until")
+    ends = math.inf if until is None else float(str(until))
+    elsewhere = (known.dataset, known.roster) != (entry.details.get("dataset"), entry.details.get("roster"))
+    return elsewhere or (math.inf if known.until is None else known.until) > ends
 
 
 def _keys(decisions: Decisions, last: dict[str, Entry]) -> Iterator[Forgotten]:
