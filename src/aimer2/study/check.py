@@ -94,7 +94,7 @@ def _secrecy(study: Study) -> list[Fault]:
         ]
     if secure and 0 < len(study.sites.names) < MINIMUM:
         problem = say(
-            "needs at least {minimum} sites, and {count} are named: of two, each could work out the other's update",
+            "needs at least {minimum} sites, and `sites.names` has {count}: of two, each could work out the other's update",
             minimum=MINIMUM,
             count=len(study.sites.names),
         )
@@ -291,7 +291,7 @@ def _sites(study: Study) -> list[Fault]:
         found.append(
             Fault(
                 "sites.minimum",
-                say("is {minimum}, but {count} sites are named", minimum=sites.minimum, count=len(sites.names)),
+                say("is {minimum}, but `sites.names` has only {count}", minimum=sites.minimum, count=len(sites.names)),
                 "lower it or name more sites",
             )
         )
@@ -299,7 +299,7 @@ def _sites(study: Study) -> list[Fault]:
         found.append(
             Fault(
                 "sites.quorum",
-                say("is {quorum}, but {count} sites are named", quorum=sites.quorum, count=len(sites.names)),
+                say("is {quorum}, but `sites.names` has only {count}", quorum=sites.quorum, count=len(sites.names)),
                 "lower it or name more sites",
             )
         )
