@@ -6,7 +6,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +27,7 @@ name = "established methods on the heart registry"
 set_by = "Dr Lee Ortiz, data-protection officer"
 decision = "approve"
 datasets = ["heart"]
-methods = ["fedavg", "fedprox"]
+methods = ["fedavg", "fedprox", "private_describe"]
 secure_aggregation = true
 """
 
@@ -41,6 +41,7 @@ class World:
     camera: Camera
     people: dict[str, Visitor] = field(default_factory=dict)
     fingerprints: dict[str, str] = field(default_factory=dict)
+    invitations: dict[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -77,37 +78,32 @@ def invite_and_enrol(world: World) -> None:
         passwords[name] = olga.page.locator(".notice code").inner_text()
     olga.look(picture="people")
     olga.page.goto("/consortium")
-    invitations = {}
     for name in FILES:
         olga.fill(Name_of_the_site=name)
         olga.press("Invite")
-        invitations[name] = olga.page.locator("pre.code").inner_text()
+        world.invitations[name] = olga.page.locator("pre.code").inner_text()
     olga.look()
-    enrol(world, invitations)
+    enrol(world)
     olga.page.goto("/consortium")
     expect(olga.page.locator("main table").first.locator("tbody tr")).to_have_count(len(FILES))
     for name, password in passwords.items():
         world.people[name] = at_coordinator(world.browser, world.camera, world.federation.url, name, password)
 
 
-def enrol(world: World, invitations: Mapping[str, str]) -> None:
-    """`site init` with the invitation on its standard input; then an agent each, and two consoles."""
-    program = [sys.executable, "-m", "aimer2", "site", "init", "-", "--folder"]
-    begun = [
-        (subprocess.Popen([*program, str(world.federation.site(name))], stdin=-1, stdout=-1, text=True), text) for name, text in invitations.items()
-    ]
-    for process, text in begun:
-        told, _ = process.communicate(text, timeout=60)
-        assert process.returncode == 0, told
+def enrol(world: World) -> None:
+    """`site init` with the invitation, of one hospital on its standard input; then an agent each, and two consoles."""
     for name in FILES:
         folder = world.federation.site(name)
         if name == "long-beach":
+            command = [sys.executable, "-m", "aimer2", "site", "init", "-", "--folder", str(folder)]
+            subprocess.run(command, input=world.invitations[name], text=True, capture_output=True, check=True, timeout=60)
             mapping = world.folder / "long-beach.toml"
             mapping.write_text(MAPPING)
             where = ["--csv", str(world.folder / f"{name}-data" / "heart.csv"), "--mapping", str(mapping), "--folder", str(folder)]
             world.federation.command("site", "dataset", "add", "heart", *where)
             (folder / "policy.toml").write_text(RULE)
         else:
+            world.federation.command("site", "init", world.invitations[name], "--folder", str(folder))
             with socket.create_server(("127.0.0.1", 0)) as probe:
                 port = int(probe.getsockname()[1])
             files = world.folder / f"{name}-data"

@@ -11,13 +11,40 @@ import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
+from tests.browser import barriers
 from tests.end_to_end.enrolling import EXAMPLE, FILES, World, a_world, add_data, invite_and_enrol, meet
-from tests.end_to_end.visitors import PASSWORD, SECONDS, Visitor, begin, decide, open_request, save, submit
+from tests.end_to_end.visitors import PASSWORD, SECONDS, Visitor, at_console, begin, decide, open_request, save, submit, until
+
+from aimer2.client.coordinator import Coordinator
+from aimer2.identity.invitations import Invitation
+from aimer2.site.balance import Budget
 
 DOCS = Path(__file__).parents[2] / "docs"
 PURPOSE = "Shows whether ten findings spare an angiography: a teaching example on public data."
 SECOND = 'name = "fedprox"\nparameters = { mu = 0.1 }'
+EVIL = """question = '<img src=x onerror="document.title=1"> Who has the disease?'"""
+PRIVATE = """
+name = "ages"
+question = "How old are the patients of these hospitals?"
+purpose = "To plan a trial."
+ethics = "none needed"
+principal_investigator = "Dr Ada Example"
+expires = 2030-12-31
+[cohort]
+dataset = "heart"
+minimum_patients = 100
+features = [{ name = "age", unit = "a", minimum = 18, maximum = 110 }]
+[[analyses]]
+name = "who"
+method = "private_describe"
+formula = "~ age"
+[sites]
+minimum = 3
+[privacy.differential_privacy]
+epsilon = 1.5
+delta = 1e-5
+"""
 
 
 @pytest.mark.timeout(600)
@@ -35,6 +62,10 @@ def test_from_the_first_invitation_to_the_record_that_checks_itself(tmp_path: Pa
         promote(world, second)
         check_record_offline(world, second)
         verify_logs(world)
+        told = ask_in_private(world)
+        leave_at_once(world)
+        look_at_the_rest(world, second, told)
+        read_logs(world)
         for visitor in world.people.values():
             assert visitor.faults == []
     # What the documentation shows is what these pages show.
@@ -69,6 +100,7 @@ def draft_refuse_and_approve(world: World) -> str:
     vogt.look()
     vogt.press("Approve")
     vogt.sees("Approved. It is in force from now on.")
+    ada.look("/", "overview")
     look_into(nagy, second)
     return second
 
@@ -92,7 +124,7 @@ def watch_live(world: World, digest: str) -> None:
     """From the last approval to the end, without loading the page again: what changes, the server sends."""
     ada, nagy = world.people["ada"], world.people["budapest"]
     ada.page.goto(f"/studies/{digest}/live")
-    nagy.page.goto(f"/requests/{digest}")
+    nagy.look(f"/requests/{digest}")
     nagy.press("Approve")
     # The page loads itself once, when the study has begun.
     expect(ada.page.get_by_role("button", name="Pause")).to_be_visible()
@@ -173,6 +205,81 @@ def check_record_offline(world: World, digest: str) -> None:
     context.close()
 
 
+def ask_in_private(world: World) -> str:
+    """A question under differential privacy: two persons set the budget at a console, it is shown against the budget, and the charge is told."""
+    ada, vogt, nagy = (world.people[name] for name in ("ada", "cleveland", "budapest"))
+    world.federation.set_budgets(("budapest", "long-beach"), "heart", Budget(3.0, 1e-5))
+    vogt.page.goto("/people")
+    vogt.page.locator("#name").fill("Jan Roth")
+    vogt.page.locator("#login").fill("roth")
+    vogt.page.get_by_role("checkbox", name="administrator").check()
+    vogt.press("Make the account")
+    roth = at_console(world.browser, world.camera, vogt.page.locator(".notice code").inner_text(), "", "roth")
+    vogt.page.goto("/budgets/heart")
+    vogt.page.locator("#epsilon").fill("3")
+    vogt.page.locator("#delta").fill("1e-5")
+    vogt.press("Set or propose")
+    roth.page.goto("/budgets/heart")
+    roth.press("Confirm as Jan Roth")
+    roth.context.close()
+    begin(ada, "ages", PRIVATE)
+    digest = submit(ada)
+    decide(nagy, digest, "Approve")
+    open_request(vogt, digest)
+    vogt.sees("fits")
+    vogt.press("Approve")
+    ada.page.goto(f"/studies/{digest}/live")
+    expect(ada.page.get_by_role("heading", level=1)).to_contain_text("finished")
+    charged = ada.page.locator("#charged + .wide tbody tr")
+    ada.page.goto(f"/studies/{digest}/leaves")
+    until(lambda: charged.count() == len(FILES) or (ada.page.reload() and None), "what the ledgers have charged")
+    vogt.look("/budgets/heart", "console-budget")
+    return digest
+
+
+def leave_at_once(world: World) -> None:
+    """A study that runs for long is paused and resumed at the coordinator's page; a hospital leaves it, and its worker is gone."""
+    ada, vogt = world.people["ada"], world.people["cleveland"]
+    text = (EXAMPLE / "study.toml").read_text(encoding="utf-8")
+    for old, new in (
+        ("rounds = 20", "rounds = 100000"),
+        ("minimum = 3 ", 'names = ["cleveland"]\nminimum = 1 '),
+        ('"heart-disease"', '"many-rounds"'),
+    ):
+        text = text.replace(old, new)
+    text = re.sub("question = .*", lambda _: EVIL, text)
+    begin(ada, "many-rounds", text + '[privacy]\nsecure_aggregation = false\nwhy_not_secure = "a test of one hospital"\n')
+    digest = submit(ada)
+    open_request(vogt, digest)
+    vogt.sees("in the clear: the coordinator sees this site's sums")
+    vogt.press("Approve")
+    ada.page.goto(f"/studies/{digest}/live")
+    heading = ada.page.get_by_role("heading", level=1)
+    ada.press("Pause")
+    expect(heading).to_contain_text("paused")
+    ada.press("Resume")
+    expect(heading).to_contain_text("running")
+    worker = vogt.page.get_by_role("row", name=re.compile("^worker .* many-rounds"))
+    vogt.page.goto("/machine")
+    expect(worker).to_be_visible()
+    vogt.look(picture="console-machine")
+    vogt.page.goto(f"/requests/{digest}")
+    vogt.page.locator("#withdrawal").fill("A patient group has objected.")
+    vogt.press("Withdraw")
+    vogt.sees("Withdrawn. Nothing of this study runs here any more.")
+    vogt.page.goto("/machine")
+    expect(vogt.page.get_by_text("connected").first).to_be_visible()
+    assert worker.count() == 0
+    expect(heading).to_contain_text("paused")
+    ada.page.goto(f"/studies/{digest}")
+    ada.sees("A patient group has objected.")
+    ada.page.goto(f"/studies/{digest}/stop")
+    ada.page.get_by_label("Reason").fill("It was a test.")
+    ada.press("Stop for good")
+    expect(heading).to_contain_text("stopped")
+    assert ada.page.title() == "many-rounds · AIMER2", "a text of the study was run"
+
+
 def verify_logs(world: World) -> None:
     """The auditor's page has checked the log; the file that it hands out holds for the command too, beside a hospital's own from its console."""
     otto, vogt = world.people["otto"], world.people["cleveland"]
@@ -186,7 +293,96 @@ def verify_logs(world: World) -> None:
     given = [word for one in (key, keys[-1]) for word in ("--key", one)]
     told = world.federation.command("audit", "verify", str(log), str(own), *given, "--json")
     assert json.loads(told)["intact"], told
-    kinds = [json.loads(line)["kind"] for line in (world.federation.site("budapest") / "audit.jsonl").read_text().splitlines()]
-    order = [kinds.index(kind) for kind in ("study-refused", "study-checked", "study-rehearsed", "study-approved")]
-    assert order == sorted(order)
-    assert all(PASSWORD not in world.federation.log(f"{name}-console").read_text() for name in ("cleveland", "budapest"))
+
+
+def read_logs(world: World) -> None:
+    """Each decision has been recorded in its order, and no password anywhere."""
+    for name, wanted in (
+        ("cleveland", ("study-approved", "study-withdrawn")),
+        ("budapest", ("study-refused", "study-checked", "study-rehearsed", "study-approved")),
+    ):
+        lines = (world.federation.site(name) / "audit.jsonl").read_text().splitlines()
+        kinds = [json.loads(line)["kind"] for line in lines]
+        order = [kinds.index(kind) for kind in wanted]
+        assert order == sorted(order), name
+        assert PASSWORD not in world.federation.log(f"{name}-console").read_text()
+
+
+def look_at_the_rest(world: World, digest: str, private: str) -> None:
+    """Every page that the story has not come by, and how all of them are without a mouse, without scripts, on a telephone, in a frame."""
+    ada, vogt, olga = (world.people[name] for name in ("ada", "cleveland", "olga"))
+    ada.page.goto("/account")
+    ada.fill(What_it_is_for="nightly")
+    ada.press("Make a token")
+    secret = ada.page.locator(".notice code")
+    check_charges(world, secret.inner_text(), private)
+    secret.evaluate("one => { one.textContent = one.textContent.slice(0, 12) + '…' }")
+    ada.look(picture="account")
+    pictured = {"/privacy": "privacy", f"/studies/{private}/leaves": "leaves"}
+    for path in pages_of(digest, private):
+        if path not in ada.looked_at:
+            ada.look(path, pictured.get(path, ""))
+        else:
+            ada.page.goto(path)
+        assert ada.fits_a_telephone(), path
+    ada.page.goto("/sites/cleveland")
+    ada.page.get_by_text("11 columns").click()
+    expect(ada.page.get_by_role("rowheader", name="cholesterol")).to_be_visible()
+    ada.look(picture="site")
+    olga.look("/consortium", "consortium")
+    world.people["otto"].look("/people")
+    reports = {f"/reports/{digest}": "console-report"}
+    for path in ("/datasets", "/budgets", "/reports", *reports, "/models", "/policy", "/people"):
+        vogt.look(path, reports.get(path, ""))
+    vogt.page.goto(f"/reports/{digest}")
+    expect(vogt.page.get_by_role("rowheader", name="auc")).to_be_visible()
+    use_the_keyboard(ada.page, f"/studies/{digest}/results")
+    context = world.browser.new_context(
+        ignore_https_errors=True, base_url=world.federation.url, storage_state=ada.context.storage_state(), java_script_enabled=False
+    )
+    still = context.new_page()
+    still.goto(f"/studies/{digest}/live")
+    expect(still.locator("#live-sites tbody tr")).to_have_count(len(FILES))
+    expect(still.locator("#live-curves svg").first).to_be_visible()
+    context.close()
+    frame(world, ada, f"/studies/{digest}/stop")
+
+
+def check_charges(world: World, token: str, private: str) -> None:
+    """What the page says, a script is told too, by the token that was made on a page."""
+    pin = Invitation.from_text(world.invitations["budapest"])
+    client = Coordinator(world.federation.url, token=token, fingerprint=pin.fingerprint, key=pin.coordinator_key)
+    told = client.spending(private)
+    assert [one.site for one in told] == sorted(FILES)
+    assert all(0.75 < one.epsilon <= 1.5 and one.tasks >= 1 for one in told), "all that the plan may cost, and no more"
+
+
+def pages_of(digest: str, private: str) -> list[str]:
+    ends = ("", "/people", "/live", "/rounds", "/leaves", "/code", "/results", f"/compare?with={private}", "/stop")
+    general = ("/", "/studies", "/sites", "/sites/cleveland", "/models", f"/models/{digest}", "/privacy", "/drafts", "/consortium", "/account")
+    return [*general, f"/studies/{private}/leaves", *(f"/studies/{digest}{end}" for end in ends)]
+
+
+def use_the_keyboard(page: Page, results: str) -> None:
+    page.goto("/")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.querySelector('main').contains(document.activeElement)")
+    page.goto(results)
+    page.locator("summary").first.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("details[open] table").first).to_be_visible()
+
+
+def frame(world: World, ada: Visitor, path: str) -> None:
+    """No other page can frame one, even where its visitor is logged in."""
+    context = world.browser.new_context(ignore_https_errors=True, storage_state=ada.context.storage_state())
+    page = context.new_page()
+    page.set_content(f'<iframe src="{world.federation.url}{path}"></iframe>')
+    expect(page.frame_locator("iframe").locator("body")).to_be_attached()
+    assert page.frames[1].locator("form").count() == 0
+    page.goto(f"{world.federation.url}/nowhere")
+    assert barriers(page) == []
+    context.close()

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from PIL import Image
-from playwright.sync_api import Browser, Download, Page, expect
+from playwright.sync_api import Browser, Download, Page, ViewportSize, expect
 from tests.browser import barriers
 
 PASSWORD = "correct horse battery"
@@ -19,7 +20,8 @@ SECONDS = 60
 _EVERYTHING = "['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']"
 # What is not colour is the same in the dark.
 _COLOURS = "{type: 'rule', values: ['color-contrast']}"
-_SIZE = {"width": 1240, "height": 800}
+_SIZE: ViewportSize = {"width": 1240, "height": 800}
+_TELEPHONE: ViewportSize = {"width": 360, "height": 780}
 _MOST_PIXELS_HIGH = 1500
 _COLOURS_KEPT = 96
 
@@ -54,7 +56,7 @@ class Visitor:
         self.page.set_default_timeout(SECONDS * 1000)
         self.camera = camera
         self.faults: list[str] = []
-        self.looked_at: list[str] = []
+        self.looked_at: set[str] = set()
         self.page.on("pageerror", lambda error: self.faults.append(f"a script failed: {error}"))
         self.page.on("console", lambda said: self.faults.append(f"{self.page.url}: {said.text}") if said.type == "error" else None)
 
@@ -63,6 +65,7 @@ class Visitor:
         if path:
             answer = self.page.goto(path, wait_until="domcontentloaded")
             assert answer is not None and answer.ok, path
+        self.looked_at.add(urlsplit(self.page.url).path)
         if picture:
             self.camera.take(self.page, picture)
         found = barriers(self.page, _EVERYTHING)
@@ -70,6 +73,13 @@ class Visitor:
         found += barriers(self.page, _COLOURS)
         self.page.emulate_media(color_scheme="light")
         self.faults += [f"{self.page.url}: {one}" for one in found]
+
+    def fits_a_telephone(self) -> bool:
+        """Whether nothing of the page stands out sideways there."""
+        self.page.set_viewport_size(_TELEPHONE)
+        wide = int(self.page.evaluate("document.documentElement.scrollWidth"))
+        self.page.set_viewport_size(_SIZE)
+        return wide <= _TELEPHONE["width"]
 
     def fill(self, **fields: str) -> None:
         """By label, '_' for a space."""
@@ -171,5 +181,5 @@ def until(look: Callable[[], Any], what: str) -> Any:
     while time.monotonic() < deadline:
         if found := look():
             return found
-        time.sleep(0.05)
+        time.sleep(0.3)
     raise AssertionError(f"it did not come: {what}")
