@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -147,15 +148,13 @@ class Datasets:
 
     def published(self, name: str) -> DataPublished | None:
         """What the consortium may see of it; None: nothing."""
-        path = self.folder.published(name)
-        said = DataPublished.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
-        return said if said is not None and said.published else None
+        return published(self.folder, name)
 
     def _by_now(self, name: str) -> dict[str, Any]:
         return {"site": read_settings(self.folder.settings).site, "dataset": name, "by": self.by, "time": self.clock.now()}
 
     def _let_know(self, name: str, said: DataPublished) -> bool:
-        details: dict[str, Json] = {"dataset": name, "columns": len(said.columns), "published": said.published}
+        details: dict[str, Json] = {"dataset": name, "columns": len(said.columns), "published": said.published, "sha256": sha256_of(said)}
         self.audit.append(Kind.DATASET_PUBLISHED, actor=self.by, details=details)
         path = self.folder.published(name)
         draft = path.with_suffix(".draft")
@@ -180,6 +179,18 @@ class Datasets:
     def _table(self, name: str) -> Any:
         record = snapshots.current(self.folder, name, self.retention, self.clock.now())
         return load_table(record.path, verify=False, sha256=record.sha256)
+
+
+def published(folder: SiteFolder, name: str) -> DataPublished | None:
+    """What the consortium may see of this data set; None: nothing."""
+    path = folder.published(name)
+    said = DataPublished.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return said if said is not None and said.published else None
+
+
+def sha256_of(said: DataPublished) -> str:
+    """By which the audit log knows what was published."""
+    return hashlib.sha256(said.model_dump_json().encode()).hexdigest()
 
 
 def suggest_mapping(path: Path, patient: str | None, minimum_cell: int = MINIMUM_CELL) -> str:

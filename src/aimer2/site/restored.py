@@ -1,6 +1,7 @@
 """Whether the site's state is as new as its audit log. Put back from a backup, `state.sqlite` has forgotten what was said since.
 
-What a person here ended must stay ended: a refusal or withdrawal, a freeze, a key that was taken out. The audit log holds each before it counts (a
+What a person here ended must stay ended: a refusal or withdrawal, a freeze, a key that was taken out, a description that was taken back, an account
+that was closed. The audit log holds each before it counts (a
 freeze right after), so what the state allows and the log's last word does not is found. The agent does not run then, until a named person has the
 log's words taken again. A folder that was put back whole, log and all, is not found by this: the heads that others hold of the log show that.
 """
@@ -18,8 +19,11 @@ from aimer2.audit.kinds import Kind
 from aimer2.core.errors import AimerError, Conflict
 from aimer2.core.said import say
 from aimer2.messages.wire import Decision
+from aimer2.site.console.accounts import Accounts
+from aimer2.site.datasets import Datasets, published
 from aimer2.site.decisions import Decisions
 from aimer2.site.freeze import freeze, freeze_of
+from aimer2.site.settings import Retention
 
 _SAID: Mapping[str, str] = {
     Kind.STUDY_APPROVED: "approved",
@@ -29,19 +33,31 @@ _SAID: Mapping[str, str] = {
     Kind.ROSTER_KEY_REMOVED: "its key taken out",
     Kind.FROZEN: "frozen",
     Kind.THAWED: "thawed",
+    Kind.DATASET_PUBLISHED: "its description taken back",
+    Kind.USER_ADDED: "added",
+    Kind.USER_REMOVED: "closed",
 }
+_NAMED_BY: Mapping[str, str] = {
+    Kind.ROSTER_KEY_VERIFIED: "site",
+    Kind.ROSTER_KEY_REMOVED: "site",
+    Kind.DATASET_PUBLISHED: "dataset",
+    Kind.USER_ADDED: "login",
+    Kind.USER_REMOVED: "login",
+}
+"""The detail that says what an entry is about."""
 _REASON = "the site's state was put back from an older copy; its audit log says so"
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """Something that the state allows against the last word in the audit log: a study by its digest, a site's key, or everything of a freeze.
+    """Something that the state allows against the last word in the audit log: a study by its digest, a site's key, a data set's
+    description, an account, or everything of a freeze.
 
     ``approved``: the last word, where that is an approval in narrower terms.
     """
 
-    what: Literal["study", "key", "freeze"]
+    what: Literal["study", "key", "freeze", "description", "account"]
     name: str
     told: str
     approved: Entry | None = None
@@ -50,7 +66,7 @@ class Forgotten:
 def forgotten(decisions: Decisions) -> list[Forgotten]:
     """What the state has forgotten; reads the whole audit log. Raises Tampered where that cannot be read."""
     studies: dict[str, Entry] = {}
-    keys: dict[str, Entry] = {}
+    others: dict[str, dict[str, Entry]] = {"site": {}, "dataset": {}, "login": {}}
     frozen: Entry | None = None
     for entry in decisions.audit.read(kinds=set(_SAID)):
         if entry.kind in (Kind.FROZEN, Kind.THAWED):
@@ -58,29 +74,35 @@ def forgotten(decisions: Decisions) -> list[Forgotten]:
         elif entry.study is not None:
             studies[entry.study] = entry
         else:
-            keys[str(entry.details["site"])] = entry
-    return [*_studies(decisions, studies), *_keys(decisions, keys), *_freeze(decisions, frozen)]
+            named_by = _NAMED_BY[entry.kind]
+            others[named_by][str(entry.details[named_by])] = entry
+    found = [*_studies(decisions, studies), *_keys(decisions, others["site"]), *_freeze(decisions, frozen)]
+    return [*found, *_descriptions(decisions, others["dataset"]), *_accounts(decisions, others["login"])]
 
 
 def require_whole(decisions: Decisions) -> None:
     """Raises Conflict where the state has forgotten what the audit log holds."""
     if found := forgotten(decisions):
         raise Conflict(
-            say("state.sqlite is not as new as the audit log, as if put back from a backup. {told}", told=" ".join(one.told for one in found)),
+            say("This folder is not as new as its audit log, as if put back from a backup. {told}", told=" ".join(one.told for one in found)),
             remedy="`aimer2 site recover --by NAME` takes these words again; then start the agent. If nobody here has put a backup back, call your "
             "security officer first.",
         )
 
 
 def recover(decisions: Decisions, *, by: str) -> list[Forgotten]:
-    """Takes again what was forgotten, in this person's name: withdraws, approves in the last terms, takes keys out, freezes. What was approved since
-    the backup can be approved anew."""
+    """Takes again what was forgotten, in this person's name: withdraws, approves in the last terms, takes keys out, freezes, takes back
+    descriptions, closes accounts. What was approved since the backup can be approved anew."""
     found = forgotten(decisions)
     for one in sorted(found, key=lambda one: one.what == "study"):  # an approval rests on the keys that are left
         if one.what == "study":
             _end_again(decisions, one, by)
         elif one.what == "freeze":
             freeze(decisions, by=by, reason=_REASON)
+        elif one.what == "description":
+            Datasets(decisions.folder, decisions.audit, decisions.clock, Retention(), by).take_back(one.name)
+        elif one.what == "account":
+            _accounts_of(decisions).remove(one.name, by=by)
         elif one.name in decisions.address_book.entries():  # it may have gone with the site it was taken over from
             decisions.address_book.remove(one.name, by=by, reason=_REASON)
     return found
@@ -133,3 +155,23 @@ def _keys(decisions: Decisions, last: dict[str, Entry]) -> Iterator[Forgotten]:
 def _freeze(decisions: Decisions, last: Entry | None) -> Iterator[Forgotten]:
     if last is not None and last.kind == Kind.FROZEN and freeze_of(decisions) is None:
         yield Forgotten("freeze", "", f"Freeze: {last.actor} froze this site on {last.time[:10]}, and nobody has thawed it.")
+
+
+def _descriptions(decisions: Decisions, last: dict[str, Entry]) -> Iterator[Forgotten]:
+    for dataset, entry in last.items():
+        said = published(decisions.folder, dataset)
+        if said is not None and entry.details["published"] is False:
+            yield Forgotten("description", dataset, f"Data set {dataset}: {_SAID[entry.kind]} by {entry.actor} on {entry.time[:10]}.")
+
+
+def _accounts(decisions: Decisions, last: dict[str, Entry]) -> Iterator[Forgotten]:
+    if decisions.folder.console.is_file():
+        for person in _accounts_of(decisions).people():
+            entry = last.get(person.login)
+            if entry is not None and entry.kind == Kind.USER_REMOVED:
+                told = f"Account {person.login} of the console: {_SAID[entry.kind]} by {entry.actor} on {entry.time[:10]}."
+                yield Forgotten("account", person.login, told)
+
+
+def _accounts_of(decisions: Decisions) -> Accounts:
+    return Accounts(decisions.folder.console, decisions.audit, decisions.clock)

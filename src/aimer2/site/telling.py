@@ -9,12 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Final, final
 
+from aimer2.audit.kinds import Kind
 from aimer2.core.errors import AimerError, ClockSkew, Conflict, NotAuthenticated, Unreachable
 from aimer2.core.task import Document
 from aimer2.identity.documents import sign_document
 from aimer2.messages.told import DESCRIPTION, SPENDING, DataPublished, Spending
 from aimer2.site.balance import Balance, Composition, Mechanism, finite
 from aimer2.site.connection import Connection
+from aimer2.site.datasets import sha256_of
 from aimer2.site.decisions import Decisions
 from aimer2.site.freeze import halted
 from aimer2.site.ledger import Ledgers
@@ -132,9 +134,20 @@ class Telling:
         try:
             self._tell(DESCRIPTION, published.dataset, published, published)
         except (Conflict, ClockSkew):
+            if not self._is_last_word(published):
+                raise
             # This machine's clock was ahead, when it was published or before: what the site says now is dated by the clock of now.
             self._tell(DESCRIPTION, published.dataset, published.model_copy(update={"time": self._decisions.clock.now()}), published)
         self._read[path] = version
+
+    def _is_last_word(self, published: DataPublished) -> bool:
+        """Whether the audit log holds nothing later of this data set: the file may have been put back from a backup."""
+        entries = self._decisions.audit.read(kinds={Kind.DATASET_PUBLISHED})
+        last = next((entry for entry in reversed(list(entries)) if entry.details["dataset"] == published.dataset), None)
+        if last is None or last.details["published"] != published.published:
+            return False
+        # Entries of before have no digest.
+        return last.details.get("sha256", sha256_of(published)) == sha256_of(published)
 
     def _tell(self, kind: str, subject: str, said: Document, mark: object) -> None:
         if self._told.get((kind, subject)) == mark:

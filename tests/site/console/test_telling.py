@@ -19,6 +19,7 @@ from aimer2.core.errors import AimerError, ClockSkew, Conflict, Unreachable
 from aimer2.identity.base64url import decode
 from aimer2.privacy.accounting import Spent, epsilon, gaussian
 from aimer2.site.balance import Budget
+from aimer2.site.console.accounts import Accounts
 from aimer2.site.console.console import Console
 from aimer2.site.control import serve_control
 from aimer2.site.datasets import Datasets
@@ -26,6 +27,7 @@ from aimer2.site.decisions import Decisions, open_decisions
 from aimer2.site.folder import SiteFolder
 from aimer2.site.freeze import coordinator_said, freeze
 from aimer2.site.ledger import Ledger, Ledgers
+from aimer2.site.restored import recover, require_whole
 from aimer2.site.settings import Retention
 from aimer2.site.telling import Telling
 
@@ -202,6 +204,47 @@ def test_what_a_clock_that_was_ahead_has_dated_is_told_by_the_clock_of_now(
     agent.tell()
     agent.tell()
     assert [(said["dataset"], said["published"], said["time"] == pytest.approx(now, abs=30)) for said in line.arrived] == [("registry", True, True)]
+
+
+@pytest.mark.parametrize("then", ["take back", "publish less"])
+def test_what_was_put_back_from_a_backup_is_not_dated_anew(
+    then: str, datasets: Datasets, telling: Callable[[Line], Telling], folder: SiteFolder
+) -> None:
+    """As a coordinator has it, which keeps the later of two statements."""
+    line = Line()
+    line.fate = lambda said: Conflict() if line.arrived and said["time"] <= line.arrived[-1]["time"] else None
+    publish(datasets, "registry")
+    file = folder.published("registry")
+    kept = file.read_bytes()
+    if then == "take back":
+        datasets.take_back("registry")
+    else:
+        publish(datasets, "registry")
+    telling(line).tell()
+    file.write_bytes(kept)
+    telling(line).tell()
+    assert [said["published"] for said in line.arrived] == [then != "take back"]
+
+
+def test_a_description_and_an_account_that_were_ended_stay_so(decisions: Decisions, datasets: Datasets, folder: SiteFolder) -> None:
+    accounts = Accounts(folder.console, decisions.audit, decisions.clock)
+    accounts.add("jan", "Dr Jan Roth", ["administrator"], by="Dr Ines Vogt")
+    publish(datasets, "registry")
+    require_whole(decisions)
+    kept = {file: file.read_bytes() for file in (folder.published("registry"), folder.console)}
+    accounts.remove("jan", by="Dr Ines Vogt")
+    datasets.take_back("registry")
+    require_whole(decisions)
+    for file, content in kept.items():
+        file.write_bytes(content)
+    with pytest.raises(Conflict, match=r"registry: its description taken back by Dr Ines Vogt.*Account jan of the console: closed"):
+        require_whole(decisions)
+    assert [one.what for one in recover(decisions, by="Bea Roth")] == ["description", "account"]
+    require_whole(decisions)
+    assert datasets.published("registry") is None and accounts.people() == []
+    accounts.add("jan", "Dr Jan Roth", ["administrator"], by="Dr Ines Vogt")
+    publish(datasets, "registry")
+    require_whole(decisions)
 
 
 def test_a_take_back_says_whether_an_agent_has_heard_of_it(datasets: Datasets, folder: SiteFolder) -> None:
