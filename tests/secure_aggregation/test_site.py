@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import cbor2
 import pytest
 from secure_federation import STUDY, Federation
 
@@ -71,6 +72,37 @@ def test_a_lost_vault_means_sitting_out() -> None:
     fresh.advertise(federation.terms)
     with pytest.raises(Tampered, match="own"):
         fresh.share(federation.terms, epoch.key_messages()["site-0"])
+
+
+def test_an_epoch_that_an_earlier_version_has_begun_is_sat_out_and_the_next_one_is_not() -> None:
+    federation = Federation(3)
+    member, vault = federation.members["site-0"], federation.vaults["site-0"]
+    keys = federation.set_up().key_messages()["site-0"]
+    (name,) = [name for name in vault.documents if name.endswith("/state")]
+    former = {key: value for key, value in cbor2.loads(vault.documents[name]).items() if key not in ("protocol", "useless")}
+    for kept in (former, former | {"protocol": "AIMER2/SA1"}):
+        vault.documents[name] = cbor2.dumps(kept | {"seen": {}, "shares": "{}"})
+        for asked in (
+            lambda: member.advertise(federation.terms),
+            lambda: member.share(federation.terms, keys),
+            lambda: member.accept(federation.terms, "{}"),
+            lambda: member.prepare(federation.terms, federation.round_terms()),
+        ):
+            with pytest.raises(NotFound, match="sits it out"):
+                asked()
+    federation.terms = EpochTerms(stage="train", attempt=2, first_round=1, rounds=1)
+    total, sites = federation.play(federation.set_up())
+    assert len(sites) == 3 and total.tolist() == federation.plain(sites).tolist()
+
+
+def test_nothing_empty_is_said_in_place_of_shares_that_are_lost() -> None:
+    federation = Federation(3)
+    epoch = federation.set_up()
+    vault = federation.vaults["site-0"]
+    (name,) = [name for name in vault.documents if name.endswith("/shares")]
+    del vault.documents[name]
+    with pytest.raises(NotFound):
+        federation.members["site-0"].share(federation.terms, epoch.key_messages()["site-0"])
 
 
 def test_handing_in_an_update_leaves_no_secret_of_the_rounds_before() -> None:

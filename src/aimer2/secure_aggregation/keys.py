@@ -83,12 +83,12 @@ def unpack(parcel: bytes, private: bytes, place: bytes, count: int) -> list[byte
 
 def secret_commitment(secret: bytes) -> bytes:
     """Binding and, as the secret is 32 random bytes, hiding."""
-    return hashlib.sha256(b"AIMER2/SA1 secret" + secret).digest()
+    return hashlib.sha256(_LABEL + b" secret" + secret).digest()
 
 
 def share_commitment(place: bytes, index: int, share: bytes) -> bytes:
     """A share is uniform below 2^256 to whoever holds fewer than the threshold: its hash needs no salt. ``index`` counts in the parcel."""
-    return hashlib.sha256(b"AIMER2/SA1 share" + place + index.to_bytes(4, "big") + share).digest()
+    return hashlib.sha256(_LABEL + b" share" + place + index.to_bytes(4, "big") + share).digest()
 
 
 def open_keys(text: str, roster: Roster, epoch: EpochTerms, site: SiteId, seen: set[bytes]) -> Keys:

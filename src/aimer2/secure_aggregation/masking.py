@@ -28,6 +28,7 @@ from aimer2.core.errors import BadUpdate, Conflict
 from aimer2.core.said import say
 from aimer2.core.tree import NumpyArray, Tree
 from aimer2.secure_aggregation.layout import BLOCK, SECURE, Layout, Place
+from aimer2.secure_aggregation.messages import PROTOCOL
 from aimer2.secure_aggregation.quantisation import add, decode, encode, largest_real, subtract
 
 _WRAP = (1 << 128) - 1
@@ -175,7 +176,7 @@ class _Checksum:
     """Of words, in whatever order their blocks come."""
 
     def __init__(self, context: bytes) -> None:
-        self._key = hashlib.sha256(b"AIMER2/SA1/checksum" + context).digest()
+        self._key = hashlib.sha256(PROTOCOL.encode() + b" checksum" + context).digest()
         drawn = bytearray(2 * BLOCK + _AES)
         _Stream(self._key).fill(drawn, 0, 2 * BLOCK)
         # odd: none is 0. 16 bits times 32-bit limbs times the length of a block stays below 2^63

@@ -21,7 +21,8 @@ from aimer2.core.task import Digest, Document, SiteId, Stage
 from aimer2.identity.documents import open_document, sign_document
 from aimer2.identity.keys import PublicKey, SigningKey
 
-PROTOCOL = "AIMER2/SA1"
+PROTOCOL = "AIMER2/SA1.1"
+"""With its revision: another form of what sites sign, seal or keep is another revision, and nothing of the one passes for the other's."""
 
 Bytes32 = Annotated[bytes, Field(min_length=32, max_length=32)]
 
@@ -179,4 +180,4 @@ def letters_digest(what: str, signed: Mapping[SiteId, str]) -> Digest:
 
 
 def _kind(form: type[Document]) -> str:
-    return f"sa1-{form.__name__.lower()}"
+    return f"sa1.1-{form.__name__.lower()}"

@@ -20,6 +20,7 @@ from aimer2.identity.keys import SigningKey
 from aimer2.secure_aggregation.dealing import Dealer
 from aimer2.secure_aggregation.keys import open_bundle, own_seed, pair_seed, public, round_context, set_up_digest, survivor_set
 from aimer2.secure_aggregation.messages import (
+    PROTOCOL,
     Agreement,
     Deals,
     EpochTerms,
@@ -92,10 +93,9 @@ class Member:
             secrets = {number: [draw_secret(), draw_secret()] for number in _numbers(epoch)}
             seal = draw_secret()
             masks = tuple(public(private) for _, private in secrets.values())
-            text = sign(
-                Keys(study=self.roster.study, roster=self.roster.hash(), epoch=epoch, site=self.site, seal=public(seal), masks=masks), self.key
-            )
-            state = {"epoch": epoch.model_dump(), "keys": text, "seal": seal, "secrets": secrets}
+            keys = Keys(study=self.roster.study, roster=self.roster.hash(), epoch=epoch, site=self.site, seal=public(seal), masks=masks)
+            text = sign(keys, self.key)
+            state = {"protocol": PROTOCOL, "epoch": epoch.model_dump(), "keys": text, "seal": seal, "secrets": secrets}
             self._begin(epoch, state)
         return str(state["keys"])
 
@@ -115,7 +115,9 @@ class Member:
             self.vault.change({self._state(epoch): _dumped(state), self._shares(epoch): dealt.model_dump_json().encode()})
         if state["list"] != digest:
             raise Conflict("This site has dealt its shares for another list of keys.")
-        return (self.vault.load(self._shares(epoch)) or b"").decode()
+        if (said := self.vault.load(self._shares(epoch))) is None:
+            raise _sits_out()
+        return said.decode()
 
     def accept(self, epoch: EpochTerms, shares: str) -> tuple[SiteId, ...]:
         """The parcels of all members, before the epoch's first update. Back come the dealers whose parcel is of no use: to be reported.
@@ -129,7 +131,7 @@ class Member:
         cohort = letters_digest("cohort", deals.bundles)
         if "cohort" not in state:
             rounds, useless = self._taken(epoch, state, deals)
-            state = {"epoch": state["epoch"], "keys": state["keys"], "list": state["list"], "cohort": cohort, "useless": useless}
+            state = {name: state[name] for name in ("protocol", "epoch", "keys", "list")} | {"cohort": cohort, "useless": useless}
             self.vault.change({self._state(epoch): _dumped(state)} | {self._secrets(epoch, number): _dumped(kept) for number, kept in rounds.items()})
         if state["cohort"] != cohort:
             raise Conflict("This site has accepted the shares of other members for this epoch.")
@@ -325,7 +327,7 @@ class Member:
     def _known(self, epoch: EpochTerms) -> dict[str, Any]:
         state = self._load(epoch)
         if state is None:
-            raise NotFound("This site holds no keys for this epoch and sits it out.")
+            raise _sits_out()
         return state
 
     def _load(self, epoch: EpochTerms) -> dict[str, Any] | None:
@@ -335,6 +337,8 @@ class Member:
         if stored is None:
             return None
         state: dict[str, Any] = cbor2.loads(stored)
+        if state.get("protocol") != PROTOCOL:  # kept by a version whose messages had another form
+            raise _sits_out()
         if state["epoch"] != epoch.model_dump():
             raise Conflict("This site knows the epoch with other terms.")
         return state
@@ -364,6 +368,10 @@ def forget(vault: Vault, study: Digest) -> None:
     former = vault.load(_current(study))
     if former is not None:
         vault.change(*_ending(study, former.decode()))
+
+
+def _sits_out() -> NotFound:
+    return NotFound("This site holds no keys for this epoch and sits it out.")
 
 
 def _current(study: Digest) -> str:
