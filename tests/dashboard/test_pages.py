@@ -11,9 +11,11 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import urllib3
 from reading import Person, Reader
-from serving import Client, Hospital, Server, SiteClient, eventually, submit
+from serving import Client, Hospital, Server, SiteClient, answer_of, eventually, submit
 
 from aimer2.client.browser import HandedOn
+from aimer2.core.said import say
+from aimer2.core.task import Failure
 from aimer2.dashboard.studies import differences
 
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
@@ -240,6 +242,30 @@ def test_a_finished_study_is_downloaded_as_a_record_and_its_rounds_are_a_table(a
     assert anna.reader.text(f"/studies/{finished}/rounds").count("<td>train</td>") == 3
     assert "Who took part" in anna.reader.text(f"/studies/{finished}/results")
     assert "event: end" in anna.reader.text(f"/studies/{finished}/live/stream")
+
+
+def test_why_a_site_was_absent_is_told_in_the_reader_s_language(anna: Person, three: list[SiteClient]) -> None:
+    digest = submit(anna.api, three, name="absent", method={"name": "fedavg", "rounds": 1})
+    working = [Hospital(site) for site in three[:2]]
+    for site in three:
+        assert site.decide(digest).status == 204
+    for hospital in working:
+        hospital.start()
+    reason = say("about {count} patients", count=5)
+    for _ in range(60):
+        if anna.api.get(f"/v1/studies/{digest}")["state"] == "finished":
+            break
+        for task in three[2].tasks_of(three[2].exchange(wait=1)):
+            if task.stage == "train":
+                failure = Failure(task=task.id, attempt=task.attempt, site=three[2].name, code="internal", reason=reason)
+                three[2].exchange(failure.model_dump(mode="json"), wait=0)
+            else:
+                answer, blobs = answer_of(three[2], task)
+                three[2].exchange(answer, blobs=blobs, wait=0)
+    for hospital in working:
+        hospital.ended.set()
+    chinese = Reader(anna.reader.server, {**anna.reader.cookies, "__Host-language": "zh-Hans"}).text(f"/studies/{digest}/results")
+    assert "约 5 名患者" in chinese and str(reason) not in chinese
 
 
 def test_a_model_goes_through_its_stages_and_says_who_moved_it(anna: Person, finished: str) -> None:

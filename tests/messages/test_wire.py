@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import inspect
+import json
 from typing import Any
 
 import pytest
@@ -33,6 +34,14 @@ def test_an_error_crosses_the_wire(code: str) -> None:
 
 def test_a_study_without_told_faults_is_still_a_bad_study() -> None:
     assert type(error_of(problem_of(BadStudy([])))) is BadStudy
+
+
+def test_an_error_of_a_newer_version_keeps_its_code_and_faults_though_more_is_said() -> None:
+    sent = problem_of(BadStudy([Fault("name", "is missing", "add it")])).model_dump(mode="json")
+    more = {"instance": "/v1/studies", "of_the_future": 1}
+    came = Problem.model_validate_json(json.dumps(sent | more | {"faults": [fault | more for fault in sent["faults"]]}))
+    assert came.model_dump(mode="json") == sent, "nothing unknown goes along"
+    assert error_of(came).code == BadStudy.code
 
 
 def test_a_code_of_a_newer_version_is_an_error_of_ours_with_its_own_words() -> None:

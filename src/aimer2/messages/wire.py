@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from aimer2.core.errors import AimerError, BadStudy, Fault, Tampered, catalogue
 from aimer2.core.task import Digest, Document, Reply, SiteId, Telling
@@ -186,13 +186,17 @@ class CoordinatorInfo(Document):
 
 
 class FaultDocument(Telling):
+    model_config = ConfigDict(extra="ignore")  # a newer version says more: its code and sentence are to be heard none the less
+
     place: str
     problem: str
     remedy: str
 
 
 class Problem(Telling):
-    """RFC 9457."""
+    """RFC 9457, section 3.2: whoever reads it passes over members that it does not know."""
+
+    model_config = ConfigDict(extra="ignore")
 
     type: str
     title: str
