@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import hashlib
+
+import cbor2
 import pytest
 from secure_federation import STUDY
 
@@ -48,3 +51,10 @@ def test_the_hash_covers_study_sites_and_keys() -> None:
         Roster(STUDY, {"a": KEYS[0], "b": KEYS[1], "d": KEYS[2]}),
     ]
     assert len({Roster(STUDY, members).hash(), *(other.hash() for other in others)}) == 5
+
+
+def test_the_hash_that_sites_have_countersigned_is_of_no_revision_of_the_protocol() -> None:
+    """An approval holds it, signed, and outlives versions."""
+    one = roster(3)
+    content = ["AIMER2/SA1", "roster", [STUDY, [[number, f"s{number - 1}", KEYS[number - 1].raw] for number in (1, 2, 3)], one.threshold, one.least]]
+    assert one.hash() == hashlib.sha256(cbor2.dumps(content, canonical=True)).hexdigest()

@@ -8,13 +8,11 @@ are the partition of So et al. 2023, "Securing Secure Aggregation: Mitigating Mu
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection
 from typing import TypeAlias
 
-import cbor2
-
 from aimer2.core.task import SiteId
+from aimer2.secure_aggregation.messages import OF_STUDIES, digest_of
 
 Group: TypeAlias = tuple[SiteId, ...]
 
@@ -22,11 +20,6 @@ Group: TypeAlias = tuple[SiteId, ...]
 def groups(sites: Collection[SiteId], size: int, seed: int) -> tuple[Group, ...]:
     """As many groups as there can be of at least ``size`` sites, none with more than one site above another; each in the order of names.
     Fewer sites than ``size`` are one group."""
-    drawn = sorted(sites, key=lambda site: _place(seed, site))
+    drawn = sorted(sites, key=lambda site: digest_of("group", [seed, site], OF_STUDIES))
     count = max(1, len(drawn) // size)
     return tuple(sorted(tuple(sorted(drawn[number::count])) for number in range(count)))
-
-
-def _place(seed: int, site: SiteId) -> bytes:
-    """Of no revision of the protocol: a study's groups outlive it, as sums of other groups of the same sites would tell of single ones."""
-    return hashlib.sha256(cbor2.dumps(["AIMER2/SA1", "group", [seed, site]], canonical=True)).digest()

@@ -23,6 +23,8 @@ from aimer2.identity.keys import PublicKey, SigningKey
 
 PROTOCOL = "AIMER2/SA1.1"
 """With its revision: another form of what sites sign, seal or keep is another revision, and nothing of the one passes for the other's."""
+OF_STUDIES = "AIMER2/SA1"
+"""Of no revision, for what a study keeps through all of them: the roster that sites have countersigned, and its groups."""
 
 Bytes32 = Annotated[bytes, Field(min_length=32, max_length=32)]
 
@@ -165,9 +167,9 @@ def parsed(text: str | bytes, form: type[Form]) -> Form:
         raise Tampered(say("This is not what the protocol calls {name}.", name=form.__name__)) from error
 
 
-def digest_of(what: str, content: Any) -> Digest:
+def digest_of(what: str, content: Any, of: str = PROTOCOL) -> Digest:
     """SHA-256 over the protocol's name, what this is a digest of, and the content in deterministic CBOR."""
-    return hashlib.sha256(cbor2.dumps([PROTOCOL, what, content], canonical=True)).hexdigest()
+    return hashlib.sha256(cbor2.dumps([of, what, content], canonical=True)).hexdigest()
 
 
 def text_digest(text: str) -> Digest:

@@ -11,7 +11,7 @@ from aimer2.core.errors import BadInput, NotAvailable, NotFound
 from aimer2.core.said import say
 from aimer2.core.task import Digest, SiteId
 from aimer2.identity.keys import PublicKey
-from aimer2.secure_aggregation.messages import digest_of
+from aimer2.secure_aggregation.messages import OF_STUDIES, digest_of
 
 MINIMUM = 3
 
@@ -54,7 +54,7 @@ class Roster:
         object.__setattr__(self, "members", MappingProxyType({site: self.members[site] for site in ordered}))
         object.__setattr__(self, "_indices", {site: index for index, site in enumerate(ordered, 1)})
         members = [[index, site, self.members[site].raw] for site, index in self._indices.items()]
-        object.__setattr__(self, "_hash", digest_of("roster", [self.study, members, self.threshold, self.least]))
+        object.__setattr__(self, "_hash", digest_of("roster", [self.study, members, self.threshold, self.least], OF_STUDIES))
 
     @classmethod
     def of(cls, study: Digest, keys: Mapping[SiteId, str]) -> Roster:
