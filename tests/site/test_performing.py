@@ -253,6 +253,8 @@ def test_old_rounds_are_erased_and_the_last_two_kept(bench: Bench) -> None:
             answers.append(reply)
             b.site.store.mark_delivered([reply], 1.0)
             b.performing.erase_old(b.digest)
+            b.performing.settle(b.digest)
+        assert (b.site.folder.blobs(b.digest) / "small.sqlite-wal").stat().st_size == 0
         return answers
 
     first, second, third = bench.run(rounds)

@@ -170,6 +170,7 @@ class Agent:
         self._auditing.submit(self._performing.secret_sums.settle).add_done_callback(self._recorded)
         for study in {study for study, _ in delivered}:
             self._performing.erase_old(study)
+            self._auditing.submit(self._performing.settle, study).add_done_callback(self._recorded)
 
     def noticed(self, studies: Sequence[StudyNotice], frozen: str) -> None:
         if coordinator_said(self._decisions, frozen):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -327,6 +329,14 @@ class Performing:
         """What was delivered, but for the last two rounds."""
         if study not in self._stopped:
             self.blobs(study).delete(*self._decisions.store.tidy(study))
+
+    def settle(self, study: str) -> None:
+        """What was erased leaves nothing in the store's log either. In any thread."""
+        store = self._blobs.get(study)
+        if store is not None:
+            # The study may be forgotten meanwhile, and its folder be gone.
+            with suppress(sqlite3.OperationalError):
+                store.settle()
 
     async def forget(self, study: str) -> None:
         """The study is over here, or withdrawn: its worker ends at once, and nothing of its data, updates and memory is kept."""
