@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from tests.site.console.conftest import BASE, HOST, PASSWORD, PEOPLE, browser, l
 from aimer2.site.console.app import PAGES
 from aimer2.site.console.console import Console
 from aimer2.site.console.permissions import PERMISSIONS, ROLES
+from aimer2.site.datasets import Datasets, DatasetSettings
 from aimer2.site.folder import SiteFolder
+from aimer2.site.settings import Retention
 from aimer2.web.security import HEADERS
 
 OURS = {"Origin": BASE, "Sec-Fetch-Site": "same-origin"}
@@ -106,6 +110,12 @@ def test_where_a_log_in_leads_stays_here(console: Console) -> None:
     assert done.headers["location"] == "/"
 
 
+@pytest.mark.parametrize("headers", [{"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}])
+def test_nobody_is_logged_in_from_a_page_elsewhere(headers: dict[str, str], console: Console) -> None:
+    done = browser(console).post("/log-in", data={"login": "vogt", "password": PASSWORD}, headers=headers)
+    assert done.status_code == 403 and "set-cookie" not in done.headers
+
+
 def test_a_wrong_password_and_an_unknown_name_look_alike(console: Console) -> None:
     told = [browser(console).post("/log-in", data={"login": login, "password": "wrong password!"}, headers=OURS) for login in ("vogt", "nobody")]
     assert [answer.status_code for answer in told] == [401, 401]
@@ -140,6 +150,27 @@ def test_text_of_a_study_is_text_and_nothing_else(console: Console, officer: Tes
         text = officer.get(path).text
         assert "<script>alert" not in text and "<img src=x" not in text, path
     assert "&lt;script&gt;alert(1)" in officer.get(f"/requests/{digest}").text
+
+
+def test_values_of_patients_and_names_of_people_are_text_and_nothing_else(
+    console: Console, officer: TestClient, entered: Callable[[str], TestClient], folder: SiteFolder, tmp_path: Path
+) -> None:
+    """A ward's export may hold anything in a cell or a heading."""
+    with open(tmp_path / "ward.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["id", EVIL], *([f"P{n}", EVIL if n % 2 else "other"] for n in range(80))])
+    datasets = Datasets(folder, console.decisions.audit, console.clock, Retention(), EVIL)
+    kind = f'source = {json.dumps(EVIL)}\nkind = "category"\ncategories = {json.dumps([EVIL, "other"])}\n'
+    settings = DatasetSettings(name="ward", kind="csv", source={"path": str(tmp_path / "ward.csv")})
+    datasets.add(settings, f'patient = "id"\n[columns.told]\n{kind}')
+    datasets.refresh("ward")
+    datasets.publish("ward", datasets.describe_for_others("ward").digest)
+    console.accounts.add("evil", EVIL[:100], ["auditor"], by=EVIL)
+    for client, path in ((officer, "/datasets/ward"), (officer, "/datasets"), (officer, "/audit"), (entered("roth"), "/people"),
+                         (entered("roth"), "/datasets/ward/mapping")):  # fmt: skip
+        text = client.get(path).text
+        assert "<script>alert" not in text and "<img src=x" not in text, path
+    assert officer.get("/datasets/ward").text.count("&lt;script&gt;alert(1)") >= 4
+    assert "&lt;script&gt;alert(1)" in entered("roth").get("/people").text
 
 
 def test_a_form_has_a_limit_and_a_kind(officer: TestClient) -> None:
