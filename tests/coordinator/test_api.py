@@ -39,6 +39,15 @@ def test_the_description_is_whole(description: Any) -> None:
     assert {"Exchange", "Exchanged", "Package", "Problem", "Study"} <= schemas.keys()
 
 
+@pytest.mark.parametrize("path", ["/v1/info", "/v1/session", "/v1/studies", "/v1/nothing", "/openapi.json", "/health"])
+def test_no_browser_takes_an_answer_for_a_page_or_frames_it(researcher: Client, path: str) -> None:
+    headers = researcher.call("GET", path).headers
+    policy = dict(part.split(" ", 1) for part in headers["Content-Security-Policy"].split("; "))
+    assert policy["default-src"] == policy["frame-ancestors"] == "'none'" and "unsafe" not in str(policy)
+    assert (headers["X-Frame-Options"], headers["X-Content-Type-Options"]) == ("DENY", "nosniff")
+    assert headers["Content-Type"].partition(";")[0] != "text/html"
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "code"),
     [

@@ -110,6 +110,22 @@ def test_a_session_is_new_at_each_log_in_and_ends_with_the_log_out(server: Serve
     assert Reader(server, {"__Host-aimer2": secret}).call("GET", "/").status == 303
 
 
+def test_a_session_of_ones_own_that_was_planted_ends_with_the_log_in(server: Server, people: Callable[[str, str], Person]) -> None:
+    """Fixation: who has put it into the browser would be logged in as whoever logs in there."""
+    planted = people("mallory", "researcher").reader.cookies["__Host-aimer2"]
+    people("victim", "researcher")
+    victim = Reader(server, {"__Host-aimer2": planted})
+    assert victim.log_in("victim").status == 303 and victim.cookies["__Host-aimer2"] != planted
+    assert Reader(server, {"__Host-aimer2": planted}).call("GET", "/").status == 303
+
+
+@pytest.mark.parametrize("headers", [{"Origin": "https://elsewhere.example"}, {"Sec_Fetch_Site": "cross-site"}])
+def test_nobody_is_logged_in_from_a_page_elsewhere(server: Server, anna: Person, headers: dict[str, str]) -> None:
+    reader = Reader(server)
+    assert reader.call("POST", "/login", {"user": "anna", "password": "wrong"}, **headers).status == 403
+    assert "__Host-aimer2" not in reader.cookies
+
+
 def test_a_wrong_password_is_said_and_nothing_is_opened(server: Server, anna: Person) -> None:
     reader = Reader(server)
     answer = reader.log_in("anna", "wrong")

@@ -37,7 +37,8 @@ class Dashboard:
     """``api``: the API's application; it is asked in process, and answers by itself what begins with one of its paths."""
 
     def __init__(self, api: ASGIApp, describe: Describe) -> None:
-        self._api = api
+        # Browsers open addresses of the API too. What a site asks at each round is answered before all this.
+        self._api = Protected(api)
         self._pages = Protected(_application(Api(api), describe))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
