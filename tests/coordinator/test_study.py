@@ -53,6 +53,10 @@ def test_a_study_ends_in_a_signed_result_and_the_right_model(
     assert kinds[-1] == "study-finished"
     assert kinds.count("round-finished") == 3
     assert events_of(researcher, study, after=len(numbered) - 2) == numbered[-2:]
+    assert events_of(researcher, study, after=len(numbered)) == []
+    assert events_of(researcher, study, after=len(numbered) + 7) == numbered, "as if from before a backup was put back"
+    for number in ("9" * 5000, "9" * 19, "-1", "\u0662"):
+        assert researcher.call("GET", f"/v1/studies/{study}/events", Last_Event_ID=number.encode().decode("latin-1")).status == 400, number[:20]
     summary = researcher.get(f"/v1/studies/{study}")
     assert (summary["round_number"], summary["rounds"]) == (2, 2)
     assert [site["decision"] for site in summary["sites"]] == ["approve", "approve"]
