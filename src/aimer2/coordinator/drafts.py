@@ -75,7 +75,7 @@ class Drafts:
         found += faults_of_predecessor(draft.supersedes, owner, self._registry)
         enrolled = [name for name, site in self._registry.sites.items() if not site.revoked]
         if unknown := sorted(set(study.sites.names) - set(enrolled)):
-            known = ", ".join(sorted(enrolled)) or "none"
+            known = ", ".join(sorted(enrolled)) or say("none")
             found.append(
                 Fault("sites.names", say("not enrolled: {unknown}", unknown=", ".join(unknown)), say("the enrolled sites are: {known}", known=known))
             )

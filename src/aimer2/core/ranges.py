@@ -64,7 +64,7 @@ def made(kind: Callable[..., Made], name: str, place: str, parameters: Mapping[s
                 Fault(
                     f"{place}.{given}",
                     say("{name} has no such parameter", name=name),
-                    say("use one of: {defaults}", defaults=", ".join(defaults) or "none"),
+                    say("use one of: {defaults}", defaults=", ".join(defaults) or say("none")),
                 )
             )
         elif not _fits(value, defaults[given]):

@@ -173,8 +173,9 @@ async def _submit(visit: Visit, found: Mapping[str, Any], csrf: str) -> str:
     if told:
         raise BadStudy([Fault(fault["place"], fault["problem"], fault["remedy"]) for fault in told])
     if reason := await asyncio.to_thread(_needs_command, found["text"]):
-        what = "is large, and is built elsewhere" if reason == "size" else "is built where its framework is"
-        raise BadInput(say("The untrained model of this study {what}.", what=what), remedy="Submit it by the command that the page shows.")
+        large = say("The untrained model of this study is large, and is built elsewhere.")
+        other = say("The untrained model of this study is built where its framework is.")
+        raise BadInput(large if reason == "size" else other, remedy="Submit it by the command that the page shows.")
     study = await asyncio.to_thread(_study, found["text"])
     enrolled = {site["site"]: site["key"] for site in await visit.get("/v1/sites") if not site["revoked"]}
     roster = {site: enrolled[site] for site in study.sites.names or enrolled}

@@ -181,7 +181,7 @@ def check_fits(own: Mapping[str, Array], given: Tree) -> None:
     """Raises BadModel unless both have the same names and shapes."""
     if own.keys() != given.keys():
         raise BadModel(
-            say("The model's parameters are {own}; given were {given}.", own=", ".join(sorted(own)), given=", ".join(sorted(given)) or "none")
+            say("The model's parameters are {own}; given were {given}.", own=", ".join(sorted(own)), given=", ".join(sorted(given)) or say("none"))
         )
     for name, leaf in own.items():
         if tuple(given[name].shape) != leaf.shape:

@@ -192,7 +192,7 @@ def _check_shapes(own: Mapping[str, tuple[int, ...]], given: Tree) -> None:
     """Raises BadModel unless both have the same names and shapes."""
     if own.keys() != given.keys():
         raise BadModel(
-            say("The model's parameters are {own}; given were {given}.", own=", ".join(sorted(own)), given=", ".join(sorted(given)) or "none")
+            say("The model's parameters are {own}; given were {given}.", own=", ".join(sorted(own)), given=", ".join(sorted(given)) or say("none"))
         )
     for name, shape in own.items():
         if tuple(given[name].shape) != shape:

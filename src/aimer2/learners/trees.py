@@ -90,7 +90,7 @@ class TreesLearner:
                 say(
                     "The trees' arrays are {own}; given were {parameters}.",
                     own=", ".join(sorted(own)),
-                    parameters=", ".join(sorted(parameters)) or "none",
+                    parameters=", ".join(sorted(parameters)) or say("none"),
                 )
             )
         given = {name: np.array(tree.load(leaf)) for name, leaf in parameters.items()}

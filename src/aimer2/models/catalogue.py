@@ -166,6 +166,6 @@ def _find(framework: str, name: str) -> _Architecture:
                 "{framework} has no model '{name}': there are {framework_2}.",
                 framework=framework,
                 name=name,
-                framework_2=", ".join(available(framework)) or "none",
+                framework_2=", ".join(available(framework)) or say("none"),
             )
         ) from None

@@ -69,9 +69,10 @@ def _approval(site: SiteId, decision: Decision | None) -> Finding:
     if decision is None:
         return Finding(say("approval of {site}", site=site), False, "there is no decision signed with the key that the study knows of it")
     if decision.decision == "refuse":
-        return Finding(say("approval of {site}", site=site), False, say("it refused: {reason}", reason=decision.reason or "no reason given"))
-    later = ", withdrawn since" if decision.decision == "withdraw" else ""
-    return Finding(say("approval of {site}", site=site), True, say("signed at the site by {by}{later}", by=decision.by, later=later))
+        return Finding(say("approval of {site}", site=site), False, say("it refused: {reason}", reason=decision.reason or say("no reason given")))
+    withdrawn = decision.decision == "withdraw"
+    told = say("signed at the site by {by}, withdrawn since", by=decision.by) if withdrawn else say("signed at the site by {by}", by=decision.by)
+    return Finding(say("approval of {site}", site=site), True, told)
 
 
 def _decision(statement: str, key: str) -> Decision | None:

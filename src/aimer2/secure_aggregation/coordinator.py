@@ -295,8 +295,11 @@ class Round:
         if len(good) < threshold <= len(reveals) and without:
             if len(without) > 1:  # one alone may hold its share back
                 raise self._cheated(dealer, "The shares that it dealt were of no use to several sites.")
-            told = f"Either '{dealer}' dealt '{without[0]}' a share of no use, or '{without[0]}' holds it back"
-            raise NotAvailable(say("{told}: nobody else can tell which, and without it the sum cannot be opened.", told=told))
+            message = (
+                "Either '{dealer}' dealt '{site}' a share of no use, or '{site}' holds it back: nobody else can tell which, "
+                "and without it the sum cannot be opened."
+            )
+            raise NotAvailable(say(message, dealer=dealer, site=without[0]))
         _enough(good, threshold, f"revealed a good share of '{dealer}'")
         try:
             secret = combine(dict(list(good.items())[:threshold]))

@@ -254,8 +254,9 @@ class Connection:
         if isinstance(error, ClockSkew):
             theirs = parsedate_to_datetime(heard.headers["date"]).timestamp() if "date" in heard.headers else None
             ours = self._clock.now()
-            told = f"; the coordinator's {rfc3339(theirs)}" if theirs is not None else ""
-            raise ClockSkew(say("This machine's clock says {ours}{told}.", ours=rfc3339(ours), told=told))
+            if theirs is None:
+                raise ClockSkew(say("This machine's clock says {ours}.", ours=rfc3339(ours)))
+            raise ClockSkew(say("This machine's clock says {ours}; the coordinator's {theirs}.", ours=rfc3339(ours), theirs=rfc3339(theirs)))
         raise error
 
 

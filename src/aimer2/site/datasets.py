@@ -165,7 +165,7 @@ class Datasets:
     def settings(self, name: str) -> DatasetSettings:
         path = self.folder.dataset(name) / "dataset.toml"
         if not path.is_file():
-            known = ", ".join(snapshots.names(self.folder)) or "none"
+            known = ", ".join(snapshots.names(self.folder)) or say("none")
             raise NotFound(say("There is no data set '{name}'; there is: {known}.", name=name, known=known))
         return read_toml(path, DatasetSettings)
 
@@ -208,7 +208,7 @@ def suggest_mapping(path: Path, patient: str | None, minimum_cell: int = MINIMUM
         raise BadInput(say("The file has no column '{patient}'.", patient=patient))
     columns = [name for name in header if name != patient]
     if not columns:
-        raise BadInput(say("{path} has no columns{value}.", path=path, value="" if patient is None else " but the patient"))
+        raise BadInput(say("{path} has no columns.", path=path) if patient is None else say("{path} has no columns but the patient.", path=path))
     probe = DataMapping.model_validate({"columns": {name: {} for name in columns}})
     cells = make_connector("csv", {"path": path}, probe, split_key=bytes(16)).source.cells(header)
     ids = list(range(len(cells[columns[0]]))) if patient is None else texts(cells[patient]).tolist()

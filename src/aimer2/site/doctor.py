@@ -101,9 +101,9 @@ def _folder(folder: SiteFolder) -> Iterator[Finding]:
 def _coordinator(folder: SiteFolder, settings: Settings, clock: Clock) -> Iterator[Finding]:
     proxy = proxy_of(settings.coordinator.url)
     yield Finding("Proxy", "good", "none" if proxy is None else say("{proxy} (HTTPS_PROXY)", proxy=proxy.rpartition("@")[2]))
-    trust = f"own authority {settings.coordinator.ca_file}" if settings.coordinator.ca_file else "pinned certificate"
+    trust = say("own authority {file}", file=settings.coordinator.ca_file) if settings.coordinator.ca_file else say("pinned certificate")
     if not settings.coordinator.ca_file and not settings.coordinator.fingerprint:
-        trust = "public authority"
+        trust = say("public authority")
     try:
         connection = Connection(settings.coordinator, settings.site, SigningKey.load(folder.key), clock)
         before = clock.now()
@@ -117,8 +117,9 @@ def _coordinator(folder: SiteFolder, settings: Settings, clock: Clock) -> Iterat
         if info.key != settings.coordinator.key:
             yield Finding("Coordinator", "bad", "its key is not the one of the enrolment", "ask the operator by telephone")
         if abs(skew) > _SKEW_SECONDS:
-            times = f"here {rfc3339(clock.now())}, there {rfc3339(info.time)}"
-            yield Finding("Clock", "bad", say("{skew} s apart: {times}", skew=f"{abs(skew):.0f}", times=times), "set this machine's clock (NTP)")
+            here, there = rfc3339(clock.now()), rfc3339(info.time)
+            told = say("{skew} s apart: here {here}, there {there}", skew=f"{abs(skew):.0f}", here=here, there=there)
+            yield Finding("Clock", "bad", told, "set this machine's clock (NTP)")
         else:
             yield Finding("Clock", "good", say("{skew} s from the coordinator's", skew=f"{abs(skew):.1f}"))
         if connection.accepts_us():

@@ -108,8 +108,8 @@ class Ledger:
         reached = self._composition.epsilon(balance.after(spent), budget.delta)
         # Written so that what is no number is refused too.
         if not reached <= budget.epsilon:
-            told = f"would reach {ceiling(reached)} of {floor(budget.epsilon)}"
-            raise BudgetExceeded(say("The privacy budget of this site's data set {told} (ε at δ = {delta}).", told=told, delta=f"{budget.delta:g}"))
+            message = "The privacy budget of this site's data set would reach {reached} of {epsilon} (ε at δ = {delta})."
+            raise BudgetExceeded(say(message, reached=ceiling(reached), epsilon=floor(budget.epsilon), delta=f"{budget.delta:g}"))
         return reached
 
     # the budget
@@ -135,10 +135,9 @@ class Ledger:
         with self._locked() as balance:
             proposal = balance.proposal
             if proposal is None or (proposal.budget, proposal.shared) != (budget, shared):
-                told = "Nothing" if proposal is None else f"{proposal.budget or proposal.shared} by {proposal.by}"
-                raise Conflict(
-                    say("{told} waits to be confirmed.", told=told), remedy="A first person proposes by the same command without --confirm."
-                )
+                waits = "{proposed} by {by} waits to be confirmed."
+                told = say(waits, proposed=proposal.budget or proposal.shared, by=proposal.by) if proposal else say("Nothing waits to be confirmed.")
+                raise Conflict(told, remedy="A first person proposes by the same command without --confirm.")
             if not are_different(proposal.by, by):
                 raise Conflict(
                     say("{by} proposed it, and a second person must confirm it.", by=proposal.by), remedy="Another person gives the command."

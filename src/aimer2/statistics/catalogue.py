@@ -92,7 +92,9 @@ def sums(name: str) -> frozenset[str]:
 def _placed(fault: Fault, place: str, kind: type[AbstractStatistic]) -> Fault:
     if "Unexpected" in fault.problem:
         known = _options(kind)
-        return Fault(f"{place}.options.{fault.place}", "is no option of this method", say("use some of: {known}", known=", ".join(known) or "none"))
+        return Fault(
+            f"{place}.options.{fault.place}", "is no option of this method", say("use some of: {known}", known=", ".join(known) or say("none"))
+        )
     return Fault(f"{place}.options.{fault.place}", fault.problem, fault.remedy)
 
 

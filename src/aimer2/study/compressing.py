@@ -153,9 +153,9 @@ def _method(study: Study) -> list[Fault]:
         return []
     reason = _EXACT_CHANGES.get(name)
     if not catalogue.is_additive(name):
-        reason = "it hands one site's model on to the next, and that model has to arrive as it is"
+        reason = say("it hands one site's model on to the next, and that model has to arrive as it is")
     elif _DIFFERENCE not in catalogue.sums(name):
-        reason = "what it sends is no change of a model"
+        reason = say("what it sends is no change of a model")
     if reason is None:
         return []
     return [

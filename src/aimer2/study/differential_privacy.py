@@ -190,10 +190,11 @@ def _evaluation(study: Study) -> list[Fault]:
         problem = "is missing: without `minimum` and `maximum` one patient's error may be any number, which no noise hides"
         return [Fault("cohort.target.minimum", problem, "give the range of plausible values, or set `evaluation.held_out` to 0")]
     usable = NOISY_METRICS[kind]
-    problem = "does not follow from counts or bounded sums, to which noise can be added"
     return [
         Fault(
-            "evaluation.metrics", say("{name} {problem}", name=f"{name!r}", problem=problem), say("use some of: {usable}", usable=", ".join(usable))
+            "evaluation.metrics",
+            say("{name} does not follow from counts or bounded sums, to which noise can be added", name=f"{name!r}"),
+            say("use some of: {usable}", usable=", ".join(usable)),
         )
         for name in study.evaluation.metrics
         if name not in usable

@@ -11,7 +11,7 @@ def require_training(study: Study, what: str) -> None:
     """Raises NotAvailable where the study trains no model, which ``what`` is about."""
     if not study.analyses and study.evaluates is None:
         return
-    does = "asks statistical questions" if study.analyses else "measures a model that is there"
+    does = say("asks statistical questions") if study.analyses else say("measures a model that is there")
     raise NotAvailable(
         say("{what} is of a study that trains a model, and {name} {does}.", what=what, name=study.name, does=does),
         remedy="Name a study with a model to train.",

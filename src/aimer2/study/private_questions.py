@@ -66,11 +66,10 @@ def faults(study: Study) -> list[Fault]:
     """What the plan cannot have together with its terms."""
     private = [_is_private(analysis) for analysis in study.analyses]
     if study.privacy.differential_privacy is None:
-        problem = "adds noise by the study's ε, and the study states none"
         return [
             Fault(
                 f"analyses[{place}].method",
-                say("{method} {problem}", method=analysis.method, problem=problem),
+                say("{method} adds noise by the study's ε, and the study states none", method=analysis.method),
                 "state `privacy.differential_privacy`, or take another method",
             )
             for place, (analysis, is_private) in enumerate(zip(study.analyses, private, strict=True), 1)

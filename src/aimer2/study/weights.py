@@ -112,8 +112,8 @@ def load_given(learner: Learner, path: Path) -> None:
         )
     for name, leaf in given.items():
         if leaf.shape != own[name].shape:
-            told = f"{name} has shape {leaf.shape} in {path.name}, {tuple(own[name].shape)} in the model"
-            raise BadModel(say("{told}. Leave it out of the file where it is to be trained anew.", told=told))
+            message = "{name} has shape {given} in {file}, {own} in the model. Leave it out of the file where it is to be trained anew."
+            raise BadModel(say(message, name=name, given=leaf.shape, file=path.name, own=tuple(own[name].shape)))
     learner.load({name: given[name].astype(leaf.dtype) if name in given else leaf for name, leaf in own.items()})
 
 

@@ -77,7 +77,7 @@ def _check_patient(given: Mapping[str, str]) -> None:
     """Raises BadInput where the form says otherwise than its mapping which rows are of one patient: a visit must not count as a patient."""
     named = parse_mapping(given["mapping"], "The mapping").patient
     if given["patient"] and given["patient"] != named:
-        said = "names no patient column" if named is None else f"names {named!r}"
+        said = say("names no patient column") if named is None else say("names {column}", column=f"{named!r}")
         line = f"patient = {json.dumps(given['patient'], ensure_ascii=False)}"
         raise BadInput(
             say("The form names {given} as the column with the patient's id, but the mapping {said}.", given=f"{given['patient']!r}", said=said),
@@ -117,7 +117,7 @@ def _allowed(visit: Visit, text: str) -> Path:
     except (OSError, RuntimeError):
         raise BadInput("There is no such file.", remedy="Choose one of the list, or type its whole path.") from None
     if found is None or not any(found.is_relative_to(folder) for folder in folders):
-        named = ", ".join(map(str, folders)) or "none"
+        named = ", ".join(map(str, folders)) or say("none")
         raise BadInput("That lies elsewhere than where data sets may come from here.", remedy=say("Choose a file under: {named}.", named=named))
     if not there:
         raise BadInput("There is no such file.", remedy="Choose one of the list, or type its whole path.")
