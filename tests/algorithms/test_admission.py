@@ -19,7 +19,7 @@ from aimer2.learners.torch import TorchLearner
 from aimer2.learners.trees import TreesLearner
 from aimer2.models.linear import Logistic
 from aimer2.models.trees import BoostedTrees
-from aimer2.site.check import check_names, expect, layout_of
+from aimer2.site.check import check_names, expect, layout_of, require_foretold
 from aimer2.study.checkpoint import store
 
 
@@ -56,6 +56,8 @@ def test_its_sums_pass(name: str) -> None:
     for key, leaves in sums.items():
         assert expectation.layouts.get(key, layout_of(leaves)) == layout_of(leaves), key
         assert blobs.open(store(leaves, blobs)).ref.size <= expectation.room(key, 1 << 20)
+        if key not in expectation.layouts and expectation.words is not None:
+            require_foretold(key, leaves, expectation.words)
 
 
 def test_sums_of_the_size_of_the_model_are_held_to_its_layout() -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from aimer2.core.errors import BadData, BadInput, BadUpdate
-from aimer2.metrics.figures import Figure, Task, available, figures, measure, validate
-from aimer2.metrics.survival import Timeline
+from aimer2.metrics.figures import Figure, Task, available, figures, measure, shapes, validate
+from aimer2.metrics.survival import NO_TIMELINE, Timeline
 
 Array = NDArray[Any]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -45,6 +45,13 @@ def records(task: Task, n: int, seed: int = 0) -> tuple[Array, Array]:
 def plain(figure: Figure) -> str:
     """The metric of a figure that may be one label's or one horizon's."""
     return figure.name.partition(" ")[0]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_shapes_of_the_sums_are_foretold(task: Task) -> None:
+    scores, targets = records(task, 12)
+    sums = measure(task, scores, targets, 1.0, list(available(task)), timeline=TIMELINE if task == "survival" else NO_TIMELINE)
+    assert {key: leaf.shape for key, leaf in sums.items()} == shapes(task, 3, 2)
 
 
 # Pairs and weights of survival are made within a site: there the sums of two sites are not those of both as one.

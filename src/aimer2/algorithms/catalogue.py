@@ -75,8 +75,8 @@ def sums(name: str) -> frozenset[str]:
 
 
 def words(name: str) -> frozenset[str]:
-    """What the arrays of a method's sums are called that are not called as the model's: under masks too, names and shapes lie open."""
-    return frozenset({"rows", *getattr(_kind(name), "words", ())})
+    """What the arrays of a method's sums are called whose names or shapes are not the model's: under masks too, both lie open."""
+    return frozenset(getattr(_kind(name), "words", ()))
 
 
 def layouts(name: str, received: Mapping[str, Tree]) -> Mapping[str, Mapping[str, tuple[str, tuple[int, ...]]]]:

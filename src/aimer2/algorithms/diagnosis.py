@@ -46,7 +46,7 @@ Floats = npt.NDArray[np.float64]
 _CHUNK = 4096
 
 _FEWEST = 4
-_WORDS = ("across", "length", "sites", "rows_squared", "steps", "steps_squared", "buffers", "cells", "sum", "squares", "between")
+_WORDS = ("across", "length", "sites", "rows", "rows_squared", "steps", "steps_squared", "buffers", "cells", "sum", "squares", "between")
 """What the arrays of its own sums are called."""
 """Rows of which two halves can be trained on."""
 

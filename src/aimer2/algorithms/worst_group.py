@@ -53,7 +53,7 @@ class WorstGroup:
 
     rounds: int = 10
     mixture_rate: float = 0.1
-    words: ClassVar[tuple[str, ...]] = ("loss", "share")
+    words: ClassVar[tuple[str, ...]] = ("loss", "share", "rows")
     version: ClassVar[int] = 1
     by_group: ClassVar[bool] = True
 

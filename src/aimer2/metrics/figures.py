@@ -318,9 +318,11 @@ def _figure(name: str, metric: _Metric, leaves: Sequence[Array]) -> Figure:
     return Figure(name, read.value, read.low, read.high, read.n, read.note)
 
 
-def leaves() -> frozenset[str]:
-    """What the sums of any task may be called."""
-    return frozenset({"count", "loss"}.union(*_LEAVES.values()))
+def shapes(task: Task, classes: int, horizons: int) -> dict[str, tuple[int, ...]]:
+    """What the sums of a task may be called, and the shape of each; ``classes``: those of the target, or its labels."""
+    free = horizons if task == "survival" else classes
+    own = {key: tuple(free if length is None else length for length in leaf.shape) for key, leaf in _LEAVES[task].items()}
+    return {"count": (1,), "loss": (1,), **own}
 
 
 def available(task: Task) -> Mapping[str, str]:

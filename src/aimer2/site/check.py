@@ -24,10 +24,17 @@ from aimer2.messages.tensors import read_tree, write_tree
 from aimer2.metrics import figures
 from aimer2.site.memory_files import OpenFile, require_sealed
 from aimer2.study.analysing import expected
+from aimer2.study.cohort import design_width
 from aimer2.study.personal import sums_at_the_end
 
 Layout: TypeAlias = Mapping[str, tuple[str, tuple[int, ...]]]
 """Name → (type, shape)."""
+
+Words: TypeAlias = Mapping[str, frozenset[tuple[int, ...]]]
+"""Name → the shapes that an array of this name may have; none: any of at most ``MOST_AXES`` axes that is not empty."""
+
+MOST_AXES = 3
+"""Of an array that nothing foretells: shapes lie open beside masks, and axes of length one say something for free."""
 
 SMALL_SUMS = 1 << 20
 """Bytes that sums other than a model's may have beyond the size of what was received: counts, metrics, moments."""
@@ -39,12 +46,12 @@ _MIRRORS = {"difference": "model"}
 @dataclass(frozen=True, slots=True)
 class Expectation:
     """What the sums of a task must look like. ``names`` None: any; a sum without a layout is held to ``free_bytes``, and its arrays to the names
-    ``words`` (None: any). Code that a study brings could tell of patients in a name, and masks hide numbers alone."""
+    and shapes of ``words`` (None: any). Code that a study brings could tell of patients in either, and masks hide numbers alone."""
 
     names: frozenset[str] | None
     layouts: Mapping[str, Layout]
     free_bytes: int
-    words: frozenset[str] | None
+    words: Words | None
 
     def room(self, name: str, most: int) -> int:
         """Bytes that a sum may have; ``most``: what the site allows at all."""
@@ -57,7 +64,7 @@ def expect(study: Study, stage: Stage, received: Mapping[str, Blob], round_numbe
     trees = {name: read_tree(blob) for name, blob in received.items()}
     if stage == "analyse":
         wanted = {name: layout_of(tree) for name, tree in expected(study, trees, round_number).items()}
-        return Expectation(frozenset(wanted), wanted, 0, frozenset())
+        return Expectation(frozenset(wanted), wanted, 0, {})
     layouts: dict[str, Layout] = {name: layout_of(tree) for name, tree in trees.items()}
     layouts |= {sum_name: layouts[source] for sum_name, source in _MIRRORS.items() if source in layouts}
     if stage == "train":
@@ -67,11 +74,16 @@ def expect(study: Study, stage: Stage, received: Mapping[str, Blob], round_numbe
     return Expectation(names, layouts, room, None if names is None else _words(study, stage, trees))
 
 
-def _words(study: Study, stage: Stage, received: Mapping[str, Tree]) -> frozenset[str]:
-    """The received arrays' names, the metrics' and the method's own."""
+def _words(study: Study, stage: Stage, received: Mapping[str, Tree]) -> Words:
+    """The received arrays' names with their shapes or for one number each, the metrics' with theirs, and the method's own."""
+    target = study.cohort.target
     if stage == "moments":
-        return frozenset({"columns"})
-    return catalogue.words(study.method.name).union(figures.leaves(), *received.values())
+        return {"columns": frozenset({(design_width(study.cohort),)})}
+    shapes = [{name: tuple(leaf.shape) for name, leaf in tree.items()} for tree in received.values()]
+    shapes += [dict.fromkeys(tree, (1,)) for tree in received.values()]
+    shapes += [figures.shapes(target.kind, target.classes, len(study.evaluation.horizons)), {"rows": (1,)}]
+    words = {name: frozenset(one[name] for one in shapes if name in one) for name in frozenset().union(*shapes)}
+    return words | dict.fromkeys(catalogue.words(study.method.name), frozenset())
 
 
 def _names(study: Study, stage: Stage) -> frozenset[str] | None:
@@ -94,12 +106,12 @@ def layout_of(tree: Mapping[str, Any]) -> Layout:
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """One file that a worker hands over: what it is called, the layout it must have (None: any), its largest size in bytes, and how its arrays may
-    be called where they have no layout (None: anyhow)."""
+    be called, and be shaped, where they have no layout (None: anyhow)."""
 
     name: str
     layout: Layout | None
     room: int
-    words: frozenset[str] | None = None
+    words: Words | None = None
 
 
 @final
@@ -137,12 +149,19 @@ def _checked(file: int, wanted: Wanted) -> dict[str, Array]:
     tree = _read(blob, wanted.name)
     if wanted.layout is not None and layout_of(tree) != wanted.layout:
         raise BadUpdate(say("The sum '{name}' does not have the names, shapes and types of what the site received.", name=wanted.name))
-    if wanted.layout is None and wanted.words is not None and not tree.keys() <= wanted.words:
-        # The name itself is not told: it may be the leak.
-        raise BadUpdate(
-            say("The sum '{name}' has an array whose name is not the model's, a metric's or one of the method's `words`.", name=wanted.name)
-        )
+    if wanted.layout is None and wanted.words is not None:
+        require_foretold(wanted.name, tree, wanted.words)
     return {name: _Finite(leaf) for name, leaf in tree.items()}
+
+
+def require_foretold(name: str, tree: Tree, words: Words) -> None:
+    """Raises BadUpdate, which tells neither an array's name nor its shape: they may be the leak."""
+    if not tree.keys() <= words.keys():
+        raise BadUpdate(say("The sum '{name}' has an array whose name is not the model's, a metric's or one of the method's `words`.", name=name))
+    for leaf_name, leaf in tree.items():
+        shape, allowed = tuple(leaf.shape), words[leaf_name]
+        if shape not in allowed if allowed else size(leaf) == 0 or len(shape) > MOST_AXES:
+            raise BadUpdate(say("The sum '{name}' has an array that is empty or of another shape than is foretold.", name=name))
 
 
 def _keep(tree: Tree, store: FolderStore) -> BlobRef | bytes:
