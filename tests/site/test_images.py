@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from pydantic import ValidationError
 
 from aimer2.blobs.folder import FolderStore
 from aimer2.cli.site import site as command
@@ -34,6 +35,7 @@ from aimer2.site.leak import pictures, rebuilding, rehearsal, tracing
 from aimer2.site.leak.confined import Asked, rehearse
 from aimer2.site.leak.findings import Picture
 from aimer2.site.leak.rehearsal import Rehearsal
+from aimer2.site.leak.words import summary
 from aimer2.site.memory_files import MemoryFile, OpenFile
 from aimer2.site.performing import lay_out
 from aimer2.site.settings import Retention, Settings, WorkerSettings
@@ -263,7 +265,15 @@ def test_of_many_images_some_are_attacked_and_the_page_says_so(study: Study, hur
     study = study.model_copy(update={"evaluation": study.evaluation.model_copy(update={"held_out": 0})})
     table = Table(columns, np.arange(90, dtype=np.uint64))
     found = Rehearsal(study, table, {}, time.process_time, records=4).findings()
-    assert found.rows == 64 and any("Of 90 images 64 were drawn" in note for note in found.notes)
+    assert (found.rows, found.attacked) == (90, 64) and any("Of 90 images 64 were drawn" in note for note in found.notes)
+    told = [str(line) for line in summary(found)]
+    assert any("all your 90 images. From one of 64 that were drawn" in line for line in told) and not any("all your 64" in line for line in told)
+
+
+def test_a_study_s_code_cannot_hand_out_a_picture_that_is_none() -> None:
+    for shown in ("0000f", "0000", "0000ff00"):
+        with pytest.raises(ValidationError):
+            Picture(height=1, width=3, channels=1, real="0000ff", alone=shown, protected=None)
 
 
 def test_an_image_is_drawn_pixel_by_pixel() -> None:

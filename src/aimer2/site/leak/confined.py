@@ -104,11 +104,12 @@ def rehearse(decisions: Decisions, settings: Settings, prefix: str, asked: Asked
     findings = asyncio.run(_ask(_opening(decisions, settings, known, snapshot, place), asked.records, tell))
     subject = Subject(known.package.study, known.digest, decisions.site, name, snapshot.sha256, asked.by, decisions.clock.now())
     path = asked.report or place / "report.html"
-    _write(path, page(findings, subject))
-    _write(place / _KEPT, Kept(findings=findings, dataset=name, snapshot=snapshot.sha256, by=asked.by, time=subject.time).model_dump_json())
     view = findings.under_the_terms
     details: dict[str, Json] = {"dataset": name, "snapshot": snapshot.sha256, "records": asked.records, "view": view, "report": str(path.absolute())}
+    # First the log: patients' data have been read, whatever becomes of the page.
     decisions.audit.append(Kind.STUDY_REHEARSED, actor=asked.by, study=known.digest, details=details)
+    _write(path, page(findings, subject))
+    _write(place / _KEPT, Kept(findings=findings, dataset=name, snapshot=snapshot.sha256, by=asked.by, time=subject.time).model_dump_json())
     return Rehearsed(findings, subject, path)
 
 

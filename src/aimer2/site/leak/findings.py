@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Literal, Self, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from aimer2.core.task import Document
 
@@ -75,6 +75,14 @@ class Picture(Document):
     alone: str = Field(max_length=6 * SIDE**2, pattern="^[0-9a-f]*$")
     protected: str | None = Field(max_length=6 * SIDE**2, pattern="^[0-9a-f]*$", description="the nearest that came of the sum; none: nothing")
 
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        """A study's own code runs where this is made."""
+        digits = 2 * self.height * self.width * self.channels
+        if any(shown is not None and len(shown) != digits for shown in (self.real, self.alone, self.protected)):
+            raise ValueError(f"an image of this size has {digits} digits")
+        return self
+
 
 class Example(Document):
     """A record that was rebuilt from the unprotected update; of images the one that came out best, be it far from the real one."""
@@ -133,6 +141,7 @@ class Findings(Document):
     secure: bool = Field(description="the study asks for secure aggregation")
     noise: str = Field(max_length=400, description="how the study's privacy noise was put on; empty: the study asks for none")
     rows: int = Field(ge=0, description="training rows of this hospital")
+    attacked: int = Field(ge=0, description="so many of them are what the attacked updates are made of; fewer only of many images")
     features: int = Field(ge=0)
     parameters: int = Field(ge=0, description="of the model")
     levels: tuple[Level, ...] = Field(max_length=16)

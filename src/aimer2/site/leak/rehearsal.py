@@ -62,7 +62,8 @@ class Rehearsal:
     def findings(self, tell: Tell = unheard) -> Findings:
         """``tell`` hears after each part how many are done, and of how many. Raises BadData where the data do not meet the study's contract."""
         began = self.spent()
-        design, moments, rows = self._rows()
+        design, moments, all_rows = self._rows()
+        rows = self._in_memory(all_rows)
         clear = self.study.model_copy(update={"privacy": self.study.privacy.model_copy(update={"differential_privacy": None})})
         hospitals = Hospitals(clear, self._learner(clear, rows), rows)
         private = self._private(rows)
@@ -86,7 +87,8 @@ class Rehearsal:
             sites=self.sites,
             secure=self.study.privacy.secure_aggregation,
             noise=_of_the_noise(self.study),
-            rows=len(rows),
+            rows=len(all_rows),
+            attacked=len(rows),
             features=rebuilding.width,
             parameters=sum(leaf.size for leaf in initial.values()),
             levels=tuple(levels),
@@ -120,7 +122,7 @@ class Rehearsal:
         rows = cohort.complete(train, self.study.cohort, moments)
         if self.study.cohort.common_moments:
             self.notes.append(mark("Columns are standardised by this hospital's own means; in the study by those of all hospitals."))
-        return train, moments, self._in_memory(rows)
+        return train, moments, rows
 
     def _in_memory(self, rows: Samples) -> Samples:
         """Images prepared as the model sees them, as many as the time allows."""

@@ -36,7 +36,7 @@ _GUESSING = 0.55
 def summary(findings: Findings) -> Iterator[Said]:
     """The outcome, most important first."""
     yield terms_of(findings)
-    for level in sorted(findings.levels, key=lambda level: (level.records != findings.rows, level.records)):
+    for level in sorted(findings.levels, key=lambda level: (level.records != findings.attacked, level.records)):
         yield _rebuilt(findings, level)
     if findings.words is not None:
         words = findings.words
@@ -101,6 +101,12 @@ def _rebuilt(findings: Findings, level: Level) -> Said:
     by_view = {attempt.view: attempt for attempt in level.attempts}
     if level.records == findings.rows:
         update = say("As this study is, an update is made of all your {records} training records. From it", records=level.records)
+    elif level.records == findings.attacked:
+        update = say(
+            "As this study is, an update is made of all your {rows} images. From one of {records} that were drawn of them",
+            rows=findings.rows,
+            records=level.records,
+        )
     elif level.records == 1:
         update = say("Were an update made of one record,")
     else:
