@@ -188,7 +188,7 @@ def test_no_sites_at_all() -> None:
 
 
 def test_fewer_sites_than_the_study_needs(frames: Any) -> None:
-    with pytest.raises(BadStudy, match=r"sites.minimum: is 2, but 1 sites"):
+    with pytest.raises(BadStudy, match=r"sites\.minimum: is 2, but `sites\.names` has only 1"):
         simulate(study(), {"north": frames["north"]})
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import os
 import shutil
@@ -30,8 +29,7 @@ from aimer2.core.study import NAME
 from aimer2.core.task import Document
 from aimer2.messages.told import DataPublished
 from aimer2.privacy.disclosure import MINIMUM_CELL
-from aimer2.site import snapshots
-from aimer2.site.control import ask_agent
+from aimer2.site import publishing, snapshots
 from aimer2.site.folder import SiteFolder
 from aimer2.site.settings import Retention, read_settings, read_toml
 from aimer2.site.snapshots import SnapshotRecord
@@ -132,35 +130,21 @@ class Datasets:
         columns = [column.model_dump(exclude={"quantiles"}) for column in description.columns]
         said = {"rows": description.rows, "patients": description.patients, "columns": columns}
         try:
-            published = DataPublished.model_validate(self._by_now(name) | said)
+            published = DataPublished.model_validate(publishing.by_now(self.folder, self.clock, name, self.by) | said)
         except ValidationError as error:
             raise BadInput(say("This description cannot be published:\n{error}", error=faults_of(error))) from None
-        return self._let_know(name, published)
+        return publishing.let_know(self.folder, self.audit, published)
 
     def take_back(self, name: str) -> bool:
         """The consortium sees the description no longer once the agent has told the coordinator: also while everything is frozen.
 
         Whether an agent runs. Raises Conflict where nothing is published.
         """
-        if self.published(name) is None:
-            raise Conflict(say("The description of '{name}' is not published.", name=name))
-        return self._let_know(name, DataPublished.model_validate(self._by_now(name) | {"published": False}))
+        return publishing.take_back(self.folder, self.audit, self.clock, name, self.by)
 
     def published(self, name: str) -> DataPublished | None:
         """What the consortium may see of it; None: nothing."""
-        return published(self.folder, name)
-
-    def _by_now(self, name: str) -> dict[str, Any]:
-        return {"site": read_settings(self.folder.settings).site, "dataset": name, "by": self.by, "time": self.clock.now()}
-
-    def _let_know(self, name: str, said: DataPublished) -> bool:
-        details: dict[str, Json] = {"dataset": name, "columns": len(said.columns), "published": said.published, "sha256": sha256_of(said)}
-        self.audit.append(Kind.DATASET_PUBLISHED, actor=self.by, details=details)
-        path = self.folder.published(name)
-        draft = path.with_suffix(".draft")
-        draft.write_text(said.model_dump_json(), encoding="utf-8")
-        os.replace(draft, path)
-        return ask_agent(self.folder, {"command": "tell"}) is not None
+        return publishing.published(self.folder, name)
 
     def settings(self, name: str) -> DatasetSettings:
         path = self.folder.dataset(name) / "dataset.toml"
@@ -179,18 +163,6 @@ class Datasets:
     def _table(self, name: str) -> Any:
         record = snapshots.current(self.folder, name, self.retention, self.clock.now())
         return load_table(record.path, verify=False, sha256=record.sha256)
-
-
-def published(folder: SiteFolder, name: str) -> DataPublished | None:
-    """What the consortium may see of this data set; None: nothing."""
-    path = folder.published(name)
-    said = DataPublished.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
-    return said if said is not None and said.published else None
-
-
-def sha256_of(said: DataPublished) -> str:
-    """By which the audit log knows what was published."""
-    return hashlib.sha256(said.model_dump_json().encode()).hexdigest()
 
 
 def suggest_mapping(path: Path, patient: str | None, minimum_cell: int = MINIMUM_CELL) -> str:

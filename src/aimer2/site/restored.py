@@ -20,10 +20,9 @@ from aimer2.core.errors import AimerError, Conflict
 from aimer2.core.said import say
 from aimer2.messages.wire import Decision
 from aimer2.site.console.accounts import Accounts
-from aimer2.site.datasets import Datasets, published
 from aimer2.site.decisions import Decisions
 from aimer2.site.freeze import freeze, freeze_of
-from aimer2.site.settings import Retention
+from aimer2.site.publishing import published, take_back
 
 _SAID: Mapping[str, str] = {
     Kind.STUDY_APPROVED: "approved",
@@ -100,7 +99,7 @@ def recover(decisions: Decisions, *, by: str) -> list[Forgotten]:
         elif one.what == "freeze":
             freeze(decisions, by=by, reason=_REASON)
         elif one.what == "description":
-            Datasets(decisions.folder, decisions.audit, decisions.clock, Retention(), by).take_back(one.name)
+            take_back(decisions.folder, decisions.audit, decisions.clock, one.name, by)
         elif one.what == "account":
             _accounts_of(decisions).remove(one.name, by=by)
         elif one.name in decisions.address_book.entries():  # it may have gone with the site it was taken over from

@@ -16,10 +16,10 @@ from aimer2.identity.documents import sign_document
 from aimer2.messages.told import DESCRIPTION, SPENDING, DataPublished, Spending
 from aimer2.site.balance import Balance, Composition, Mechanism, finite
 from aimer2.site.connection import Connection
-from aimer2.site.datasets import sha256_of
 from aimer2.site.decisions import Decisions
 from aimer2.site.freeze import halted
 from aimer2.site.ledger import Ledgers
+from aimer2.site.publishing import sha256_of
 from aimer2.site.settings import Settings
 
 PATHS: Final = {SPENDING: "/v1/spending", DESCRIPTION: "/v1/descriptions"}
