@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ from aimer2.messages.package import digest as digest_of
 from aimer2.messages.tensors import read_tree, write_tree
 from aimer2.site import models, prediction, snapshots
 from aimer2.site.decisions import Decisions
-from aimer2.site.leak import pictures, rebuilding, rehearsal, tracing
+from aimer2.site.leak import pictures
 from aimer2.site.leak.confined import Asked, rehearse
+from aimer2.site.leak.effort import Effort
 from aimer2.site.leak.findings import Picture
 from aimer2.site.leak.rehearsal import Rehearsal
 from aimer2.site.leak.words import summary
@@ -227,16 +229,11 @@ def test_before_any_approval_an_officer_sees_the_image_that_would_leak(
     assert text.count("Rebuilt without protection") == 2 and "No image came out" not in text
 
 
-@pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in the rehearsals of tables."""
-    monkeypatch.setattr(rebuilding, "SECONDS", 0.1)
-    monkeypatch.setattr(tracing, "SECONDS", 0.2)
-    monkeypatch.setattr(tracing, "WORLDS", 3)
+HURRIED = Effort(search_seconds=0.1, trace_seconds=0.2, worlds=3)
 
 
 def test_of_a_convolutional_network_the_columns_beside_an_image_are_read_off_and_a_picture_is_shown_at_any_rate(
-    a_study: Callable[..., Study], hurried: None
+    a_study: Callable[..., Study],
 ) -> None:
     rng = np.random.default_rng(7)
     ill, age = np.arange(60) % 2, rng.normal(60, 10, 60)
@@ -250,7 +247,7 @@ def test_of_a_convolutional_network_the_columns_beside_an_image_are_read_off_and
         evaluation={"held_out": 0},
     )
     table = Table(columns, np.arange(60, dtype=np.uint64))
-    found = Rehearsal(joined, table, {}, time.process_time, records=4).findings()
+    found = Rehearsal(joined, table, {}, time.process_time, records=4, effort=HURRIED).findings()
     example = found.example
     assert example is not None and example.picture is not None
     (cell,) = example.cells
@@ -258,13 +255,12 @@ def test_of_a_convolutional_network_the_columns_beside_an_image_are_read_off_and
     assert (found.features, found.rows) == (65, 60) and found.tracing.worlds
 
 
-def test_of_many_images_some_are_attacked_and_the_page_says_so(study: Study, hurried: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rehearsal, "MOST_VALUES", 1)
+def test_of_many_images_some_are_attacked_and_the_page_says_so(study: Study) -> None:
     rng = np.random.default_rng(1)
     columns = {"xray": Column("image", rng.integers(0, 256, (90, 1, 8, 8), np.uint8)), "ill": Column("number", np.arange(90) % 2.0)}
     study = study.model_copy(update={"evaluation": study.evaluation.model_copy(update={"held_out": 0})})
     table = Table(columns, np.arange(90, dtype=np.uint64))
-    found = Rehearsal(study, table, {}, time.process_time, records=4).findings()
+    found = Rehearsal(study, table, {}, time.process_time, records=4, effort=replace(HURRIED, values=1)).findings()
     assert (found.rows, found.attacked) == (90, 64) and any("Of 90 images 64 were drawn" in note for note in found.notes)
     told = [str(line) for line in summary(found)]
     assert any("all your 90 images. From one of 64 that were drawn" in line for line in told) and not any("all your 64" in line for line in told)

@@ -24,8 +24,8 @@ from aimer2.core.study import Study
 from aimer2.identity.keys import SigningKey
 from aimer2.messages.package import digest as digest_of
 from aimer2.site.decisions import Decisions
-from aimer2.site.leak import rebuilding, tracing
 from aimer2.site.leak.confined import Asked, Rehearsed, rehearse
+from aimer2.site.leak.effort import Effort
 from aimer2.site.leak.findings import Findings
 from aimer2.site.leak.rehearsal import Rehearsal
 from aimer2.site.leak.report import Subject, page
@@ -58,13 +58,8 @@ def breast(a_study: Callable[..., Study], **changes: Any) -> Study:
     return a_study(**(fields | changes))
 
 
-@pytest.fixture(autouse=True)
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A search and a few trainings, not all for which there is time; the worker, a process of its own, takes all of it."""
-    monkeypatch.setattr(rebuilding, "SECONDS", 0.1)
-    monkeypatch.setattr(rebuilding, "STEPS", 40)
-    monkeypatch.setattr(tracing, "SECONDS", 0.5)
-    monkeypatch.setattr(tracing, "WORLDS", 4)
+HURRIED = Effort(search_seconds=0.1, steps=40, trace_seconds=0.5, worlds=4)
+"""A search and a few trainings, not all for which there is time; the worker, a process of its own, takes all of it."""
 
 
 @pytest.fixture
@@ -161,7 +156,7 @@ def test_the_page_loads_nothing_and_shows_no_markup_of_a_study(
 
 def test_a_torch_model_is_searched_too(a_study: Callable[..., Study]) -> None:
     study = breast(a_study, model=MLP)
-    found = Rehearsal(study, breast_table(90), {}, time.process_time, records=4).findings()
+    found = Rehearsal(study, breast_table(90), {}, time.process_time, records=4, effort=HURRIED).findings()
     few = {attempt.view: attempt for attempt in found.levels[1].attempts}
     assert few["alone"].rebuilt >= 1 and few["masked"].rebuilt == 0
     assert found.tracing.worlds and {result.view for result in found.tracing.results} == {"alone", "sum"}
@@ -173,7 +168,7 @@ def test_the_studys_own_noise_is_in_the_columns_with_noise(a_study: Callable[...
     cohort = {"dataset": "breast", "features": features, "target": {"name": "disease"}, "standardise": "range", "minimum_patients": 50}
     terms = {"noise_multiplier": 1.0, "delta": 1e-4, "clip_norm": 1.0, "sampling_rate": 0.2}
     study = breast(a_study, model=MLP, cohort=cohort, training={"local_steps": 3}, privacy={"differential_privacy": terms})
-    found = Rehearsal(study, breast_table(120), {}, time.process_time, records=4).findings()
+    found = Rehearsal(study, breast_table(120), {}, time.process_time, records=4, effort=HURRIED).findings()
     by_view = {attempt.view: attempt for attempt in found.levels[0].attempts}
     assert by_view["alone"].rebuilt == by_view["alone"].tried
     assert by_view["noisy"].rebuilt == by_view["noisy-sum"].rebuilt == 0
@@ -186,7 +181,7 @@ def test_the_noise_of_whole_sites_is_in_the_columns_with_noise(a_study: Callable
     for noise in (2.0, 1e-6):
         terms = {"level": "site", "noise_multiplier": noise, "delta": 1e-4, "clip_norm": 100.0, "clip_quantile": 0.5}
         study = breast(a_study, privacy={"differential_privacy": terms}, evaluation={"held_out": 0})
-        found = Rehearsal(study, breast_table(60), {}, time.process_time, records=4).findings()
+        found = Rehearsal(study, breast_table(60), {}, time.process_time, records=4, effort=HURRIED).findings()
         by_view = {attempt.view: attempt for attempt in found.levels[0].attempts}
         assert by_view["alone"].rebuilt == by_view["alone"].tried
         assert f"{noise:g} times the clip norm 100" in found.noise
@@ -196,16 +191,16 @@ def test_the_noise_of_whole_sites_is_in_the_columns_with_noise(a_study: Callable
 
 def test_what_cannot_be_attacked_is_said(a_study: Callable[..., Study]) -> None:
     study = breast(a_study, model={**MLP, "options": {"hidden": [4], "batch_norm": True}}, method={"name": "fedavg", "rounds": 1})
-    found = Rehearsal(study, breast_table(60), {}, time.process_time, records=4).findings()
+    found = Rehearsal(study, breast_table(60), {}, time.process_time, records=4, effort=HURRIED).findings()
     assert found.levels[0].records == 2 and any("batch normalisation" in note for note in found.notes)
-    few = Rehearsal(breast(a_study), breast_table(30), {}, time.process_time, records=4).findings()
+    few = Rehearsal(breast(a_study), breast_table(30), {}, time.process_time, records=4, effort=HURRIED).findings()
     assert few.tracing.worlds == 0 and "30 training rows" in few.tracing.untried
 
 
 def test_data_that_do_not_meet_the_contract_are_refused(a_study: Callable[..., Study]) -> None:
     study = breast(a_study, cohort={"dataset": "breast", "features": [{"name": "weight"}], "target": {"name": "disease"}})
     with pytest.raises(BadData, match="weight"):
-        Rehearsal(study, breast_table(), {}, time.process_time).findings()
+        Rehearsal(study, breast_table(), {}, time.process_time, effort=HURRIED).findings()
 
 
 def test_unknown_studies_data_sets_and_sizes_are_refused(site: Decisions, settings: Settings, offer: Offer, a_study: Callable[..., Study]) -> None:
@@ -267,7 +262,7 @@ def test_findings_of_another_form_are_not_taken_from_the_worker(
 
 
 def test_findings_are_a_document(a_study: Callable[..., Study]) -> None:
-    found = Rehearsal(breast(a_study), breast_table(60), {}, time.process_time, records=4).findings()
+    found = Rehearsal(breast(a_study), breast_table(60), {}, time.process_time, records=4, effort=HURRIED).findings()
     assert Findings.model_validate(json.loads(found.model_dump_json())) == found
 
 

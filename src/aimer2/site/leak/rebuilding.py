@@ -17,6 +17,7 @@ from aimer2.core.said import mark
 from aimer2.core.study import Image
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update, total
+from aimer2.site.leak.effort import USUAL, Effort
 from aimer2.site.leak.findings import SIDE, Attempt, Cell, Example, Level, Picture, View
 from aimer2.site.leak.hospitals import Hospitals, Rows, deal
 from aimer2.site.leak.view import garbled
@@ -28,11 +29,6 @@ MOST_PARAMETERS = 1_000_000
 
 MOST_UPDATES = 4
 """Of one size that are attacked where each is searched."""
-
-SECONDS = 15.0
-"""Of the processor, for all searches together; later updates are read off the first layer alone."""
-
-STEPS = 100
 
 _SHOWN_FEATURES = 12
 _REPLAYED = ("binary", "multiclass", "regression")
@@ -73,6 +69,7 @@ class Rebuilding:
     rng: np.random.Generator
     spent: Callable[[], float]
     notes: list[str]
+    effort: Effort = USUAL
     image: Image | None = None
     example: Example | None = None
     _searching: float = 0.0
@@ -117,7 +114,7 @@ class Rebuilding:
         order = self.rng.permutation(rows)
         outcomes: dict[View, list[Outcome]] = {}
         done = 0
-        while done < updates and (done == 0 or not searched or self._searching < SECONDS):
+        while done < updates and (done == 0 or not searched or self._searching < self.effort.search_seconds):
             self._attack(order[done * size : (done + 1) * size], searched, outcomes)
             done += 1
         attempts = tuple(_attempt(name, found) for name, found in outcomes.items())
@@ -155,15 +152,15 @@ class Rebuilding:
         dense = self.image is None or (layer is not None and span(layer) is not None)
         training, given = self._training(matching, seen, dense), (self.module, self.initial, seen.difference)
         if dense:
-            found = self._narrow(matching.match(*given, training, layer, self.rng, steps=STEPS))
+            found = self._narrow(matching.match(*given, training, layer, self.rng, steps=self.effort.steps))
         else:
             found = self._images(matching, given, training)
         self._searching += self.spent() - began
         return np.concatenate([read, found])
 
     def _images(self, matching: Any, given: tuple[Any, Tree, Tree], training: Any) -> Floats:
-        until = self.spent() + SECONDS
-        found: Floats = matching.match_images(*given, training, self.rng, steps=STEPS, hurry=lambda: self.spent() > until)
+        until = self.spent() + self.effort.search_seconds
+        found: Floats = matching.match_images(*given, training, self.rng, steps=self.effort.steps, hurry=lambda: self.spent() > until)
         one = training.columns and len(training.targets) == 1
         if one and (columns := beside(given[2], training.columns)) is not None:
             found[:, self._pixels :] = columns
@@ -198,7 +195,7 @@ class Rebuilding:
             self.notes.append(mark("The method sends parts of the model, or factors of it; updates are read off the first layer alone."))
             return False
         parameters = sum(tree.size(leaf) for leaf in self.initial.values())
-        if self.hospitals.steps(size) * self.sites > MOST_STEPS or parameters > MOST_PARAMETERS or self._searching > SECONDS:
+        if self.hospitals.steps(size) * self.sites > MOST_STEPS or parameters > MOST_PARAMETERS or self._searching > self.effort.search_seconds:
             self.notes.append(f"By optimisation, none were searched in updates of size {size}: it would take too long here.")
             return False
         return True

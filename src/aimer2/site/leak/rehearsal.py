@@ -26,6 +26,7 @@ from aimer2.models import catalogue as models
 from aimer2.privacy.site_terms import site_terms
 from aimer2.privacy.terms import terms
 from aimer2.secure_aggregation.roster import threshold
+from aimer2.site.leak.effort import USUAL, Effort
 from aimer2.site.leak.findings import Findings, Tell, Told, unheard
 from aimer2.site.leak.hospitals import Hospitals
 from aimer2.site.leak.rebuilding import Rebuilding, Scale
@@ -37,9 +38,6 @@ from aimer2.study.pack import initialise
 from aimer2.study.site_level import SiteLevel
 
 DIFFERENCE = "difference"
-
-MOST_VALUES = 1 << 22
-"""Pixels and columns of all images that are attacked; of more images some are drawn."""
 
 LEAST_IMAGES = 64
 
@@ -57,6 +55,7 @@ class Rehearsal:
     files: Mapping[str, Path]
     spent: Callable[[], float]
     records: int = 32
+    effort: Effort = USUAL
     notes: list[str] = field(default_factory=list)
 
     def findings(self, tell: Tell = unheard) -> Findings:
@@ -70,7 +69,8 @@ class Rehearsal:
         initial = {name: np.array(tree.load(leaf)) for name, leaf in hospitals.learner.parameters().items()}
         rng = stream(self.study.seed, "rehearsal")
         scale, module = self._scale(design, moments), self._module(rows)
-        rebuilding = Rebuilding(hospitals, private, initial, self.sites, scale, module, rng, self.spent, self.notes, image=self.study.cohort.image)
+        effort, image = self.effort, self.study.cohort.image
+        rebuilding = Rebuilding(hospitals, private, initial, self.sites, scale, module, rng, self.spent, self.notes, effort, image)
         update = hospitals.first_update(initial, np.arange(len(rows)), 0)
         trains = DIFFERENCE in update.sums
         if not trains:
@@ -94,7 +94,7 @@ class Rehearsal:
             levels=tuple(levels),
             example=rebuilding.example,
             words=view(update, self.sites),
-            tracing=trace(setting, self.spent) if trains else untried(mark("the method sends no weights")),
+            tracing=trace(setting, self.spent, effort) if trains else untried(mark("the method sends no weights")),
             told=tuple(self._told(design, hospitals.learner)),
             notes=tuple(dict.fromkeys(self.notes)),
             seconds=self.spent() - began,
@@ -128,7 +128,7 @@ class Rehearsal:
         """Images prepared as the model sees them, as many as the time allows."""
         if self.study.cohort.image is None:
             return rows
-        most = max(LEAST_IMAGES, MOST_VALUES // int(np.prod(rows.feature_shape)))
+        most = max(LEAST_IMAGES, self.effort.values // int(np.prod(rows.feature_shape)))
         if len(rows) > most:
             self.notes.append(f"Of {len(rows)} images {most} were drawn; the update of your hospital is made of all.")
             rows = rows.at(np.sort(stream(self.study.seed, "rehearsal", "images").choice(len(rows), most, replace=False)))

@@ -11,12 +11,9 @@ import numpy as np
 from aimer2.attacks.membership import Floats, Told, certainty, told_apart, unusual
 from aimer2.attacks.membership import Rows as Which
 from aimer2.core.tree import Tree
+from aimer2.site.leak.effort import USUAL, Effort
 from aimer2.site.leak.findings import Membership, Tracing, View
 from aimer2.site.leak.hospitals import Hospitals, Rows
-
-WORLDS = 12
-SECONDS = 15.0
-"""Of the processor, for all trainings together, about; fewer rounds are trained where they would take longer."""
 
 LEAST_ROWS = 30
 
@@ -48,7 +45,7 @@ class Trace:
     rng: np.random.Generator
 
 
-def trace(setting: Trace, spent: Callable[[], float]) -> Tracing:
+def trace(setting: Trace, spent: Callable[[], float], effort: Effort = USUAL) -> Tracing:
     """In each world a third of the rows is this hospital, the other hospitals draw from a third, and a third has no part in it."""
     rows, study = len(setting.hospitals.samples), setting.hospitals.study
     kind = study.cohort.target.kind
@@ -58,10 +55,10 @@ def trace(setting: Trace, spent: Callable[[], float]) -> Tracing:
     began = spent()
     _world(setting, 1)
     one_round = max(spent() - began, 1e-4)
-    rounds = max(1, min(study.method.rounds, int(SECONDS / one_round / WORLDS)))
-    worlds = [_world(setting, rounds) for _ in range(WORLDS)]
+    rounds = max(1, min(study.method.rounds, int(effort.trace_seconds / one_round / effort.worlds)))
+    worlds = [_world(setting, rounds) for _ in range(effort.worlds)]
     results = [found for view in worlds[0].certainties for found in _attacks(worlds, view, rows)]
-    return Tracing(worlds=WORLDS, rounds=rounds, members=len(worlds[0].mine), results=tuple(results))
+    return Tracing(worlds=effort.worlds, rounds=rounds, members=len(worlds[0].mine), results=tuple(results))
 
 
 def untried(why: str) -> Tracing:
