@@ -104,10 +104,10 @@ def _check_column(name: str, column: Column, rows: int) -> None:
     if len(values) != rows or values.ndim != _AXES[column.kind] or values.dtype not in _TYPES[column.kind]:
         raise BadData(
             say(
-                "Column {name} is not {rows} values of {name_2}.",
+                "Column {name} is not {rows} values of {types}.",
                 name=f"{name!r}",
                 rows=rows,
-                name_2=" or ".join(known.name for known in _TYPES[column.kind]),
+                types=" or ".join(known.name for known in _TYPES[column.kind]),
             )
         )
     if (column.kind in ("category", "mask")) != bool(column.categories) or len(set(column.categories)) < len(column.categories):

@@ -42,7 +42,7 @@ class Storage:
                 continue
             blob = self.staging.open(ref)
             if blob.ref.size != ref.size:
-                raise NotFound(say("The blob {sha256}… has {size} bytes, not {size_2}.", sha256=ref.sha256[:16], size=blob.ref.size, size_2=ref.size))
+                raise NotFound(say("The blob {sha256}… has {size} bytes, not {asked}.", sha256=ref.sha256[:16], size=blob.ref.size, asked=ref.size))
             if blob.path is None:
                 store.put(bytes(blob.view()))
             else:

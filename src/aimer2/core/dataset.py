@@ -71,9 +71,9 @@ class Samples:
 
     def __post_init__(self) -> None:
         if len(self.features) != len(self.targets):
-            raise BadData(say("{count} rows of features, but {count_2} targets.", count=len(self.features), count_2=len(self.targets)))
+            raise BadData(say("{count} rows of features, but {targets} targets.", count=len(self.features), targets=len(self.targets)))
         if self.patients is not None and len(self.patients) != len(self.targets):
-            raise BadData(say("{count} patients' pseudonyms, but {count_2} rows.", count=len(self.patients), count_2=len(self.targets)))
+            raise BadData(say("{count} patients' pseudonyms, but {rows} rows.", count=len(self.patients), rows=len(self.targets)))
 
     def __len__(self) -> int:
         return len(self.targets)

@@ -181,7 +181,7 @@ def add(*trees: Tree) -> dict[str, Any]:
     first = trees[0]
     for name, leaf in first.items():
         if odd := [tree[name].dtype.name for tree in trees[1:] if tree[name].dtype != leaf.dtype]:
-            raise BadUpdate(say("{name} is {odd} where {name_2} was expected.", name=name, odd=odd[0], name_2=leaf.dtype.name))
+            raise BadUpdate(say("{name} is {odd} where {dtype} was expected.", name=name, odd=odd[0], dtype=leaf.dtype.name))
     return {name: _add([tree[name] for tree in trees]) for name in first}
 
 
@@ -207,7 +207,10 @@ def check_alike(*trees: Tree) -> None:
             if leaf.shape != other[name].shape:
                 raise BadUpdate(
                     say(
-                        "{name} has shape {shape} where {shape_2} was expected.", name=name, shape=tuple(other[name].shape), shape_2=tuple(leaf.shape)
+                        "{name} has shape {shape} where {expected} was expected.",
+                        name=name,
+                        shape=tuple(other[name].shape),
+                        expected=tuple(leaf.shape),
                     )
                 )
 

@@ -78,7 +78,7 @@ class Invitation:
             raise BadInput("This is not an invitation.") from error
         if version != VERSION:
             raise VersionMismatch(
-                say("The invitation has version {version}; this program reads version {version_2}.", version=f"{version!r}", version_2=VERSION)
+                say("The invitation has version {version}; this program reads version {ours}.", version=f"{version!r}", ours=VERSION)
             )
         return _from_document(document)
 

@@ -397,4 +397,4 @@ def _check_names(own: Mapping[str, tuple[int, ...]], given: Tree) -> None:
         raise BadModel(say("Names differ between the model and what was given: {odd}.", odd=", ".join(odd)))
     for name, shape in own.items():
         if tuple(given[name].shape) != shape:
-            raise BadModel(say("{name} has shape {shape}; given was {shape_2}.", name=name, shape=shape, shape_2=tuple(given[name].shape)))
+            raise BadModel(say("{name} has shape {shape}; given was {other}.", name=name, shape=shape, other=tuple(given[name].shape)))

@@ -185,9 +185,7 @@ def check_fits(own: Mapping[str, Array], given: Tree) -> None:
         )
     for name, leaf in own.items():
         if tuple(given[name].shape) != leaf.shape:
-            raise BadModel(
-                say("Parameter {name} has shape {shape}; given was {shape_2}.", name=name, shape=leaf.shape, shape_2=tuple(given[name].shape))
-            )
+            raise BadModel(say("Parameter {name} has shape {shape}; given was {other}.", name=name, shape=leaf.shape, other=tuple(given[name].shape)))
 
 
 def descend(  # one argument per symbol of the formula at the head

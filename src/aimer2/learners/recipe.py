@@ -67,9 +67,9 @@ class Recipe:
         if tuple(data.feature_shape) != self.feature_shape:
             raise BadData(
                 say(
-                    "The features have shape {feature_shape}; the model was built for {feature_shape_2}.",
-                    feature_shape=tuple(data.feature_shape),
-                    feature_shape_2=self.feature_shape,
+                    "The features have shape {shape}; the model was built for {expected}.",
+                    shape=tuple(data.feature_shape),
+                    expected=self.feature_shape,
                 )
             )
         if not isinstance(data.targets, np.ndarray) and isinstance(data, Samples):

@@ -196,4 +196,4 @@ def _check_shapes(own: Mapping[str, tuple[int, ...]], given: Tree) -> None:
         )
     for name, shape in own.items():
         if tuple(given[name].shape) != shape:
-            raise BadModel(say("Parameter {name} has shape {shape}; given was {shape_2}.", name=name, shape=shape, shape_2=tuple(given[name].shape)))
+            raise BadModel(say("Parameter {name} has shape {shape}; given was {other}.", name=name, shape=shape, other=tuple(given[name].shape)))

@@ -353,6 +353,4 @@ def _check_names(own: Mapping[str, Tensor], given: Tree) -> None:
         raise BadModel(say("Names differ between the model and what was given: {odd}.", odd=", ".join(odd)))
     for name, tensor in own.items():
         if tuple(given[name].shape) != tuple(tensor.shape):
-            raise BadModel(
-                say("{name} has shape {shape}; given was {shape_2}.", name=name, shape=tuple(tensor.shape), shape_2=tuple(given[name].shape))
-            )
+            raise BadModel(say("{name} has shape {shape}; given was {other}.", name=name, shape=tuple(tensor.shape), other=tuple(given[name].shape)))

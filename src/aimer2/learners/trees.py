@@ -98,12 +98,12 @@ class TreesLearner:
             if given[name].shape != leaf.shape or given[name].dtype != leaf.dtype:
                 raise BadModel(
                     say(
-                        "{name} is {dtype} {shape} where {dtype_2} {shape_2} was expected.",
+                        "{name} is {dtype} {shape} where {expected_dtype} {expected_shape} was expected.",
                         name=name,
                         dtype=given[name].dtype,
                         shape=given[name].shape,
-                        dtype_2=leaf.dtype,
-                        shape_2=leaf.shape,
+                        expected_dtype=leaf.dtype,
+                        expected_shape=leaf.shape,
                     )
                 )
         if not np.isin(given["feature"], np.arange(-1, self._forest.features)).all() or (given["feature"][..., leaf_level(own) :] >= 0).any():

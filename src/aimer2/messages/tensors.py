@@ -60,9 +60,9 @@ def write_tree(tree: Tree, writer: BlobWriter) -> None:
         if code is None:
             raise BadUpdate(
                 say(
-                    "{name} is {name_2}; only float16, float32, float64, int64, uint8, uint16, uint32 and uint64 travel.",
+                    "{name} is {dtype}; only float16, float32, float64, int64, uint8, uint16, uint32 and uint64 travel.",
                     name=name,
-                    name_2=leaf.dtype.name,
+                    dtype=leaf.dtype.name,
                 )
             )
         layout.append((name, code, tuple(leaf.shape)))

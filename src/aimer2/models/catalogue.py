@@ -163,9 +163,9 @@ def _find(framework: str, name: str) -> _Architecture:
     except KeyError:
         raise BadModel(
             say(
-                "{framework} has no model '{name}': there are {framework_2}.",
+                "{framework} has no model '{name}': there are {available}.",
                 framework=framework,
                 name=name,
-                framework_2=", ".join(available(framework)) or say("none"),
+                available=", ".join(available(framework)) or say("none"),
             )
         ) from None

@@ -12,9 +12,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from aimer2.core.errors import BadModel
-from aimer2.core.said import say
-from aimer2.models.options import CnnOptions
+from aimer2.models.options import CnnOptions, refuse_images
 
 GROUPS = 8
 
@@ -55,15 +53,5 @@ def normalisation(channels: int, *, batch: bool) -> nn.Module:
 
 def build(feature_shape: tuple[int, ...], outputs: int, options: CnnOptions, columns: int = 0) -> nn.Module:
     """Raises BadModel where the features are not images or these are too small for so many blocks."""
-    if len(feature_shape) != 3:
-        raise BadModel(say("A cnn is for images (channels, height, width); the features have shape {feature_shape}.", feature_shape=feature_shape))
-    if min(feature_shape[1:]) < options.smallest:
-        raise BadModel(
-            say(
-                "Images of {feature_shape}×{feature_shape_2} cannot be halved {count} times: set fewer `channels`.",
-                feature_shape=feature_shape[1],
-                feature_shape_2=feature_shape[2],
-                count=len(options.channels),
-            )
-        )
+    refuse_images("cnn", feature_shape, options.smallest)
     return Cnn(feature_shape[0], outputs, options, columns)

@@ -11,9 +11,7 @@ from math import gcd
 import keras
 from keras import layers
 
-from aimer2.core.errors import BadModel
-from aimer2.core.said import say
-from aimer2.models.options import CnnOptions, LinearOptions, MlpOptions
+from aimer2.models.options import CnnOptions, LinearOptions, MlpOptions, refuse_images
 
 GROUPS = 8
 EPSILON = 1e-5
@@ -56,17 +54,7 @@ def build_cnn(feature_shape: tuple[int, ...], outputs: int, options: CnnOptions,
 
     Raises BadModel where the features are not images or these are too small for so many blocks.
     """
-    if len(feature_shape) != 3:
-        raise BadModel(say("A cnn is for images (channels, height, width); the features have shape {feature_shape}.", feature_shape=feature_shape))
-    if min(feature_shape[1:]) < options.smallest:
-        raise BadModel(
-            say(
-                "Images of {feature_shape}×{feature_shape_2} cannot be halved {count} times: set fewer `channels`.",
-                feature_shape=feature_shape[1],
-                feature_shape_2=feature_shape[2],
-                count=len(options.channels),
-            )
-        )
+    refuse_images("cnn", feature_shape, options.smallest)
     # TensorFlow convolves on a processor with the channels last only
     parts: list[layers.Layer] = [layers.Permute((2, 3, 1))]
     for block, channels in enumerate(options.channels):

@@ -6,6 +6,8 @@ from typing import Annotated, Literal, final
 
 from pydantic import Field
 
+from aimer2.core.errors import BadModel
+from aimer2.core.said import say
 from aimer2.core.task import Document
 
 Width = Annotated[int, Field(ge=1, le=65_536)]
@@ -61,3 +63,19 @@ class UnetOptions(Document):
     def smallest(self) -> int:
         """Height and width that an image has at the least."""
         return 1 << (len(self.channels) - 1)
+
+
+def refuse_images(model: str, feature_shape: tuple[int, ...], smallest: int) -> None:
+    """Raises BadModel where the features are not images ``(channels, height, width)`` or a side is shorter than ``smallest``."""
+    if len(feature_shape) != 3:
+        raise BadModel(say("A {model} is for images (channels, height, width); the features have shape {shape}.", model=model, shape=feature_shape))
+    _, height, width = feature_shape
+    if min(height, width) < smallest:
+        raise BadModel(
+            say(
+                "With so many `channels` an image has at least {smallest}×{smallest} pixels; here it has {height}×{width}: set fewer.",
+                smallest=smallest,
+                height=height,
+                width=width,
+            )
+        )

@@ -12,10 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aimer2.core.errors import BadModel
-from aimer2.core.said import say
 from aimer2.models.cnn import normalisation
-from aimer2.models.options import UnetOptions
+from aimer2.models.options import UnetOptions, refuse_images
 
 
 @final
@@ -60,15 +58,5 @@ def _twice(inputs: int, channels: int, options: UnetOptions) -> nn.Sequential:
 
 def build(feature_shape: tuple[int, ...], outputs: int, options: UnetOptions) -> nn.Module:
     """Raises BadModel where the features are not images or these are too small for so many levels."""
-    if len(feature_shape) != 3:
-        raise BadModel(say("A unet is for images (channels, height, width); the features have shape {feature_shape}.", feature_shape=feature_shape))
-    if min(feature_shape[1:]) < options.smallest:
-        raise BadModel(
-            say(
-                "Images of {feature_shape}×{feature_shape_2} cannot be halved {count} times: set fewer `channels`.",
-                feature_shape=feature_shape[1],
-                feature_shape_2=feature_shape[2],
-                count=len(options.channels) - 1,
-            )
-        )
+    refuse_images("unet", feature_shape, options.smallest)
     return Unet(feature_shape[0], outputs, options)

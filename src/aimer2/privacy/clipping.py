@@ -40,7 +40,7 @@ def clip(update: Update, clip_norm: float) -> Update:
         raise BadInput("The clip norm is not a positive number.")
     for name, leaf in ((name, leaf) for named in update.sums.values() for name, leaf in named.items()):
         if leaf.dtype.kind != "f":
-            raise BadUpdate(say("{name} is {name_2}; only floating-point numbers can be clipped.", name=name, name_2=leaf.dtype.name))
+            raise BadUpdate(say("{name} is {dtype}; only floating-point numbers can be clipped.", name=name, dtype=leaf.dtype.name))
     length = norm(update.sums)
     if not math.isfinite(length):
         raise BadUpdate("The update is not finite or too long to measure.")

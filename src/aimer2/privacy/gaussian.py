@@ -60,7 +60,7 @@ def noisy(clear: Tree, deviation: float, source: SecureBytes) -> dict[str, Array
         raise BadInput("The noise's standard deviation is not a positive number.")
     for name, leaf in clear.items():
         if leaf.dtype.kind != "f":
-            raise BadUpdate(say("{name} is {name_2}; Gaussian noise is for floating-point numbers.", name=name, name_2=leaf.dtype.name))
+            raise BadUpdate(say("{name} is {dtype}; Gaussian noise is for floating-point numbers.", name=name, dtype=leaf.dtype.name))
     return {name: Noisy(leaf, deviation, source) for name, leaf in clear.items()}
 
 

@@ -112,6 +112,17 @@ def how_much(asked: DifferentialPrivacy) -> list[Fault]:
     return [Fault(PLACE, problem, "give `epsilon` (the noise is calibrated) or `noise_multiplier` (ε follows), not both")]
 
 
+def small_delta(asked: DifferentialPrivacy, patients: int) -> list[Fault]:
+    """δ, where it is stated, is small beside one patient in so many: what a study of any kind is held to."""
+    if asked.delta is None or asked.delta * 10 * patients <= 1:
+        return []
+    problem = say(
+        "is {delta}: among {patients} patients one may lose all privacy with a chance that counts", delta=f"{asked.delta:g}", patients=patients
+    )
+    remedy = say("set it to 1/(10 · minimum_patients) = {patients} or less; 1e-5 is usual", patients=f"{0.1 / patients:g}")
+    return [Fault(f"{PLACE}.delta", problem, remedy)]
+
+
 def _noise(asked: DifferentialPrivacy, steps: int, held_out: bool) -> float:
     assert asked.epsilon and asked.delta and asked.sampling_rate
     try:

@@ -39,9 +39,9 @@ class Dealer:
         if count < self.roster.least:
             raise NotAvailable(
                 say(
-                    "There are {count} sites; of {count_2} at least {least} must take part.",
+                    "There are {count} sites; of {members} at least {least} must take part.",
                     count=count,
-                    count_2=len(self.roster.members),
+                    members=len(self.roster.members),
                     least=self.roster.least,
                 )
             )

@@ -228,7 +228,7 @@ def signer_of(statement: str, site: SiteId) -> PublicKey:
         raise BadInput("This is not a statement of `aimer2 site roster sign`.") from None
     document = _read(text)
     if document.site != site:
-        raise BadInput(say("This is a statement of '{site}', not of '{site_2}'.", site=document.site, site_2=site))
+        raise BadInput(say("This is a statement of '{site}', not of '{asked}'.", site=document.site, asked=site))
     return PublicKey.from_text(document.keys.get(site, ""))
 
 

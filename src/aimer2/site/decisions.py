@@ -106,9 +106,9 @@ class Decisions:
         if missing:
             raise NotVerified(
                 say(
-                    "{count} of {count_2} keys of this study's roster are not verified here (`aimer2 site roster show {digest}`): {missing}.",
+                    "{count} of {members} keys of this study's roster are not verified here (`aimer2 site roster show {digest}`): {missing}.",
                     count=len(missing),
-                    count_2=len(package.roster),
+                    members=len(package.roster),
                     digest=digest[:12],
                     missing=", ".join(missing),
                 ),

@@ -200,9 +200,9 @@ def _roster(folder: SiteFolder, settings: Settings, clock: Clock) -> Iterator[Fi
     for digest, sites in missing.items():
         if sites:
             told = say(
-                "{count} of {count_2} members of the running study {digest} are not verified here: {sites}",
+                "{count} of {members} members of the running study {digest} are not verified here: {sites}",
                 count=len(sites),
-                count_2=len(secure[digest]),
+                members=len(secure[digest]),
                 digest=digest[:12],
                 sites=", ".join(sites),
             )

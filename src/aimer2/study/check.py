@@ -226,10 +226,10 @@ def too_few_groups(study: Study, sites: int) -> list[Fault]:
     if sites // size >= needed:
         return []
     problem = say(
-        "is {size}: {sites} sites make {sites_2} groups, and {aggregator} with these parameters compares {needed} or more",
+        "is {size}: {sites} sites make {groups} groups, and {aggregator} with these parameters compares {needed} or more",
         size=size,
         sites=sites,
-        sites_2=sites // size,
+        groups=sites // size,
         aggregator=method.aggregator,
         needed=needed,
     )

@@ -237,7 +237,7 @@ def find(table: Table, name: str) -> Column:
 def check_kind(asked: Feature | Target, column: Column) -> None:
     kind = _kind(asked, column)
     if column.kind != kind:
-        raise BadData(say("Column {name} is a {kind}, the study asks for a {kind_2}.", name=f"{asked.name!r}", kind=column.kind, kind_2=kind))
+        raise BadData(say("Column {name} is a {kind}, the study asks for a {asked}.", name=f"{asked.name!r}", kind=column.kind, asked=kind))
 
 
 def check_unit(asked: Feature | Target, column: Column) -> None:

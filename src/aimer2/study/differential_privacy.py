@@ -15,7 +15,7 @@ from aimer2.core.said import say
 from aimer2.core.study import Study, Training
 from aimer2.privacy.noisy_metrics import NOISY_METRICS
 from aimer2.privacy.site_terms import site_terms
-from aimer2.privacy.terms import PLACE, Terms, incomplete, terms
+from aimer2.privacy.terms import PLACE, Terms, incomplete, small_delta, terms
 from aimer2.study import private_questions, site_level_terms
 
 POST_PROCESSING: Mapping[str, Mapping[str, tuple[Any, str]]] = {
@@ -83,18 +83,7 @@ def _milestones(kept: Terms) -> list[int]:
 def _size(study: Study) -> list[Fault]:
     asked, patients = study.privacy.differential_privacy, study.cohort.minimum_patients
     assert asked is not None
-    found = []
-    if asked.delta is not None and asked.delta * 10 * patients > 1:
-        problem = say(
-            "is {delta}: among {patients} patients one may lose all privacy with a chance that counts", delta=f"{asked.delta:g}", patients=patients
-        )
-        found.append(
-            Fault(
-                f"{PLACE}.delta",
-                problem,
-                say("set it to 1/(10 · minimum_patients) = {patients} or less; 1e-5 is usual", patients=f"{0.1 / patients:g}"),
-            )
-        )
+    found = small_delta(asked, patients)
     if asked.sampling_rate is not None and asked.sampling_rate * patients < 1:
         problem = say("draws {sampling_rate} patients in a step at a site of `minimum_patients`", sampling_rate=f"{asked.sampling_rate * patients:g}")
         remedy = say("set it to {patients} or more, or `cohort.minimum_patients` nearer to what the sites have", patients=f"{1 / patients:g}")

@@ -162,7 +162,7 @@ def check_image(wanted: Image, column: Column) -> None:
     bits = 8 * column.values.itemsize
     if wanted.bits not in (None, bits):
         raise BadData(
-            say("Column {name} holds images of {bits} bits, the study asks for {bits_2}.", name=f"{wanted.name!r}", bits=bits, bits_2=wanted.bits)
+            say("Column {name} holds images of {bits} bits, the study asks for {asked}.", name=f"{wanted.name!r}", bits=bits, asked=wanted.bits)
         )
 
 
@@ -171,7 +171,7 @@ def check_mask(wanted: Image, name: str, column: Column, images: Column) -> None
     if images.kind == "image" and column.kind == "mask" and column.values.shape[1:] != images.values.shape[2:]:
         has, other = ("{}×{}".format(*size) for size in (column.values.shape[1:], images.values.shape[2:]))
         raise BadData(
-            say("Column {name} holds masks of {has}, {name_2} images of {other}.", name=f"{name!r}", has=has, name_2=f"{wanted.name!r}", other=other)
+            say("Column {name} holds masks of {has}, {images} images of {other}.", name=f"{name!r}", has=has, images=f"{wanted.name!r}", other=other)
         )
 
 

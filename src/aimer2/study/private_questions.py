@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, final
 from aimer2.core.errors import BadInput, BadStudy, Fault, NotAvailable
 from aimer2.core.said import say
 from aimer2.core.study import Analysis, Study
-from aimer2.privacy.terms import PLACE, how_much, library, rounded_up
+from aimer2.privacy.terms import PLACE, how_much, library, rounded_up, small_delta
 from aimer2.statistics import catalogue
 from aimer2.statistics.private import AbstractPrivate
 from aimer2.statistics.statistic import AbstractStatistic
@@ -137,7 +137,7 @@ def _faults(study: Study) -> list[Fault]:
 
 
 def _numbers(study: Study) -> Sequence[Fault]:
-    asked, patients = study.privacy.differential_privacy, study.cohort.minimum_patients
+    asked = study.privacy.differential_privacy
     assert asked is not None
     found = [Fault(f"{PLACE}.{name}", "is of training", "leave it out") for name in _NOT_ASKED if getattr(asked, name) is not None]
     if asked.asserted:
@@ -145,18 +145,7 @@ def _numbers(study: Study) -> Sequence[Fault]:
     found += how_much(asked)
     if asked.delta is None:
         found.append(Fault(f"{PLACE}.delta", "is missing", "give δ, for example 1e-5"))
-    elif asked.delta * 10 * patients > 1:
-        problem = say(
-            "is {delta}: among {patients} patients one may lose all privacy with a chance that counts", delta=f"{asked.delta:g}", patients=patients
-        )
-        found.append(
-            Fault(
-                f"{PLACE}.delta",
-                problem,
-                say("set it to 1/(10 · minimum_patients) = {patients} or less; 1e-5 is usual", patients=f"{0.1 / patients:g}"),
-            )
-        )
-    return found
+    return found + small_delta(asked, study.cohort.minimum_patients)
 
 
 def _is_private(analysis: Analysis) -> bool:

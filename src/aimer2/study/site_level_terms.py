@@ -11,7 +11,7 @@ from aimer2.core.said import say
 from aimer2.core.study import Study
 from aimer2.privacy.noisy_metrics import COUNTED
 from aimer2.privacy.site_terms import UNITS, SiteTerms, site_incomplete, site_terms
-from aimer2.privacy.terms import PLACE
+from aimer2.privacy.terms import PLACE, small_delta
 from aimer2.secure_aggregation.roster import threshold, trusted
 
 MARKING = ("fedadagrad", "fedadam", "fedavgm", "fedyogi")
@@ -138,18 +138,8 @@ def _cohort(study: Study) -> list[Fault]:
         place = "cohort.standardise" if cohort.standardise == "federated" else "cohort.missing"
         problem = "sends means and deviations of the sites' columns, without noise"
         found.append(Fault(place, problem, "use standardise = 'site', 'range' or 'none', and missing = 'drop', 'zero' or 'refuse'"))
-    patients = cohort.minimum_patients
-    if asked is not None and asked.delta is not None and asked.delta * 10 * patients > 1:
-        problem = say(
-            "is {delta}: among {patients} patients one may lose all privacy with a chance that counts", delta=f"{asked.delta:g}", patients=patients
-        )
-        found.append(
-            Fault(
-                f"{PLACE}.delta",
-                problem,
-                say("set it to 1/(10 · minimum_patients) = {patients} or less; 1e-5 is usual", patients=f"{0.1 / patients:g}"),
-            )
-        )
+    if asked is not None:
+        found += small_delta(asked, cohort.minimum_patients)
     return found
 
 
