@@ -222,7 +222,7 @@ def test_a_frozen_site_stays_frozen(site: Decisions, digest: str, backup: Callab
     put_back = backup()
     freeze(site, by=BY, reason="an intruder")
     restored = put_back()
-    with pytest.raises(Conflict, match="froze this site"):
+    with pytest.raises(Conflict, match="This site: frozen by"):
         require_whole(restored)
     recover(restored, by=OTHER)
     require_whole(restored)

@@ -158,7 +158,7 @@ class Studies:
         ready, quorum = self._parts.registry.approved(digest, self._parts.clock.now()), quorum_of(offer.package)
         if not quorum.enough(ready):
             raise Conflict(
-                say("{ready}.", ready=quorum.lacking(ready, "have approved the study")), remedy="Wait for the sites that have not decided."
+                say("{ready}.", ready=quorum.lacking(ready, say("have approved the study"))), remedy="Wait for the sites that have not decided."
             )
         await self._move(Transition(digest, ("offered",), "running", self._roster(digest)), Kind.STUDY_STARTED, by)
         await self.take_over()

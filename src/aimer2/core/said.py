@@ -35,6 +35,11 @@ def say(message: str, depth: int = 0, /, **values: object) -> Said:
     return Said(message, values, depth)
 
 
+def phrase(text: str) -> Said:
+    """The text as a sentence, to be put into another: a plain one is its own message."""
+    return text if isinstance(text, Said) else Said(text)
+
+
 def mark(message: str) -> str:
     """The message itself, marked to be translated: for texts that stand in Python and are shown later."""
     return message
@@ -49,5 +54,5 @@ def joined(sentences: Sequence[str], between: str = " ") -> str:
     """Several sentences as one, each of which can still be told in another language; ``between``: a blank, or a mark and a blank."""
     if len(sentences) == 1:
         return sentences[0]
-    parts = {f"part_{number}": sentence if isinstance(sentence, Said) else Said(sentence) for number, sentence in enumerate(sentences)}
+    parts = {f"part_{number}": phrase(sentence) for number, sentence in enumerate(sentences)}
     return Said(between.join(f"{{{name}}}" for name in parts), parts)

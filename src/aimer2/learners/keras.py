@@ -36,7 +36,7 @@ from aimer2.core import tree
 from aimer2.core.dataset import Dataset, Samples
 from aimer2.core.errors import BadModel, BadUpdate, NotAvailable
 from aimer2.core.protocols import Correction, Selector
-from aimer2.core.said import say
+from aimer2.core.said import mark, say
 from aimer2.core.tree import Tree
 from aimer2.learners.batches import batches
 from aimer2.learners.optimisers import OPTIMISERS, Scalars, rates
@@ -277,9 +277,9 @@ class KerasLearner:
         if tf.is_tensor(outputs) and outputs.shape.as_list() == [rows, 1] and len(expected) == 1:
             outputs = tf.squeeze(outputs, 1)
         if not tf.is_tensor(outputs) or outputs.shape.as_list() != expected:
-            per = "row and class" if (kind := self._recipe.target.kind) == "multiclass" else "row"
-            message = "For a {kind} target the model gives one output per {per}; it gave {shape} for {rows} rows."
-            raise BadModel(say(message, kind=kind, per=per, shape=getattr(outputs, "shape", None), rows=rows or "all"))
+            per = say("row and class") if (kind := self._recipe.target.kind) == "multiclass" else say("row")
+            message = mark("For a {kind} target the model gives one output per {per}; it gave {shape} for {rows} rows.")
+            raise BadModel(say(message, kind=kind, per=per, shape=getattr(outputs, "shape", None), rows=rows or say("all")))
         return outputs
 
     def _converted(self, features: npt.NDArray[Any], targets: npt.NDArray[Any]) -> tuple[Any, Any]:

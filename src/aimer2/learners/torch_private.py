@@ -71,7 +71,7 @@ class PrivateTorchLearner(TorchLearner):
             raise BadModel(
                 say(
                     "With {odd} a single patient's gradient depends on other patients, or cannot be told.",
-                    odd=", ".join(odd) or "buffers that training changes",
+                    odd=", ".join(odd) or say("buffers that training changes"),
                 ),
                 remedy="Use group or layer normalisation for that of batches, and layers that Opacus supports.",
             )

@@ -121,7 +121,7 @@ def faults(framework: str, name: str, classes: int, chosen: Mapping[str, Any], k
             Fault(
                 "model.name",
                 say("'{name}' is not for a {target} target", name=name, target=target),
-                say("use one of {fitting}", fitting=", ".join(fitting) or "those of torch"),
+                say("use one of {fitting}", fitting=", ".join(fitting) or say("those of torch")),
             )
         )
     try:

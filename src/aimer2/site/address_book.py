@@ -160,9 +160,12 @@ class AddressBook:
     def _open(self, statement: str, site: SiteId) -> VerifiedKeys:
         signer = self.entries().get(site)
         if signer is None or signer.key is None or signer.through is not None:
-            through = f" only through '{signer.through}'" if signer else ""
+            found = say("The key of '{site}' is not verified here: what it says about others does not count.", site=site)
+            if signer and signer.key and signer.through:
+                message = "The key of '{site}' is verified here only through '{through}': what it says about others does not count."
+                found = say(message, site=site, through=signer.through)
             raise NotVerified(
-                say("The key of '{site}' is{through} verified here: what it says about others does not count.", site=site, through=through or " not"),
+                found,
                 remedy=say("Compare its fingerprint by telephone first: aimer2 site roster verify {site} FINGERPRINT --by NAME", site=site),
             )
         try:

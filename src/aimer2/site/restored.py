@@ -17,7 +17,7 @@ from typing import Any, Literal, final
 from aimer2.audit.entries import Entry
 from aimer2.audit.kinds import Kind
 from aimer2.core.errors import AimerError, Conflict
-from aimer2.core.said import say
+from aimer2.core.said import Said, joined, mark, phrase, say
 from aimer2.messages.wire import Decision
 from aimer2.site.console.accounts import Accounts
 from aimer2.site.decisions import Decisions
@@ -25,16 +25,16 @@ from aimer2.site.freeze import freeze, freeze_of
 from aimer2.site.publishing import published, take_back
 
 _SAID: Mapping[str, str] = {
-    Kind.STUDY_APPROVED: "approved",
-    Kind.STUDY_REFUSED: "refused",
-    Kind.STUDY_WITHDRAWN: "withdrawn from",
-    Kind.ROSTER_KEY_VERIFIED: "another key of it verified",
-    Kind.ROSTER_KEY_REMOVED: "its key taken out",
-    Kind.FROZEN: "frozen",
-    Kind.THAWED: "thawed",
-    Kind.DATASET_PUBLISHED: "its description taken back",
-    Kind.USER_ADDED: "added",
-    Kind.USER_REMOVED: "closed",
+    Kind.STUDY_APPROVED: mark("approved"),
+    Kind.STUDY_REFUSED: mark("refused"),
+    Kind.STUDY_WITHDRAWN: mark("withdrawn from"),
+    Kind.ROSTER_KEY_VERIFIED: mark("another key of it verified"),
+    Kind.ROSTER_KEY_REMOVED: mark("its key taken out"),
+    Kind.FROZEN: mark("frozen"),
+    Kind.THAWED: mark("thawed"),
+    Kind.DATASET_PUBLISHED: mark("its description taken back"),
+    Kind.USER_ADDED: mark("added"),
+    Kind.USER_REMOVED: mark("closed"),
 }
 _NAMED_BY: Mapping[str, str] = {
     Kind.ROSTER_KEY_VERIFIED: "site",
@@ -83,7 +83,7 @@ def require_whole(decisions: Decisions) -> None:
     """Raises Conflict where the state has forgotten what the audit log holds."""
     if found := forgotten(decisions):
         raise Conflict(
-            say("This folder is not as new as its audit log, as if put back from a backup. {told}", told=" ".join(one.told for one in found)),
+            say("This folder is not as new as its audit log, as if put back from a backup. {told}", told=joined([one.told for one in found])),
             remedy="`aimer2 site recover --by NAME` takes these words again; then start the agent. If nobody here has put a backup back, call your "
             "security officer first.",
         )
@@ -126,11 +126,15 @@ def _studies(decisions: Decisions, last: dict[str, Entry]) -> Iterator[Forgotten
         known = allowed.get(study)
         is_open = known is None or known.decision == "approve"
         if entry.kind != Kind.STUDY_APPROVED and is_open:
-            yield Forgotten("study", study, f"Study {study[:12]}: {_SAID[entry.kind]} by {entry.actor} on {entry.time[:10]}.")
+            yield Forgotten("study", study, _told(say("Study {name}", name=study[:12]), entry))
         elif known is not None and known.decision == "approve" and _allows_more(known, entry):
-            yield Forgotten("study", study, f"Study {study[:12]}: approved in other terms by {entry.actor} on {entry.time[:10]}.", entry)
+            yield Forgotten("study", study, _told(say("Study {name}", name=study[:12]), entry, mark("approved in other terms")), entry)
     for study in sorted(study for study, one in allowed.items() if one.decision == "approve" and study not in last):
-        yield Forgotten("study", study, f"Study {study[:12]}: the log holds no approval of it.")
+        yield Forgotten("study", study, say("Study {name}: the log holds no approval of it.", name=study[:12]))
+
+
+def _told(about: Said, entry: Entry, said: str = "") -> Said:
+    return say("{about}: {said} by {who} on {day}.", about=about, said=phrase(said or _SAID[entry.kind]), who=entry.actor, day=entry.time[:10])
 
 
 def _allows_more(known: Decision, entry: Entry) -> bool:
@@ -146,21 +150,21 @@ def _keys(decisions: Decisions, last: dict[str, Entry]) -> Iterator[Forgotten]:
     for site, known in decisions.address_book.entries().items():
         entry = last.get(site)
         if entry is None:
-            yield Forgotten("key", site, f"Site {site}: the log holds no verification of its key.")
+            yield Forgotten("key", site, say("Site {name}: the log holds no verification of its key.", name=site))
         elif entry.details.get("key") != known.key:
-            yield Forgotten("key", site, f"Site {site}: {_SAID[entry.kind]} by {entry.actor} on {entry.time[:10]}.")
+            yield Forgotten("key", site, _told(say("Site {name}", name=site), entry))
 
 
 def _freeze(decisions: Decisions, last: Entry | None) -> Iterator[Forgotten]:
     if last is not None and last.kind == Kind.FROZEN and freeze_of(decisions) is None:
-        yield Forgotten("freeze", "", f"Freeze: {last.actor} froze this site on {last.time[:10]}, and nobody has thawed it.")
+        yield Forgotten("freeze", "", _told(say("This site"), last))
 
 
 def _descriptions(decisions: Decisions, last: dict[str, Entry]) -> Iterator[Forgotten]:
     for dataset, entry in last.items():
         said = published(decisions.folder, dataset)
         if said is not None and entry.details["published"] is False:
-            yield Forgotten("description", dataset, f"Data set {dataset}: {_SAID[entry.kind]} by {entry.actor} on {entry.time[:10]}.")
+            yield Forgotten("description", dataset, _told(say("Data set {name}", name=dataset), entry))
 
 
 def _accounts(decisions: Decisions, last: dict[str, Entry]) -> Iterator[Forgotten]:
@@ -168,8 +172,7 @@ def _accounts(decisions: Decisions, last: dict[str, Entry]) -> Iterator[Forgotte
         for person in _accounts_of(decisions).people():
             entry = last.get(person.login)
             if entry is not None and entry.kind == Kind.USER_REMOVED:
-                told = f"Account {person.login} of the console: {_SAID[entry.kind]} by {entry.actor} on {entry.time[:10]}."
-                yield Forgotten("account", person.login, told)
+                yield Forgotten("account", person.login, _told(say("Account {name} of the console", name=person.login), entry))
 
 
 def _accounts_of(decisions: Decisions) -> Accounts:

@@ -18,6 +18,7 @@ from aimer2.core import tree
 from aimer2.core.clock import Clock
 from aimer2.core.errors import AimerError, BadData, BadUpdate, NotApproved
 from aimer2.core.protocols import BlobStore, Engine
+from aimer2.core.said import Said, joined, mark, phrase, say
 from aimer2.core.task import ITERATED, BlobRef, FigureDocument, SiteId, Task
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update
@@ -94,7 +95,11 @@ async def _untold(position: Position, checkpoints: Checkpoints) -> list[Event]:
 
 
 class _Pause(Exception):
-    """The study cannot go on now; the text says why."""
+    """The study cannot go on now."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 @final
@@ -134,7 +139,7 @@ class Loop:
                     yield event
         except _Pause as pause:
             await self._checkpoints.save(replace(self.position, paused=True).document())
-            yield StudyPaused(time=self._clock.now(), reason=str(pause))
+            yield StudyPaused(time=self._clock.now(), reason=pause.reason)
             return
         self.model = BlobRef(**self.position.models["model"])
 
@@ -173,7 +178,7 @@ class Loop:
         collected = Collected(selected, away=away)
         patience = self._patience(part, selected)
         if not patience.enough(selected):
-            raise _Pause(self._too_few(patience.lacking(selected, "can be asked"), collected.away))
+            raise _Pause(self._too_few(patience.lacking(selected, say("can be asked")), collected.away))
         tasks = await self._aside(self._tasks, part, state, number, selected)
         collected.blobs.update(ref for task in tasks.values() for ref in task.blobs)
         before = Sent.of(self.position.sent)
@@ -205,18 +210,19 @@ class Loop:
     async def _repeat(self, part: Part, number: int, lost: RoundLost, collected: Collected) -> Event:
         """Asked anew, with fresh keys, of those who kept to the protocol; after some attempts a person must look."""
         if self.position.lost + 1 >= ATTEMPTS:
-            raise _Pause(f"Round {number} could not be added up in {ATTEMPTS} attempts: {lost}")
+            told = say("Round {number} could not be added up in {attempts} attempts: {reason}", number=number, attempts=ATTEMPTS, reason=lost.reason)
+            raise _Pause(told)
         self._summing.lose()
         excluded = self._without(lost.without)
         previous = self.position
         self.position = replace(previous, attempt=previous.attempt + 1, lost=previous.lost + 1, excluded=excluded, summing=self._summing.kept)
         await self._checkpoints.save(self.position.document())
         self._forget(previous, collected)
-        return RoundRepeated(time=self._clock.now(), stage=part.stage, round_number=number, attempt=self.position.attempt, reason=str(lost))
+        return RoundRepeated(time=self._clock.now(), stage=part.stage, round_number=number, attempt=self.position.attempt, reason=lost.reason)
 
     def _without(self, sites: Collection[SiteId]) -> dict[SiteId, str]:
         """Who is not asked again, with these."""
-        return {**self.position.excluded, **dict.fromkeys(sorted(sites), "it has not kept to the protocol of secure aggregation")}
+        return {**self.position.excluded, **dict.fromkeys(sorted(sites), mark("it has not kept to the protocol of secure aggregation"))}
 
     async def _keep_summing(self) -> None:
         """What was decided in the middle of a round is kept before a site hears of it."""
@@ -227,7 +233,7 @@ class Loop:
 
     def _require(self, collected: Collected, patience: Patience) -> None:
         if not patience.enough(collected.answers):
-            raise _Pause(self._too_few(patience.lacking(collected.answers, "answered"), collected.absences()))
+            raise _Pause(self._too_few(patience.lacking(collected.answers, say("answered")), collected.absences()))
 
     def _patience(self, part: Part, selected: tuple[SiteId, ...]) -> Patience:
         """Of the data contract every answer is wanted; a round of a method that asks fewer sites needs no more than it asks."""
@@ -244,10 +250,11 @@ class Loop:
         """
         return self.position.counted if part.stage == "analyse" and self.position.counted else None
 
-    def _too_few(self, found: str, absent: tuple[Absence, ...]) -> str:
-        reasons = [f"{a.site}: {a.reason or a.outcome}" for a in absent]
-        reasons += [f"{site}: {why}" for site, why in self.position.excluded.items() if all(a.site != site for a in absent)]
-        return f"{found}. " + "; ".join(reasons)
+    def _too_few(self, found: Said, absent: tuple[Absence, ...]) -> Said:
+        reasons = {a.site: a.reason or a.outcome for a in absent}
+        reasons |= {site: why for site, why in self.position.excluded.items() if site not in reasons}
+        each = [say("{site}: {reason}", site=site, reason=phrase(why)) for site, why in reasons.items()]
+        return say("{found}. {reasons}", found=found, reasons=joined(each, "; ")) if each else say("{found}.", found=found)
 
     def _tasks(self, part: Part, state: Any, number: int, selected: tuple[SiteId, ...]) -> dict[SiteId, Task]:
         inputs: dict[str, BlobRef] = {}
@@ -321,7 +328,7 @@ class Loop:
             self._require(collected, patience)
             return await self._aside(self._advance, part, state, collected)
         except AimerError as error:
-            raise _Pause(f"The sites' sum cannot be used: {error.sentence}") from None
+            raise _Pause(say("The sites' sum cannot be used: {sentence}", sentence=error.sentence)) from None
 
     @np.errstate(all="ignore")
     def _advance(self, part: Part, state: Any, collected: Collected) -> Advance:

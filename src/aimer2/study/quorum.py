@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import final
 
+from aimer2.core.said import Said, say
 from aimer2.core.task import SiteId
 
 
@@ -45,9 +46,17 @@ class Patience:
         counted = frozenset().union(*(self.groups.members[number] for number in complete)) & frozenset(sites)
         return len(complete) >= self.groups.needed and len(counted) >= self.needed
 
-    def lacking(self, sites: Sequence[SiteId] | Collection[SiteId], what: str) -> str:
+    def lacking(self, sites: Sequence[SiteId] | Collection[SiteId], what: Said) -> Said:
         """Why they are not: ``what`` they did."""
         if self.groups is None or len(self.groups.members) == 1:
-            return f"{len(sites)} sites {what}, {self.needed} are needed"
+            return say("{sites} sites {what}, {needed} are needed", sites=len(sites), what=what, needed=self.needed)
         complete, of = len(self.groups.complete(sites)), len(self.groups.members)
-        return f"{len(sites)} sites {what}, enough for {complete} of {of} groups; {self.needed} sites and {self.groups.needed} groups are needed"
+        return say(
+            "{sites} sites {what}, enough for {complete} of {of} groups; {needed} sites and {groups} groups are needed",
+            sites=len(sites),
+            what=what,
+            complete=complete,
+            of=of,
+            needed=self.needed,
+            groups=self.groups.needed,
+        )

@@ -13,7 +13,7 @@ from typing import Any, final
 
 from aimer2.core.errors import AimerError, BadUpdate, NotAvailable
 from aimer2.core.protocols import BlobStore
-from aimer2.core.said import say
+from aimer2.core.said import joined, phrase, say
 from aimer2.core.task import Answer, BlobRef, Phase, SiteId, Task
 from aimer2.core.update import Update
 from aimer2.messages.tensors import read_tree
@@ -324,9 +324,9 @@ def _error(layout: Layout, found: Unmasked, sites: int) -> float:
 
 
 def _reasons(dropped: Mapping[SiteId, str]) -> str:
-    return "; ".join(f"{site}: {why}" for site, why in sorted(dropped.items()))
+    return joined([say("{site}: {reason}", site=site, reason=phrase(why)) for site, why in sorted(dropped.items())], "; ")
 
 
 def _told(error: AimerError, heard: Heard) -> str:
     reasons = _reasons({site: absence.reason or absence.outcome for site, absence in heard.absent.items()})
-    return f"{error.sentence} {reasons}".strip()
+    return joined([error.sentence, reasons]) if reasons else error.sentence

@@ -17,6 +17,7 @@ from typing import Any, final
 
 from aimer2.core.clock import Clock
 from aimer2.core.protocols import Aggregator, BlobStore, Engine
+from aimer2.core.said import Said, joined, mark, phrase, say
 from aimer2.core.task import Phase, SiteId, Task
 from aimer2.secure_aggregation.roster import Roster
 from aimer2.study.collect import Collected, collect
@@ -151,13 +152,13 @@ class SecureSum:
         complete = {self.groups.members[number] for number in self.groups.complete(collected.answers)}
         for group in fresh:
             if frozenset(group.roster.members) not in complete:
-                self._lose(group, collected, RoundLost("too few of its sites answered"))
+                self._lose(group, collected, RoundLost(mark("too few of its sites answered")))
         self._each(self._still(fresh), collected, lambda group: group.fix(asked, collected))
         forms = {group: group.form for group in self._here}
         common, _ = Counter(forms.values()).most_common(1)[0]
         for group, form in forms.items():
             if form != common:
-                self._lose(group, collected, RoundLost("it has other names or shapes than those of most groups"))
+                self._lose(group, collected, RoundLost(mark("it has other names or shapes than those of most groups")))
 
     async def _opening(self, asked: Asked, collected: Collected) -> AsyncIterator[Event]:
         """All survivors sign the set; those who signed reveal. As soon as enough have, a short while is given to the others."""
@@ -174,7 +175,7 @@ class SecureSum:
             yield event
         self._each(here, collected, lambda group: group.take_reveals(agreed, revealed))
         if not asked.patience.enough(collected.answers):
-            raise RoundLost(asked.patience.lacking(collected.answers, "have a part in a sum that could be opened"))
+            raise RoundLost(asked.patience.lacking(collected.answers, say("have a part in a sum that could be opened")))
 
     def _each(self, groups: Sequence[Group], collected: Collected, work: Callable[[Group], None]) -> None:
         """The same for each group; one where it fails is lost. Raises RoundLost where too few are left."""
@@ -187,11 +188,11 @@ class SecureSum:
     def _lose(self, group: Group, collected: Collected, lost: RoundLost) -> None:
         """Raises RoundLost where too few groups are left."""
         if len(self._here) <= self.groups.needed:
-            told = [f"{', '.join(other.roster.members)}: {other.lost}" for other in self._all if other.lost]
-            raise RoundLost(str(lost) if len(self._all) == 1 else "; ".join([*told, f"{', '.join(group.roster.members)}: {lost}"]), lost.without)
-        group.drop(collected, str(lost))
+            told = [_of(other, other.lost) for other in self._all if other.lost]
+            raise RoundLost(lost.reason if len(self._all) == 1 else joined([*told, _of(group, lost.reason)], "; "), lost.without)
+        group.drop(collected, lost.reason)
         collected.without.update(lost.without)
-        group.lose(str(lost))
+        group.lose(lost.reason)
 
     def _patience(self, asked: Asked, seconds: float, due: Sequence[Group], least: Callable[[Roster], int]) -> Patience:
         """Of a phase in which these groups are asked; the others that are here have it behind them."""
@@ -211,6 +212,10 @@ class SecureSum:
                 yield event
         heard.said.update({site: answer.message for site, answer in collected.answers.items()})
         heard.absent.update({absence.site: absence for absence in collected.absences()})
+
+
+def _of(group: Group, why: str) -> Said:
+    return say("{sites}: {reason}", sites=", ".join(group.roster.members), reason=phrase(why))
 
 
 def _groups(groups: Sequence[Group], needed: int, least: Callable[[Roster], int]) -> Groups:

@@ -40,6 +40,7 @@ class RoundLost(Exception):
 
     def __init__(self, reason: str, without: Collection[SiteId] = ()) -> None:
         super().__init__(reason)
+        self.reason = reason
         self.without = frozenset(without)
 
 
