@@ -11,6 +11,7 @@ from aimer2.coordinator.store import studies as rows
 from aimer2.coordinator.store.database import Database
 from aimer2.coordinator.store.studies import EventRow
 from aimer2.core.errors import Conflict
+from aimer2.core.task import ITERATED
 from aimer2.study.events import EVENT, Event, RoundFinished, StudyFinished
 
 _SOON_SECONDS = 0.05
@@ -93,6 +94,6 @@ class Recorder:
 
 def event_row(event: Event) -> EventRow:
     if isinstance(event, RoundFinished):
-        number = event.round_number if event.stage == "train" else None
+        number = event.round_number if event.stage in ITERATED else None
         return EventRow(event.model_dump_json(), event.model.sha256 if event.model else None, number)
     return EventRow(event.model_dump_json(), event.result["model"]["sha256"] if isinstance(event, StudyFinished) else None)
