@@ -10,10 +10,12 @@ import re
 import shutil
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
@@ -33,7 +35,7 @@ from aimer2.coordinator.store import accounts
 from aimer2.coordinator.store.accounts import Account
 from aimer2.coordinator.store.database import Database
 from aimer2.coordinator.store.migrate import migrate
-from aimer2.core.errors import AimerError, BadInput, NotAllowed, NotAuthenticated
+from aimer2.core.errors import AimerError, BadInput, NotAllowed, NotAuthenticated, Unreachable
 from aimer2.identity import base64url
 from aimer2.identity.certificates import make_certificate
 from aimer2.identity.keys import SigningKey
@@ -183,10 +185,9 @@ def door(provider: RealProvider, tmp_path: Path) -> Iterator[Callable[..., Door]
     databases: list[Database] = []
 
     def make(**changes: Any) -> Door:
-        given: dict[str, Any] = {"roles": OPERATORS, "create_accounts": True} | changes
-        openid = OpenIdSettings(
-            issuer=provider.issuer, client_id="aimer2", client_secret="secret", ca_file=str(provider.folder / "certificate.pem"), **given
-        )
+        given: dict[str, Any] = {"issuer": provider.issuer, "ca_file": str(provider.folder / "certificate.pem")}
+        given |= {"roles": OPERATORS, "create_accounts": True}
+        openid = OpenIdSettings(client_id="aimer2", client_secret="secret", **given | changes)
         settings, clock = Settings(name="Test", url="https://coordinator.test", openid=openid), Clock()
         if not (tmp_path / "secret").exists():
             write_secret(tmp_path / "secret", b"a secret of the test: %&+")
@@ -270,6 +271,36 @@ def test_the_provider_takes_new_keys(door: Callable[..., Door], provider: RealPr
     provider.start()
     one.clock.ahead += 61
     assert one.log_in("uta+aimer2-operators")[0].name == "uta"
+
+
+@pytest.mark.integration
+def test_a_provider_sends_the_coordinator_nowhere(door: Callable[..., Door], tmp_path: Path) -> None:
+    """An address that it redirects to may lie inside the consortium's network: it is never asked."""
+    asked: list[str] = []
+
+    class Redirecting(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(302)
+            self.send_header("Location", "/inside")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    key, certificate = make_certificate(["127.0.0.1"], now=time.time())
+    write_secret(tmp_path / "key.pem", key)
+    (tmp_path / "certificate.pem").write_bytes(certificate)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "certificate.pem", tmp_path / "key.pem")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Redirecting) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        issuer = f"https://127.0.0.1:{server.server_address[1]}"
+        with pytest.raises(Unreachable, match="status 302"):
+            asyncio.run(door(issuer=issuer, ca_file=str(tmp_path / "certificate.pem")).openid.start("/"))
+        server.shutdown()
+    assert asked == ["/.well-known/openid-configuration"]
 
 
 @pytest.mark.integration
