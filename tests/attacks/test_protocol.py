@@ -180,7 +180,7 @@ def test_every_part_of_a_round_is_in_its_context() -> None:
     assert len({pair_seed(private, peer, context, 1, 2) for context in contexts} | {own_seed(private, context, 1) for context in contexts}) == 22
 
 
-def test_a_parcel_altered_on_the_way_is_refused() -> None:
+def test_parcels_altered_or_left_out_on_the_way_are_refused() -> None:
     federation = Federation(3)
     epoch = Epoch(federation.roster, federation.terms)
     dealt = epoch.collect_shares(
@@ -197,6 +197,10 @@ def test_a_parcel_altered_on_the_way_is_refused() -> None:
     ):
         message = deals.model_copy(update={"parcels": swapped, "paths": along})
         with pytest.raises(Tampered, match="site-1"):
+            federation.members["site-0"].accept(federation.terms, message.model_dump_json())
+    for left_out, error in (("site-0", Tampered), ("site-1", NotAvailable)):
+        message = deals.model_copy(update={"bundles": {site: text for site, text in deals.bundles.items() if site != left_out}})
+        with pytest.raises(error):
             federation.members["site-0"].accept(federation.terms, message.model_dump_json())
     # the true message is still taken
     assert federation.members["site-0"].accept(federation.terms, dealt["site-0"]) == ()
@@ -248,6 +252,18 @@ def test_two_sets_of_survivors_open_neither_or_one() -> None:
             federation.members[site].reveal(federation.terms, terms, letters({name: answers[name] for name in same}))
 
 
+def test_a_site_that_signs_two_updates_gets_no_second_agreement() -> None:
+    """The same sites, but another update of one of them: a second signature would serve for a second sum."""
+    federation = Federation(4)
+    current, messages = federation.update_phase(federation.set_up())
+    agreed(federation, messages)
+    signed = dict(Letters.model_validate_json(messages["site-0"]).signed)
+    update = opened(signed["site-3"], Update, federation.keys["site-3"].public)
+    second = sign(update.model_copy(update={"uploads": {"update": text_digest("x")}}), federation.keys["site-3"])
+    with pytest.raises(Conflict, match="another set"):
+        federation.members["site-0"].agree(federation.terms, current.terms, letters(signed | {"site-3": second}))
+
+
 def opened_agreement(federation: Federation, answers: Mapping[SiteId, str], site: SiteId) -> tuple[int, ...]:
     return opened(answers[site], Agreement, federation.keys[site].public).survivors
 
@@ -276,7 +292,13 @@ def test_a_site_outside_the_set_reveals_nothing() -> None:
     current, messages = federation.update_phase(epoch, federation.sites[:4])
     with pytest.raises(NotAllowed):
         federation.members["site-4"].agree(federation.terms, current.terms, messages["site-0"])
-    agreements = current.collect_agreements(agreed(federation, messages))
+    answers = agreed(federation, messages)
+    mine = opened(answers["site-0"], Agreement, federation.keys["site-0"].public)
+    lent = sign(mine.model_copy(update={"site": "site-4"}), federation.keys["site-4"])
+    with pytest.raises(NotAllowed, match="not among the survivors"):
+        few = {site: answers[site] for site in federation.sites[:3]}
+        federation.members["site-0"].reveal(federation.terms, current.terms, letters(few | {"site-4": lent}))
+    agreements = current.collect_agreements(answers)
     with pytest.raises(Conflict):
         federation.members["site-4"].reveal(federation.terms, current.terms, agreements["site-0"])
     reveals = {site: federation.members[site].reveal(federation.terms, current.terms, text) for site, text in agreements.items()}
@@ -603,7 +625,7 @@ def test_a_site_that_masks_with_wrong_seeds_spoils_the_sum_and_is_noticed() -> N
         federation.sum(current, opened_round)
 
 
-def test_a_site_that_signs_another_set_or_reveals_more_is_dropped() -> None:
+def test_a_site_that_signs_another_set_is_dropped() -> None:
     federation = Federation(4)
     current, messages = federation.update_phase(federation.set_up())
     answers = agreed(federation, messages)
@@ -614,6 +636,23 @@ def test_a_site_that_signs_another_set_or_reveals_more_is_dropped() -> None:
     messages = current.collect_agreements(false)
     reveals = {site: federation.members[site].reveal(federation.terms, current.terms, text) for site, text in messages.items()}
     assert federation.sum(current, current.collect_reveals(reveals)).tolist() == federation.plain(federation.sites).tolist()
+
+
+@pytest.mark.parametrize("who", ["one who has not agreed", "one who reveals both secrets"])
+def test_a_site_that_reveals_more_than_it_was_asked_for_is_dropped(who: str) -> None:
+    federation = Federation(4)
+    current, messages = federation.update_phase(federation.set_up())
+    agreements = current.collect_agreements({site: text for site, text in agreed(federation, messages).items() if site != "site-3"})
+    reveals = {site: federation.members[site].reveal(federation.terms, current.terms, text) for site, text in agreements.items()}
+    if who == "one who has not agreed":
+        liar, reveals["site-3"] = "site-3", federation.members["site-3"].reveal(federation.terms, current.terms, agreements["site-0"])
+        assert federation.sum(current, current.collect_reveals(reveals)).tolist() == federation.plain(federation.sites).tolist()
+    else:
+        liar, said = "site-1", opened(reveals["site-1"], Reveal, federation.keys["site-1"].public)
+        reveals["site-1"] = sign(said.model_copy(update={"keys": {federation.roster.index("site-2"): draw_secret()}}), federation.keys["site-1"])
+        with pytest.raises(NotAvailable):
+            current.collect_reveals(reveals)
+    assert "not asked for" in current.dropped[liar]
 
 
 # Sites that fall silent

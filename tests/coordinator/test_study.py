@@ -45,6 +45,10 @@ def test_a_study_ends_in_a_signed_result_and_the_right_model(
         model = model + total / np.float32(20)
     sent = researcher.call("GET", f"/v1/studies/{study}/model").data
     assert sent == tensor(w=model.astype(np.float32))
+    updates = [update_of(site.name, number)["difference"][-12:] for site in sites for number in (1, 2)]
+    kept = [file for file in (server.folder / "blobs" / "studies" / study).rglob("*") if file.is_file()]
+    assert any(sent[-12:] in file.read_bytes() for file in kept)
+    eventually(lambda: not any(update in file.read_bytes() for file in kept for update in updates))
 
     numbered = events_of(researcher, study)
     assert [number for number, _ in numbered] == list(range(1, len(numbered) + 1))

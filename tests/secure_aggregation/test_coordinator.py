@@ -5,7 +5,7 @@ import json
 import pytest
 from secure_federation import Federation
 
-from aimer2.core.errors import Conflict, NotAvailable, Tampered
+from aimer2.core.errors import Conflict, NotAvailable, Tampered, VersionMismatch
 from aimer2.secure_aggregation.coordinator import Epoch, Round
 from aimer2.secure_aggregation.messages import EpochTerms
 
@@ -49,6 +49,22 @@ def test_a_document_changed_on_the_disk_is_noticed() -> None:
     document["dealt"]["site-0"] = document["dealt"]["site-1"]
     with pytest.raises(Tampered):
         Epoch.resume(federation.roster, document)
+
+
+def test_a_round_changed_on_the_disk_is_noticed() -> None:
+    federation = Federation(4)
+    current, messages = federation.update_phase(federation.set_up())
+    current.collect_agreements({site: federation.members[site].agree(federation.terms, current.terms, text) for site, text in messages.items()})
+    for part in ("updates", "agreements"):
+        document = current.document()
+        with pytest.raises(Tampered):
+            Round.resume(current.epoch, document | {part: document[part] | {"site-0": document[part]["site-1"]}})
+
+
+def test_what_another_version_kept_is_told_as_such() -> None:
+    federation = Federation(3)
+    with pytest.raises(VersionMismatch):
+        Epoch.resume(federation.roster, federation.set_up().document() | {"protocol": "AIMER2/SA1"})
 
 
 def test_what_was_decided_stays() -> None:

@@ -131,10 +131,14 @@ def test_the_store_holds_what_the_study_left_and_nothing_else(world: World) -> N
         assert made.bits(made.package.initial) == {name: np.zeros(size).tobytes() for name, size in (("coefficients", 2), ("intercept", 1))}
 
 
-def test_updates_that_were_not_used_are_deleted_too(world: World) -> None:
+@pytest.mark.parametrize("others", ["answer", "fail"])
+def test_updates_that_were_not_used_are_deleted_too(world: World, acts: Any, others: str) -> None:
     made = world()
     made.change("west", "train", 2, lambda sums: {**sums, "difference": {"odd": np.arange(7.0)}})
-    made.run()
+    if others == "fail":
+        for site in ("north", "south"):
+            made.tell(site, "train", 2, acts["fail"])
+    assert isinstance(made.run()[-1], StudyPaused) == (others == "fail")
     assert not [blob for blob in made.blobs._blobs.values() if b'"odd"' in blob.data]
 
 

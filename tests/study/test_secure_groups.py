@@ -131,6 +131,18 @@ def test_sites_of_a_lost_group_do_not_count_for_the_quorum() -> None:
     assert events[-1].reason.startswith("8 sites answered, enough for 2 of 3 groups; 7 sites and 2 groups are needed.")
 
 
+@pytest.mark.parametrize("phase", ["agree", "reveal"])
+def test_where_a_lost_group_leaves_fewer_sites_than_the_study_wants_the_round_is_lost(phase: str) -> None:
+    world = nine(needed=9)
+    world.tell("e", phase, failing)
+    events = world.run()
+    (lost,) = repeated(events)
+    assert "6 sites have a part in a sum that can be opened" in lost.reason
+    asked = {task.attempt for task in world.engine.asked if (task.round_number, task.phase) == (2, "reveal")}
+    assert asked == ({2} if phase == "agree" else {1, 2}), "nothing is opened once it is known to be too little"
+    assert ["".join(event.took_part) for event in rounds(events)] == ["abcdefghi"] * 3
+
+
 def test_a_liar_costs_its_group_and_is_not_asked_again() -> None:
     """It signs for another upload than it hands in: with a threshold of three its group is lost, in the next round it is left out for good."""
     world = World(11, groups=("abc", "defg", "hijk"), groups_needed=2)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
 from secure_world import MANY, PHASES, Power, World, bits, own_answer, repeated, rounds
 
-from aimer2.core.task import Reply, Task
+from aimer2.core.task import BlobRef, Reply, Task
 from aimer2.study.events import Event
 
 
@@ -57,6 +58,23 @@ def test_killed_at_any_save_the_study_ends_with_the_same_bits(undisturbed: Any, 
         assert not repeated(events), count
         assert bits(world) == undisturbed[2], count
         assert [event.round_number for event in rounds(asyncio.run(world.checkpoints.events()))] == [1, 2], count
+
+
+@pytest.mark.parametrize("decided", [2, 3], ids=["the set-up", "the survivors"])
+def test_what_an_earlier_version_has_begun_is_begun_anew_with_fresh_keys(undisturbed: Any, decided: int) -> None:
+    world = small()
+    world.checkpoints.fails = (decided, True)
+    world.run()
+    document = json.loads(world.checkpoints.text or "")
+    kept = document["summing"]
+    epoch = json.loads(bytes(world.blobs.open(BlobRef(**kept["0.epoch"])).view()))
+    writer = world.blobs.create()
+    writer.write(json.dumps(epoch | {"protocol": "AIMER2/SA1"}).encode())
+    kept["0.epoch"] = writer.commit().model_dump()
+    world.checkpoints.text = json.dumps(document)
+    events = world.run()
+    assert ["another version" in event.reason for event in repeated(events)] == [True]
+    assert bits(world) == undisturbed[2]
 
 
 @pytest.mark.parametrize("phase", PHASES)

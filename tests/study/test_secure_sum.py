@@ -109,17 +109,6 @@ def test_too_many_silent_ones_are_waited_for(phase: str) -> None:
     assert world.total == 3333
 
 
-def test_a_study_that_wants_more_sites_than_the_threshold_opens_no_sum_of_fewer() -> None:
-    world = World(4, needed=4)
-    world.tell("d", "update", saying("rubbish"))
-    events = world.run()
-    assert isinstance(events[-1], StudyPaused)
-    assert events[-1].reason.startswith("3 sites answered, 4 are needed. d: ")
-    assert not [task for task in world.engine.asked if task.phase != "update" and task.round_number == 2]
-    world.run()
-    assert world.total == 3333, "had three opened their sum, they would now refuse that of four"
-
-
 def test_a_site_that_comes_later_joins_with_a_set_up_of_its_own() -> None:
     world = World(4)
     world.engine.names.remove("d")
@@ -149,6 +138,14 @@ def test_a_site_that_missed_the_set_up_of_a_long_study_gets_another_soon() -> No
     events = world.run()
     assert ["".join(event.took_part) for event in rounds(events)] == ["abc"] * 8 + ["abcd"] * 12
     assert [task.round_number for task in world.engine.asked if task.phase == "keys" and task.site == "a"] == [1, 9]
+
+
+def test_a_site_that_never_heard_of_the_first_round_gets_its_shares_with_the_second() -> None:
+    world = World(4)
+    world.tell("d", "update", silent, round_number=1)
+    events = world.run()
+    assert ["".join(event.took_part) for event in rounds(events)] == ["abc", "abcd", "abcd"]
+    assert world.total == world.count("abc", "abcd", "abcd")
 
 
 def test_a_site_that_is_gone_since_the_set_up_is_not_waited_for_with_another() -> None:
@@ -242,6 +239,18 @@ def test_a_site_that_hands_in_something_else_is_dropped_and_the_others_go_on(cha
     assert reason in absence.reason
     assert ["".join(event.took_part) for event in rounds(events)] == ["abcd", "abc", "abcd"]
     assert world.total == world.count("abcd", "abc", "abcd")
+
+
+@pytest.mark.parametrize("change", [naked, another_layout], ids=["no masked update", "found out once all have answered"])
+def test_a_study_that_wants_more_sites_than_the_threshold_opens_no_sum_of_fewer(change: Callable[[World, Answer], Answer]) -> None:
+    world = World(4, needed=4)
+    world.tell("d", "update", lambda task: change(world, own_answer(world, task)))
+    events = world.run()
+    assert isinstance(events[-1], StudyPaused)
+    assert events[-1].reason.startswith("3 sites answered, 4 are needed. d: ")
+    assert not [task for task in world.engine.asked if task.phase != "update" and task.round_number == 2]
+    world.run()
+    assert world.total == 3333, "had three opened their sum, they would now refuse that of four"
 
 
 @pytest.mark.parametrize("phase", ["keys", "shares", "agree", "reveal"])

@@ -34,6 +34,11 @@ class Storage:
             store = self._studies[study] = FolderStore(self._folder / "studies" / study)
         return store
 
+    def settle(self, study: str) -> None:
+        """What was erased of a study's updates is in the logs of the stores no longer. It waits for the disk."""
+        for store in (self.of(study), self.staging):
+            store.settle()
+
     def claim(self, study: str, refs: Iterable[BlobRef]) -> None:
         """Makes uploaded blobs the study's as well. Raises NotFound where one was not uploaded whole."""
         store = self.of(study)

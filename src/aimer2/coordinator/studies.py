@@ -284,6 +284,7 @@ class Studies:
             kind = Kind.STUDY_FINISHED if result else Kind.STUDY_FAILED
             await parts.records.add(kind, actor="coordinator", study=digest, state=state, reason=reason[:2000])
         parts.queue.leave(digest)
+        await asyncio.to_thread(parts.storage.settle, digest)
 
     async def _halt(self, digest: str, *, withdraw: bool = True) -> None:
         """Ends this process's conducting of the study, at once; ``withdraw`` unless another process goes on with its tasks."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, final
 
-from aimer2.core.errors import AimerError, BadInput, Conflict, NotAllowed, NotAvailable, Tampered
+from aimer2.core.errors import AimerError, BadInput, Conflict, NotAllowed, NotAvailable, Tampered, VersionMismatch
 from aimer2.core.said import say
 from aimer2.core.task import Digest, SiteId
 from aimer2.secure_aggregation.hash_tree import HashTree
@@ -32,6 +32,7 @@ from aimer2.secure_aggregation.keys import (
     survivor_set,
 )
 from aimer2.secure_aggregation.messages import (
+    PROTOCOL,
     Agreement,
     Bundle,
     Deals,
@@ -140,11 +141,16 @@ class Epoch:
 
     def document(self) -> dict[str, Any]:
         dealt = {site: deal.text for site, deal in self._dealt.items()}
-        return {"terms": self.terms.model_dump(mode="json"), "dropped": self.dropped, "keys": self._keys, "dealt": dealt}
+        return {"protocol": PROTOCOL, "terms": self.terms.model_dump(mode="json"), "dropped": self.dropped, "keys": self._keys, "dealt": dealt}
 
     @classmethod
     def resume(cls, roster: Roster, document: Mapping[str, Any]) -> Epoch:
-        """The epoch as it was. Every signature is checked again: a document from a disk is worth what is signed in it."""
+        """The epoch as it was. Every signature is checked again: a document from a disk is worth what is signed in it.
+
+        Raises VersionMismatch for what a version has kept whose messages had another form.
+        """
+        if document.get("protocol") != PROTOCOL:
+            raise VersionMismatch("What was kept of this epoch is of another version of AIMER2.")
         epoch = cls(roster, EpochTerms.model_validate(document["terms"]), dict(document["dropped"]))
         epoch._fix_keys(document["keys"], {site: opened(text, Keys, roster.key(site)) for site, text in document["keys"].items()})
         epoch._dealt = {site: epoch._checked(site, text) for site, text in document["dealt"].items()}

@@ -116,6 +116,7 @@ class Loop:
         self._clear: Summing = InTheClear(plan.aggregator, engine, blobs, clock)
         self._summing = self._clear if not plan.secure else self._in_secret(plan, engine, blobs, clock)
         self.model: BlobRef | None = None
+        self._collected: Collected | None = None
         self._is_small = all(tree.size(leaf) <= SMALL for part in plan.parts for leaf in part.initial.values())
 
     def _in_secret(self, plan: Plan, engine: Engine, blobs: BlobStore, clock: Clock) -> Summing:
@@ -139,6 +140,7 @@ class Loop:
                     yield event
         except _Pause as pause:
             await self._checkpoints.save(replace(self.position, paused=True).document())
+            self._forget(self.position, self._collected)  # the next attempt asks for updates anew
             yield StudyPaused(time=self._clock.now(), reason=pause.reason)
             return
         self.model = BlobRef(**self.position.models["model"])
@@ -175,7 +177,7 @@ class Loop:
         present = tuple(site for site in there if site not in self.position.excluded and (begun is None or site in begun))
         selected = tuple(part.algorithm.select(state, present)) if part.stage in ITERATED else present
         away = tuple(_away(site) for site in self._plan.roster if site not in (*there, *self.position.excluded))
-        collected = Collected(selected, away=away)
+        collected = self._collected = Collected(selected, away=away)
         patience = self._patience(part, selected)
         if not patience.enough(selected):
             raise _Pause(self._too_few(patience.lacking(selected, say("can be asked")), collected.away))

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
-from aimer2.core.errors import AimerError, BadUpdate, NotAvailable
+from aimer2.core.errors import AimerError, BadUpdate, NotAvailable, VersionMismatch
 from aimer2.core.protocols import BlobStore
 from aimer2.core.said import joined, phrase, say
 from aimer2.core.task import Answer, BlobRef, Phase, SiteId, Task
@@ -101,11 +101,11 @@ class Group:
     # set-up
 
     def begin(self, asked: Asked) -> None:
-        """The epoch that serves this round: the present one, unless a site has come that was not there when it was set up."""
+        """The epoch that serves this round: the present one, unless a site has come that was not there when it was set up. Raises RoundLost."""
         tasks = self.tasks(asked)
         first = next(iter(asked.tasks.values()))
         if "epoch" in self.kept and self._epoch is None:
-            self._epoch = Epoch.resume(self.roster, self._document("epoch"))
+            self._epoch = self._kept_epoch()
         epoch = self._epoch
         serves = epoch is not None and (epoch.terms.stage, epoch.terms.attempt) == (first.stage, first.attempt)
         if epoch is None or not serves or first.round_number not in epoch.terms or self._is_due(epoch, tasks, first.round_number):
@@ -201,10 +201,10 @@ class Group:
         self._open = None
 
     def reopen(self, collected: Collected) -> None:
-        """The round whose survivors were fixed before this process began."""
+        """The round whose survivors were fixed before this process began. Raises RoundLost."""
         document = self._document("round")
         if self._epoch is None:
-            self._epoch = Epoch.resume(self.roster, self._document("epoch"))
+            self._epoch = self._kept_epoch()
         self._open = _Open(Round.resume(self._epoch, document["round"]), Layout.of_document(document["layout"]))
         for site, told in document["answers"].items():
             answer = collected.answers[site] = Answer.model_validate(told)
@@ -270,6 +270,13 @@ class Group:
         writer = self._blobs.create()
         writer.write(json.dumps(document).encode())
         self.kept = {**self.kept, name: writer.commit().model_dump()}
+
+    def _kept_epoch(self) -> Epoch:
+        """Raises RoundLost for what another version has kept: its sites' messages cannot be read, and fresh keys are set up."""
+        try:
+            return Epoch.resume(self.roster, self._document("epoch"))
+        except VersionMismatch as error:
+            raise RoundLost(error.sentence) from None
 
     def _document(self, name: str) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(bytes(self._blobs.open(BlobRef(**self.kept[name])).view()))

@@ -170,12 +170,12 @@ class SecureSum:
             yield event
         requests: list[dict[SiteId, Request]] = []
         self._each(here, collected, lambda group: requests.append(group.reveal_requests(agreed)))
+        _require(asked, collected)  # before anything is opened
         here = self._still(here)
         async for event in self._phase("reveal", asked, requests, self._patience(asked, seconds, here, lambda roster: roster.threshold), revealed):
             yield event
         self._each(here, collected, lambda group: group.take_reveals(agreed, revealed))
-        if not asked.patience.enough(collected.answers):
-            raise RoundLost(asked.patience.lacking(collected.answers, say("have a part in a sum that could be opened")))
+        _require(asked, collected)
 
     def _each(self, groups: Sequence[Group], collected: Collected, work: Callable[[Group], None]) -> None:
         """The same for each group; one where it fails is lost. Raises RoundLost where too few are left."""
@@ -216,6 +216,12 @@ class SecureSum:
 
 def _of(group: Group, why: str) -> Said:
     return say("{sites}: {reason}", sites=", ".join(group.roster.members), reason=phrase(why))
+
+
+def _require(asked: Asked, collected: Collected) -> None:
+    """Raises RoundLost where groups that were lost leave too few sites."""
+    if not asked.patience.enough(collected.answers):
+        raise RoundLost(asked.patience.lacking(collected.answers, say("have a part in a sum that can be opened")))
 
 
 def _groups(groups: Sequence[Group], needed: int, least: Callable[[Roster], int]) -> Groups:
