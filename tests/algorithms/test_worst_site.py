@@ -10,6 +10,7 @@ import pytest
 
 from aimer2.algorithms.fedavg import FedAvg
 from aimer2.algorithms.worst_site import WorstSite
+from aimer2.core.errors import BadUpdate
 
 
 def test_every_round_by_hand(rounds: Any) -> None:
@@ -41,3 +42,10 @@ def test_a_round_asked_anew_moves_the_mixture_once(rounds: Any) -> None:
     state = rounds.step(method, method.init({"x": np.array([3.0])}), 1)
     first = rounds.local(method, state, 1, 2)
     assert dict(rounds.local(method, state, 1, 2).sums) == dict(first.sums)
+
+
+def test_a_loss_too_large_for_the_rate_is_said_and_not_a_sum_without_end(rounds: Any) -> None:
+    """Squared errors of thousands at a rate of 0.5: exp would overflow."""
+    method = WorstSite(mixture_rate=0.5)
+    with pytest.raises(BadUpdate, match="too large for this mixture_rate"):
+        rounds.local(method, method.init({"x": np.array([1e4])}), 1, 2)

@@ -18,8 +18,9 @@ from aimer2.core.errors import BadData, BadInput, BadModel
 from aimer2.core.random import SecureBytes
 from aimer2.core.study import Target, Training
 from aimer2.learners.recipe import Recipe
+from aimer2.learners.records import Records
 from aimer2.learners.torch import TorchLearner
-from aimer2.learners.torch_private import PrivateTorchLearner, _Records
+from aimer2.learners.torch_private import PrivateTorchLearner
 from aimer2.models import cnn, mlp, single_layer
 from aimer2.models.options import CnnOptions, LinearOptions, MlpOptions
 from aimer2.privacy.terms import Terms
@@ -186,7 +187,7 @@ def test_noise_and_draw_do_not_come_from_the_seed() -> None:
 
 
 def test_each_patient_is_drawn_with_the_stated_chance_and_whole() -> None:
-    records = _Records.of(drawn(rows=30, patients=[number // 3 for number in range(30)]))
+    records = Records.of(drawn(rows=30, patients=[number // 3 for number in range(30)]))
     source = SecureBytes()
     draws = np.array([records.draw(0.3, source) for _ in range(4000)])
     assert draws.shape == (4000, 10)

@@ -136,6 +136,49 @@ def test_every_method_that_is_allowed_runs(name: str) -> None:
     assert found.result["privacy"]["differential_privacy"]["rounds"] == 1
 
 
+TREES: dict[str, Any] = {
+    "model": {"framework": "trees", "name": "boosted", "options": {"trees": 3, "max_depth": 2, "bins": 8}},
+    "training": {},
+    "method": {"name": "random_trees", "rounds": 3},
+}
+
+
+def trees(terms: Mapping[str, Any] | None = TERMS, **changes: Any) -> Study:
+    document = private(terms).model_dump() | TREES
+    for place, change in changes.items():
+        document[place] = {**document[place], **change}
+    return Study(**document)
+
+
+def test_trees_of_drawn_splits_are_private_in_secret() -> None:
+    found = simulate(trees(evaluation={"metrics": ("auc",)}), three(), patient="patient")
+    stated = found.result["privacy"]["differential_privacy"]
+    assert (stated["rounds"], stated["local_steps"], stated["noise_multiplier"]) == (3, 1, 1.0)
+    assert stated["mechanism"].startswith("trees of drawn splits")
+    trained = [event for event in found.events if isinstance(event, RoundFinished) and event.stage == "train"]
+    assert all(event.secrecy is not None and not event.figures for event in trained)
+    # one step a round of the very mechanism that DP-SGD is counted by
+    once = simulate(private(training={"local_steps": 1}, method={"rounds": 3}, evaluation={"metrics": ("auc",)}), three(), patient="patient")
+    assert stated["epsilon"] == once.result["privacy"]["differential_privacy"]["epsilon"]
+    again = simulate(trees(evaluation={"metrics": ("auc",)}), three(), patient="patient")
+    assert not np.array_equal(found.model["value"], again.model["value"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"method": {"name": "boosted_trees", "rounds": 7}}, "method.name"),
+        ({"method": {"rounds": 7}}, "method.rounds"),
+        ({"cohort": {"standardise": "none"}}, "cohort.standardise"),
+        ({"cohort": {"target": {"name": "disease", "kind": "regression", "minimum": 0, "maximum": 1}}}, "cohort.target.kind"),
+    ],
+)
+def test_trees_that_could_not_be_private_are_refused(changes: dict[str, Any], place: str) -> None:
+    with pytest.raises(BadStudy) as refused:
+        simulate(trees(**changes), three(), patient="patient")
+    assert place in [fault.place for fault in refused.value.faults]
+
+
 @pytest.mark.parametrize("name", ["qfedavg", "fedsgd"])
 def test_a_method_that_looks_at_rows_is_refused_at_the_door_and_stopped_at_the_site(name: str) -> None:
     study = private(method={"name": name})

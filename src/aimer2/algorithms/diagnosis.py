@@ -46,9 +46,10 @@ Floats = npt.NDArray[np.float64]
 _CHUNK = 4096
 
 _FEWEST = 4
+"""Rows of which two halves can be trained on."""
+
 _WORDS = ("across", "length", "sites", "rows", "rows_squared", "steps", "steps_squared", "buffers", "cells", "sum", "squares", "between")
 """What the arrays of its own sums are called."""
-"""Rows of which two halves can be trained on."""
 
 _FAR = 5.0
 """Standardised features are cut to this: one odd value must not be a shift."""

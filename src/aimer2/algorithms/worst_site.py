@@ -24,11 +24,15 @@ from aimer2.algorithms.fedavg import positive, train
 from aimer2.algorithms.personal import keep, kept
 from aimer2.algorithms.qfedavg import mean_loss
 from aimer2.core import tree
+from aimer2.core.errors import BadUpdate
 from aimer2.core.protocols import Local
 from aimer2.core.ranges import AT_LEAST_0, refuse_outside
 from aimer2.core.task import SiteId
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update
+
+FARTHEST = 60.0
+"""How far log q_k may be ahead of the common level: with e^60 the difference is still a number in single precision."""
 
 
 @final
@@ -68,7 +72,11 @@ class WorstSite:
         gained = self.mixture_rate * mean_loss(received["model"], site)
         own = gained + (0.0 if before is None else tree.scalar(before, "log"))
         keep(site, {"log": np.array([own])})
-        share = exp(own - tree.scalar(received["level"], "log"))
+        ahead = own - tree.scalar(received["level"], "log")
+        if ahead > FARTHEST:
+            remedy = "Lower `method.parameters.mixture_rate`, or scale the target: the rate times the loss is what a site gains in a round."
+            raise BadUpdate("The loss is too large for this mixture_rate: one round would give the whole mixture to one site.", remedy=remedy)
+        share = exp(ahead)
         sent = train(received["model"], site)
         difference: dict[str, Any] = {name: leaf * leaf.dtype.type(share) for name, leaf in sent.sums["difference"].items()}
         return Update({"difference": difference, "weight": {**sent.sums["weight"], "share": np.array([rows * share])}})

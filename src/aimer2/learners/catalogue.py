@@ -136,6 +136,9 @@ def _installed(study: Study) -> str:
 
 def _private(study: Study) -> Callable[..., Learner]:
     """The learner that keeps to the study's terms of differential privacy. Raises NotAvailable where its library is not here."""
+    if study.model.framework == "trees":
+        grows: Callable[..., Learner] = importlib.import_module("aimer2.learners.trees_private").PrivateTreesLearner
+        return partial(grows, terms=terms(study))
     if not importlib.util.find_spec("opacus"):
         sentence = "This study asks for differential privacy, and opacus, which trains by it, is not installed here."
         raise NotAvailable(sentence, remedy="Install it: pip install 'aimer2[dp]'")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, final
 
 import numpy as np
@@ -25,16 +25,16 @@ from opacus.grad_sample.grad_sample_module_fast_gradient_clipping import GradSam
 from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 
-from aimer2.core.dataset import Dataset, Samples, Shielded
-from aimer2.core.errors import BadData, BadInput, BadModel
+from aimer2.core.dataset import Dataset
+from aimer2.core.errors import BadInput, BadModel
 from aimer2.core.protocols import Correction, Selector
 from aimer2.core.random import SecureBytes
 from aimer2.core.said import say
 from aimer2.core.tree import Tree
 from aimer2.learners.recipe import Recipe
+from aimer2.learners.records import Records, inside, told
 from aimer2.learners.torch import TorchLearner
 from aimer2.privacy.gaussian import gaussian
-from aimer2.privacy.noisy_metrics import noisy_metrics
 from aimer2.privacy.terms import Terms
 
 ROW_VALUES = 1 << 22
@@ -99,7 +99,7 @@ class PrivateTorchLearner(TorchLearner):
                     steps=steps,
                 )
             )
-        records = _Records.of(_inside(data))
+        records = Records.of(inside(data))
         self._recipe.check(records.rows)
         torch.manual_seed(int(copy.deepcopy(rng).integers(2**63)))
         trained = self._prepare(trainable)
@@ -114,21 +114,8 @@ class PrivateTorchLearner(TorchLearner):
         return 0.0
 
     def evaluate(self, data: Dataset) -> Tree:
-        """Noisy counts and bounded sums over held-out patients, of each of whom one row, drawn anew, counts.
-
-        Raises BadData for the rows that are trained on: the terms count no such look.
-        """
-        if not isinstance(data, Samples):
-            raise BadData("Under differential privacy no model is measured on the patients that it is trained on.")
-        kind, span = self._recipe.target.kind, self._recipe.target.span
-        if self._terms.evaluation_noise is None or kind not in ("binary", "multiclass", "regression"):
-            raise BadInput("The terms of differential privacy have no evaluation.")
-        records = _Records.of(data)
-        self._recipe.check(data)
-        told = data.at(records.one_row_each(self._source))
-        scores, _ = self._measured(told)
-        named, noise = self._recipe.metrics, self._terms.evaluation_noise
-        return noisy_metrics(kind, scores, np.asarray(told.targets), named, noise, self._source, span=span)
+        """Noisy counts and bounded sums over held-out patients (`aimer2.learners.records.told`)."""
+        return told(data, self._recipe, self._terms, self._source, lambda rows: self._measured(rows)[0])
 
     def _noisy(self, summed: dict[str, Tensor]) -> dict[str, Tensor]:
         """The sums of clipped gradients with noise, over the public expected number of patients; added in double precision."""
@@ -139,7 +126,7 @@ class PrivateTorchLearner(TorchLearner):
         parts = torch.split(whole, [leaf.numel() for leaf in summed.values()])
         return {name: part.reshape(leaf.shape).to(leaf.dtype) for (name, leaf), part in zip(summed.items(), parts, strict=True)}
 
-    def _clipped_sum(self, records: _Records, drawn: npt.NDArray[np.bool_], trained: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    def _clipped_sum(self, records: Records, drawn: npt.NDArray[np.bool_], trained: dict[str, nn.Parameter]) -> dict[str, Tensor]:
         """Over the drawn patients: the sum of their gradients, none longer than the clip norm."""
         summed = {name: torch.zeros_like(parameter) for name, parameter in trained.items()}
         most = ROW_VALUES // math.prod(self._recipe.feature_shape)
@@ -237,50 +224,3 @@ def _norms(own: dict[str, Tensor]) -> list[Tensor]:
 
 def _weighted(factors: Tensor, own: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: torch.tensordot(factors, torch.nan_to_num(gradient), dims=1) for name, gradient in own.items()}
-
-
-@final
-class _Records:
-    """Rows by patient: ``owner`` ``(n,)`` numbers each row's patient from 0."""
-
-    def __init__(self, rows: Samples, owner: npt.NDArray[np.int64], patients: int) -> None:
-        self.rows = rows
-        self._owner = owner
-        self._patients = patients
-        self.single = patients == len(rows)
-
-    @classmethod
-    def of(cls, rows: Samples) -> _Records:
-        if rows.patients is None:
-            return cls(rows, np.arange(len(rows)), len(rows))
-        known, owner = np.unique(rows.patients, return_inverse=True)
-        return cls(rows, owner.astype(np.int64), len(known))
-
-    def draw(self, rate: float, source: SecureBytes) -> npt.NDArray[np.bool_]:
-        """Poisson sampling: each patient with this probability, independently."""
-        if rate >= 1:
-            return np.ones(self._patients, bool)
-        return source.words(self._patients) < np.uint64(int(rate * 2**64))
-
-    def parts(self, drawn: npt.NDArray[np.bool_], most: int) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-        """Row numbers in order with their patients' numbers within the part; a patient is in one part, which has about ``most`` rows."""
-        rows = np.flatnonzero(drawn[self._owner])
-        counts = np.bincount(self._owner[rows], minlength=self._patients)
-        part_of = (np.maximum(np.cumsum(counts), 1) - 1) // most
-        part = part_of[self._owner[rows]]
-        for number in np.unique(part):
-            chosen = rows[part == number]
-            yield chosen, np.unique(self._owner[chosen], return_inverse=True)[1].astype(np.int64)
-
-    def one_row_each(self, source: SecureBytes) -> npt.NDArray[np.int64]:
-        """Of each patient one row, each of them as likely."""
-        order = np.lexsort((source.words(len(self.rows)), self._owner))
-        return order[np.unique(self._owner[order], return_index=True)[1]]
-
-
-def _inside(data: Dataset) -> Samples:
-    if isinstance(data, Shielded):
-        return data.inside
-    if isinstance(data, Samples):
-        return data
-    raise BadData("Differential privacy needs rows that lie in memory.")

@@ -1,7 +1,7 @@
 """Trees that a federation grows together: what a site computes with the trees so far, and how it measures them.
 
-They are grown by a method (`aimer2.algorithms.boosted_trees`), not trained by steps. The bins of the rows and what finished trees say of them are
-kept from one round to the next; they follow from rows and trees alone, so a site that has lost them computes the same bits again.
+They are grown by a method (`aimer2.algorithms.boosted_trees`, `random_trees`), not trained by steps. The bins of the rows and what finished trees
+say of them are kept from one round to the next; they follow from rows and trees alone, so a site that has lost them computes the same bits again.
 """
 
 from __future__ import annotations
@@ -56,9 +56,8 @@ class _Rows:
     after: Mapping[str, Array]
 
 
-@final
 class TreesLearner:
-    """Boosted trees in numpy, on the CPU."""
+    """Boosted trees in numpy, on the CPU. `aimer2.learners.trees_private` tells of their leaves with noise."""
 
     buffers: frozenset[str] = frozenset()
 
@@ -125,7 +124,9 @@ class TreesLearner:
         trainable: Selector | None = None,
     ) -> float:
         """Raises NotAvailable: trees take no steps."""
-        raise NotAvailable("Trees are grown from histograms, not trained by steps.", remedy="Use the method boosted_trees.")
+        raise NotAvailable(
+            "Trees are grown from sums over their nodes, not trained by steps.", remedy="Use the method boosted_trees or random_trees."
+        )
 
     def codes(self, data: Dataset) -> Codes:
         """The bin of each value, ``(p, n)``; the number of bins where it is missing."""
@@ -149,6 +150,20 @@ class TreesLearner:
             case _:
                 probability = np.exp(_log_softmax(margins))
                 return probability - (targets[:, None] == np.arange(margins.shape[1])), probability * (1.0 - probability)
+
+    def leaves(self, data: Dataset, number: int) -> tuple[Array, Array]:
+        """Sums of both derivatives over the rows in each leaf of the last level of one tree, ``(K, 2^depth)`` each. Raises BadModel for a tree that
+        lacks a split."""
+        return self.summed(data, number, *self.derivatives(data, number))
+
+    def summed(self, data: Dataset, number: int, gradient: Array, curvature: Array) -> tuple[Array, Array]:
+        """Sums of what is given for each row and output ``(n, K)``, by leaf."""
+        first = leaf_level(self._parameters)
+        if (self._parameters["feature"][number, :, :first] < 0).any():
+            raise BadModel("A tree of drawn splits has one in every inner node.")
+        places, shape = self.nodes(data, number) - first, (first + 1,)
+        made = [np.stack([np.bincount(places[:, k], one[:, k], *shape) for k in range(places.shape[1])]) for one in (gradient, curvature)]
+        return made[0], made[1]
 
     def outcome(self, data: Dataset) -> Array:
         """What the margin before the first tree follows from, ``(K + 2,)``: rows per class, then zeros; or of a regression n, Σy and Σy²."""

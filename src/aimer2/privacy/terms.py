@@ -3,6 +3,7 @@
 DP-SGD (Abadi et al. 2016): in each of ``rounds × local_steps`` steps every patient of a site is drawn with probability ``sampling_rate``, the
 gradient of each drawn patient is shortened to ``clip_norm``, and Gaussian noise of ``noise_multiplier × clip_norm`` is added to their sum. The counts
 of held-out patients are told once, of the final model, with Gaussian noise. A patient is either trained on or held out, yet both are charged.
+Trees of drawn splits are counted the same way, with one step a round: the sums of a tree's leaves.
 """
 
 from __future__ import annotations
@@ -68,15 +69,16 @@ def terms(study: Study) -> Terms:
     asked = study.privacy.of_records
     if asked is None or (found := incomplete(study)):
         raise BadStudy([Fault(PLACE, "is not asked for", "state its terms")] if asked is None else found)
-    assert asked.sampling_rate and asked.clip_norm and asked.delta and study.training.local_steps
+    a_round = _steps(study)
+    assert asked.sampling_rate and asked.clip_norm and asked.delta and a_round
     held_out = study.evaluation.held_out > 0
-    steps = study.method.rounds * study.training.local_steps
+    steps = study.method.rounds * a_round
     return Terms(
         sampling_rate=asked.sampling_rate,
         noise_multiplier=asked.noise_multiplier or _noise(asked, steps, held_out),
         clip_norm=asked.clip_norm,
         delta=asked.delta,
-        local_steps=study.training.local_steps,
+        local_steps=a_round,
         rounds=study.method.rounds,
         evaluation_noise=asked.evaluation_noise if held_out else None,
         patients=study.cohort.minimum_patients,
@@ -98,10 +100,15 @@ def incomplete(study: Study) -> list[Fault]:
     }
     found += [Fault(f"{PLACE}.{name}", "is missing", remedy) for name, remedy in needed.items() if getattr(asked, name) is None]
     found += how_much(asked)
-    if study.training.local_steps is None:
+    if _steps(study) is None:
         remedy = "set `training.local_steps`: epochs would tell how many patients a site has, and ε depends on the steps"
         found.append(Fault("training.local_steps", "is missing, and differential privacy counts steps", remedy))
     return found
+
+
+def _steps(study: Study) -> int | None:
+    """Sums with noise in a round; trees take none by steps, and tell of their leaves once."""
+    return 1 if study.model.framework == "trees" else study.training.local_steps
 
 
 def how_much(asked: DifferentialPrivacy) -> list[Fault]:

@@ -17,6 +17,8 @@ from aimer2.privacy.noisy_metrics import NOISY_METRICS
 from aimer2.privacy.site_terms import site_terms
 from aimer2.privacy.terms import PLACE, Terms, incomplete, small_delta, terms
 from aimer2.study import private_questions, site_level_terms
+from aimer2.study.trees import DRAWN
+from aimer2.study.trees import FRAMEWORK as TREES
 
 POST_PROCESSING: Mapping[str, Mapping[str, tuple[Any, str]]] = {
     **{name: {} for name in ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "feddyn")},
@@ -117,7 +119,7 @@ def _model(study: Study) -> list[Fault]:
     model, asked = study.model, study.privacy.differential_privacy
     assert asked is not None
     found = []
-    if model.framework != "torch":
+    if model.framework not in ("torch", TREES):
         found.append(
             Fault("model.framework", say("{framework} tells no single patient's gradient here", framework=model.framework), "use framework = 'torch'")
         )
@@ -139,10 +141,11 @@ def _method(study: Study) -> list[Fault]:
     name, given = study.method.name, study.method.parameters
     if name not in catalogue.names():
         return []
-    if name not in POST_PROCESSING:
+    allowed = {DRAWN: {}} if study.model.framework == TREES else POST_PROCESSING
+    if name not in allowed:
         problem = say("{name} looks at patients' data beyond the gradients that are clipped and get noise", name=name)
-        return [Fault("method.name", problem, say("use one of {post_processing}", post_processing=", ".join(sorted(POST_PROCESSING))))]
-    wanted = POST_PROCESSING[name]
+        return [Fault("method.name", problem, say("use one of {post_processing}", post_processing=", ".join(sorted(allowed))))]
+    wanted = allowed[name]
     return [
         Fault(f"method.parameters.{key}", say("is {given}", given=given[key]), why)
         for key, (value, why) in wanted.items()

@@ -22,6 +22,9 @@ NOT_COVERED = (
     "other studies of the same patients, also those by which this study's settings were chosen: what they tell adds up",
 )
 
+DP_SGD = "DP-SGD: each drawn patient's gradient clipped, Gaussian noise on their sum, at the site"
+MECHANISMS = {"trees": "trees of drawn splits: each drawn patient's derivatives clipped, Gaussian noise on the sum of each leaf, at the site"}
+
 
 def secure_aggregation(package: Package, rounds: Sequence[RoundFinished]) -> dict[str, Any] | None:
     """How the sums were made in secret, and what that cost in precision. None where the coordinator saw every update."""
@@ -86,7 +89,7 @@ def differential_privacy(study: Study, events: Iterable[Event], sites: int) -> d
         "epsilon_by_renyi": round(kept.epsilon_by_renyi(rounds, evaluations=evaluations), 4),
         "delta": kept.delta,
         "epsilon_asked": asked.epsilon,
-        "mechanism": "DP-SGD: each drawn patient's gradient clipped, Gaussian noise on their sum, at the site",
+        "mechanism": MECHANISMS.get(study.model.framework, DP_SGD),
         "noise_multiplier": kept.noise_multiplier,
         "clip_norm": kept.clip_norm,
         "sampling": f"Poisson: each patient with chance {kept.sampling_rate:g} in each step, drawn in secret at the site",

@@ -9,7 +9,7 @@ from aimer2.core.errors import Fault
 from aimer2.core.said import say
 from aimer2.core.study import Study, Training
 
-FRAMEWORK = "trees"
+FRAMEWORK, DRAWN = "trees", "random_trees"
 
 _OWN: Mapping[str, str] = {
     "learning_rate": "set `method.parameters.learning_rate`",
@@ -44,7 +44,7 @@ def _method(study: Study) -> list[Fault]:
     if method.name not in growing:
         problem = say("{name} adds up weights, and the sum of two hospitals' trees is no tree", name=method.name)
         return [Fault("method.name", problem, say("use {growing}, or another framework", growing=" or ".join(growing)))]
-    found = _rounds(study)
+    found = [*_rounds(study), *_ranges(study)]
     if method.aggregator != "weighted_mean":
         problem = say(
             "is {aggregator}, but histograms are added: what compares sites does not fit counts of unequal hospitals", aggregator=method.aggregator
@@ -59,17 +59,36 @@ def _rounds(study: Study) -> list[Fault]:
     if type(trees) is not int or type(depth) is not int or trees < 1 or depth < 0:
         # told of the options themselves
         return []
-    needed = 1 + trees * max(1, depth)
+    needed = trees if study.method.name == DRAWN else 1 + trees * max(1, depth)
     if study.method.rounds == needed:
         return []
-    problem = say(
-        "is {rounds}, but {trees} trees of depth {depth} take {needed}: one for the bins, and one for each level",
-        rounds=study.method.rounds,
-        trees=trees,
-        depth=depth,
-        needed=needed,
-    )
+    if study.method.name == DRAWN:
+        problem = say(
+            "is {rounds}, but {trees} trees of drawn splits take {needed}: one each", rounds=study.method.rounds, trees=trees, needed=needed
+        )
+    else:
+        problem = say(
+            "is {rounds}, but {trees} trees of depth {depth} take {needed}: one for the bins, and one for each level",
+            rounds=study.method.rounds,
+            trees=trees,
+            depth=depth,
+            needed=needed,
+        )
     return [Fault("method.rounds", problem, say("set it to {needed}, or change `model.options.trees` and `max_depth`", needed=needed))]
+
+
+def _ranges(study: Study) -> list[Fault]:
+    """Of trees whose cuts are drawn before any value is seen."""
+    if study.method.name != DRAWN:
+        return []
+    found = []
+    if study.cohort.standardise != "range":
+        problem = say("is '{standardise}', but {name} draws its cuts within the features' ranges", standardise=study.cohort.standardise, name=DRAWN)
+        found.append(Fault("cohort.standardise", problem, "set it to 'range', with `minimum` and `maximum` of every number"))
+    if study.cohort.target.kind == "regression":
+        problem = say("of the kind 'regression' has derivatives without a bound, and {name} is for classes", name=DRAWN)
+        found.append(Fault("cohort.target.kind", problem, "take boosted_trees, or a binary or multiclass target"))
+    return found
 
 
 def _training(study: Study) -> list[Fault]:
