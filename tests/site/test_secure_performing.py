@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cbor2
 import numpy as np
 import pytest
 
 from aimer2.blobs.folder import FolderStore
 from aimer2.connectors.table import load_table
 from aimer2.core.clock import SystemClock
+from aimer2.core.errors import NotAllowed
 from aimer2.core.study import Study
 from aimer2.core.task import BlobRef, Failure, Refusal, Reply, SiteId, Task
 from aimer2.engines.in_process import InProcess
@@ -24,11 +26,14 @@ from aimer2.identity.keys import SigningKey
 from aimer2.messages.package import Package
 from aimer2.messages.tensors import read_tree
 from aimer2.messages.wire import detach
+from aimer2.secure_aggregation.messages import EpochTerms, Letters, RoundTerms
+from aimer2.secure_aggregation.site import MARKS
 from aimer2.secure_aggregation.vault import MemoryVault
 from aimer2.site.balance import Budget
 from aimer2.site.decisions import Decisions
 from aimer2.site.ledger import Ledger, Ledgers
 from aimer2.site.performing import Performing
+from aimer2.site.secret_sums import SecretSums
 from aimer2.site.settings import Settings
 from aimer2.site.snapshots import SnapshotRecord
 from aimer2.study.checkpoint import Remembered
@@ -36,7 +41,7 @@ from aimer2.study.conduct import conduct
 from aimer2.study.events import Event, RoundFinished, RoundRepeated, StudyFinished
 from aimer2.study.pack import pack
 from aimer2.study.perform import open_performer
-from aimer2.study.secure_update import SecureUpdate, groups_of
+from aimer2.study.secure_update import Request, SecureUpdate, groups_of
 from aimer2.study.site_level import SiteLevel
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -310,6 +315,40 @@ def test_two_sums_that_differ_by_one_site_are_recorded_and_refused_where_the_hos
         assert differences(made) == [(2, ["west"])]
         assert [event.round_number for event in lost] == [2]
         assert "north: The sum differs from the one before by west alone, and this site opens no two such sums." in lost[0].reason
+
+
+@pytest.mark.parametrize(
+    ("names", "few"), [("east north south west", 0), ("east north south", 1), ("east north", 2), ("east", 3), ("elsewhere north west", 3)]
+)
+def test_sums_of_sites_that_differ_by_one_or_two_are_too_close(hospital: Callable[..., Hospital], names: str, few: int) -> None:
+    made = hospital()
+    sums = SecretSums(made.bench.site, made.settings.model_copy(update={"small_differences": "refuse"}))
+    asked = Request(
+        epoch=EpochTerms(stage="train", attempt=1, first_round=1, rounds=1),
+        content=Letters(signed=dict.fromkeys(names.split(), "signed")).model_dump_json(),
+        round=RoundTerms(round_number=1, layout="0" * 64),
+    )
+    task = made.bench.task().model_copy(update={"phase": "agree", "message": asked.model_dump_json()})
+    member = sums.member(task, made.package)
+    assert member is not None
+    member.member.vault.change({f"{made.bench.digest}/{MARKS}/last-opened": cbor2.dumps(["east", "north", "south", "west"])})
+    if few in (1, 2):
+        with pytest.raises(NotAllowed, match=f"differs from the one before by {'west' if few == 1 else 'south, west'} alone"):
+            sums.watch(task, member)
+    else:
+        sums.watch(task, member)
+    assert len(differences(made)) == (few in (1, 2))
+
+
+def test_no_keys_are_told_where_those_of_another_hospital_are_verified_no_longer(hospital: Callable[..., Hospital]) -> None:
+    made = hospital()
+    made.bench.site.address_book.remove("east", by="Dr Grace", reason="its key was stolen")
+    asked = Request(epoch=EpochTerms(stage="train", attempt=1, first_round=1, rounds=1))
+    task = made.bench.task().model_copy(update={"phase": "keys", "message": asked.model_dump_json()})
+    ready = made.bench.run(lambda b: b.do(task))
+    assert isinstance(ready.reply, Refusal)
+    assert (ready.reply.code, ready.reply.reason) == ("not-verified", "Nobody at this site has verified the keys of east.")
+    assert not made.bench.site.folder.vault.exists(), "no secret was drawn"
 
 
 def ledger(made: Hospital) -> Ledger:

@@ -78,3 +78,13 @@ def test_secrets_outlive_a_start_of_the_machine_only_where_the_agent_ended_in_or
     assert found("second") == whole, "an update of the machine"
     assert found("second") == whole
     assert found("third") == {"state": None, "train-1": b"these", "train-1-1": b"closed"}, "a power cut: that it had ended in order is long past"
+
+
+def test_who_runs_again_after_an_end_in_order_has_not_ended_in_order(tmp_path: Path) -> None:
+    with closing(FileVault(tmp_path / "vault.sqlite", "first")) as vault:
+        vault.change(KEPT)
+        vault.end_in_order()
+    with closing(FileVault(tmp_path / "vault.sqlite", "first")) as vault:
+        vault.change({f"{STUDY}/train-1-1/2/update": b"said since"})  # and then a power cut
+    with closing(FileVault(tmp_path / "vault.sqlite", "second")) as vault:
+        assert vault.load(f"{STUDY}/train-1-1/state") is None
