@@ -15,8 +15,8 @@ from aimer2.site.folder import agent_lock, existing
 @by_person
 @in_folder
 def recover(by: str, folder: Path | None) -> None:
-    """After a backup was put back: withdraw, take keys out and descriptions back, freeze, close accounts, as the audit log says. Stop the agent
-    first."""
+    """After a backup was put back: withdraw, take keys out and descriptions back, freeze, close accounts, void passwords, as the audit log says.
+    Stop the agent first."""
     place = existing(folder)
     with agent_lock(place):
         found = restored.recover(open_decisions(place), by=by)

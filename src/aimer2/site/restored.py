@@ -1,7 +1,7 @@
 """Whether the site's state is as new as its audit log. Put back from a backup, `state.sqlite` has forgotten what was said since.
 
 What a person here ended must stay ended: a refusal or withdrawal, a freeze, a key that was taken out, a description that was taken back, an account
-that was closed. The audit log holds each before it counts (a
+that was closed, a password that was exchanged. The audit log holds each before it counts (a
 freeze right after), so what the state allows and the log's last word does not is found. The agent does not run then, until a named person has the
 log's words taken again. A folder that was put back whole, log and all, is not found by this: the heads that others hold of the log show that.
 """
@@ -19,7 +19,7 @@ from aimer2.audit.kinds import Kind
 from aimer2.core.errors import AimerError, Conflict
 from aimer2.core.said import Said, joined, mark, phrase, say
 from aimer2.messages.wire import Decision
-from aimer2.site.console.accounts import Accounts
+from aimer2.site.console.accounts import Accounts, Person
 from aimer2.site.decisions import Decisions
 from aimer2.site.freeze import freeze, freeze_of
 from aimer2.site.publishing import published, take_back
@@ -35,6 +35,7 @@ _SAID: Mapping[str, str] = {
     Kind.DATASET_PUBLISHED: mark("its description taken back"),
     Kind.USER_ADDED: mark("added"),
     Kind.USER_REMOVED: mark("closed"),
+    Kind.PASSWORD_CHANGED: mark("another password chosen"),
 }
 _NAMED_BY: Mapping[str, str] = {
     Kind.ROSTER_KEY_VERIFIED: "site",
@@ -42,6 +43,7 @@ _NAMED_BY: Mapping[str, str] = {
     Kind.DATASET_PUBLISHED: "dataset",
     Kind.USER_ADDED: "login",
     Kind.USER_REMOVED: "login",
+    Kind.PASSWORD_CHANGED: "login",
 }
 """The detail that says what an entry is about."""
 _REASON = "the site's state was put back from an older copy; its audit log says so"
@@ -51,12 +53,12 @@ _REASON = "the site's state was put back from an older copy; its audit log says 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
     """Something that the state allows against the last word in the audit log: a study by its digest, a site's key, a data set's
-    description, an account, or everything of a freeze.
+    description, an account, its password, or everything of a freeze.
 
     ``approved``: the last word, where that is an approval in narrower terms.
     """
 
-    what: Literal["study", "key", "freeze", "description", "account"]
+    what: Literal["study", "key", "freeze", "description", "account", "password"]
     name: str
     told: str
     approved: Entry | None = None
@@ -66,6 +68,7 @@ def forgotten(decisions: Decisions) -> list[Forgotten]:
     """What the state has forgotten; reads the whole audit log. Raises Tampered where that cannot be read."""
     studies: dict[str, Entry] = {}
     others: dict[str, dict[str, Entry]] = {"site": {}, "dataset": {}, "login": {}}
+    passwords: dict[str, Entry] = {}
     frozen: Entry | None = None
     for entry in decisions.audit.read(kinds=set(_SAID)):
         if entry.kind in (Kind.FROZEN, Kind.THAWED):
@@ -74,9 +77,13 @@ def forgotten(decisions: Decisions) -> list[Forgotten]:
             studies[entry.study] = entry
         else:
             named_by = _NAMED_BY[entry.kind]
+            if entry.kind in (Kind.PASSWORD_CHANGED, Kind.USER_REMOVED):
+                passwords[str(entry.details["login"])] = entry
+            if entry.kind == Kind.PASSWORD_CHANGED:
+                continue
             others[named_by][str(entry.details[named_by])] = entry
     found = [*_studies(decisions, studies), *_keys(decisions, others["site"]), *_freeze(decisions, frozen)]
-    return [*found, *_descriptions(decisions, others["dataset"]), *_accounts(decisions, others["login"])]
+    return [*found, *_descriptions(decisions, others["dataset"]), *_accounts(decisions, others["login"], passwords)]
 
 
 def require_whole(decisions: Decisions) -> None:
@@ -91,7 +98,7 @@ def require_whole(decisions: Decisions) -> None:
 
 def recover(decisions: Decisions, *, by: str) -> list[Forgotten]:
     """Takes again what was forgotten, in this person's name: withdraws, approves in the last terms, takes keys out, freezes, takes back
-    descriptions, closes accounts. What was approved since the backup can be approved anew."""
+    descriptions, closes accounts, voids passwords. What was approved since the backup can be approved anew."""
     found = forgotten(decisions)
     for one in sorted(found, key=lambda one: one.what == "study"):  # an approval rests on the keys that are left
         if one.what == "study":
@@ -102,6 +109,8 @@ def recover(decisions: Decisions, *, by: str) -> list[Forgotten]:
             take_back(decisions.folder, decisions.audit, decisions.clock, one.name, by)
         elif one.what == "account":
             _accounts_of(decisions).remove(one.name, by=by)
+        elif one.what == "password":
+            _accounts_of(decisions).void(one.name)
         elif one.name in decisions.address_book.entries():  # it may have gone with the site it was taken over from
             decisions.address_book.remove(one.name, by=by, reason=_REASON)
     return found
@@ -167,12 +176,20 @@ def _descriptions(decisions: Decisions, last: dict[str, Entry]) -> Iterator[Forg
             yield Forgotten("description", dataset, _told(say("Data set {name}", name=dataset), entry))
 
 
-def _accounts(decisions: Decisions, last: dict[str, Entry]) -> Iterator[Forgotten]:
+def _accounts(decisions: Decisions, last: dict[str, Entry], passwords: dict[str, Entry]) -> Iterator[Forgotten]:
     if decisions.folder.console.is_file():
         for person in _accounts_of(decisions).people():
-            entry = last.get(person.login)
+            entry, password = last.get(person.login), passwords.get(person.login)
+            about = say("Account {name} of the console", name=person.login)
             if entry is not None and entry.kind == Kind.USER_REMOVED:
-                yield Forgotten("account", person.login, _told(say("Account {name} of the console", name=person.login), entry))
+                yield Forgotten("account", person.login, _told(about, entry))
+            elif password is not None and _is_old(person, password):
+                yield Forgotten("password", person.login, _told(about, password))
+
+
+def _is_old(person: Person, last: Entry) -> bool:
+    """Whether password or link are of before the last word on them: the choice of another, or the end of an account that was made anew since."""
+    return person.active if last.kind == Kind.USER_REMOVED else float(str(last.details.get("chosen", 0.0))) > person.chosen
 
 
 def _accounts_of(decisions: Decisions) -> Accounts:

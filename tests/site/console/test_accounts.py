@@ -39,8 +39,10 @@ def test_the_audit_log_says_who_made_the_link_by_which_a_password_was_chosen(acc
     accounts.accept(accounts.add("vogt", "Dr Ines Vogt", ["data-protection-officer"], by="Test"), PASSWORD)
     accounts.accept(accounts.link("vogt", by="Jan Roth"), "another password of hers")
     log = AuditLog(folder.audit, SigningKey.load(folder.key), SystemClock())
-    chosen = [(entry.actor, dict(entry.details)) for entry in log.read() if entry.kind == Kind.PASSWORD_CHANGED]
-    assert chosen == [("Dr Ines Vogt", {"login": "vogt", "link_made_by": by}) for by in ("Test", "Jan Roth")]
+    chosen = [entry for entry in log.read() if entry.kind == Kind.PASSWORD_CHANGED]
+    assert [(one.actor, one.details["login"], one.details["link_made_by"]) for one in chosen] == [
+        ("Dr Ines Vogt", "vogt", by) for by in ("Test", "Jan Roth")
+    ]
 
 
 def test_a_link_ends_after_a_day(accounts: Accounts, clock: Any) -> None:

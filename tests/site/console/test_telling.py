@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from tests.site.console.conftest import Clock, offer
 
-from aimer2.core.errors import AimerError, ClockSkew, Conflict, Unreachable
+from aimer2.core.errors import AimerError, ClockSkew, Conflict, NotAuthenticated, NotFound, Unreachable
 from aimer2.identity.base64url import decode
 from aimer2.privacy.accounting import Spent, epsilon, gaussian
 from aimer2.site.balance import Budget
@@ -245,6 +245,49 @@ def test_a_description_and_an_account_that_were_ended_stay_so(decisions: Decisio
     accounts.add("jan", "Dr Jan Roth", ["administrator"], by="Dr Ines Vogt")
     publish(datasets, "registry")
     require_whole(decisions)
+
+
+@pytest.mark.parametrize("since", ["another password", "closed and made anew"])
+@pytest.mark.parametrize("backup", ["of the old password", "of the link to it"])
+def test_a_password_that_was_exchanged_does_not_come_back(since: str, backup: str, decisions: Decisions, folder: SiteFolder) -> None:
+    accounts, old, new = Accounts(folder.console, decisions.audit, decisions.clock), "correct horse battery", "staple of another kind"
+    link = accounts.add("jan", "Dr Jan Roth", ["administrator"], by="Dr Ines Vogt")
+    before = folder.console.read_bytes()
+    accounts.accept(link, old)
+    kept = folder.console.read_bytes() if backup == "of the old password" else before
+    if since == "another password":
+        accounts.accept(accounts.link("jan", by="Dr Ines Vogt"), new)
+    else:
+        accounts.remove("jan", by="Dr Ines Vogt")
+        accounts.accept(accounts.add("jan", "Dr Jan Roth", ["administrator"], by="Dr Ines Vogt"), new)
+    require_whole(decisions)
+    folder.console.write_bytes(kept)
+    with pytest.raises(Conflict, match=r"Account jan of the console: another password chosen by Dr Jan Roth"):
+        require_whole(decisions)
+    assert [one.what for one in recover(decisions, by="Bea Roth")] == ["password"]
+    require_whole(decisions)
+    with pytest.raises(NotAuthenticated):
+        accounts.log_in("jan", old)
+    with pytest.raises(NotFound):
+        accounts.accept(link, old)
+    accounts.accept(accounts.link("jan", by="Dr Ines Vogt"), new)
+    require_whole(decisions)
+
+
+def test_a_password_of_an_account_that_was_closed_is_none_of_its_successors(decisions: Decisions, folder: SiteFolder) -> None:
+    accounts = Accounts(folder.console, decisions.audit, decisions.clock)
+    accounts.accept(accounts.add("jan", "Dr Jan Roth", ["administrator"], by="Dr Ines Vogt"), "correct horse battery")
+    kept = folder.console.read_bytes()
+    accounts.remove("jan", by="Dr Ines Vogt")
+    accounts.add("jan", "Dr Jan Roth", ["administrator"], by="Dr Ines Vogt")
+    require_whole(decisions)
+    folder.console.write_bytes(kept)
+    with pytest.raises(Conflict, match="Account jan of the console: closed by Dr Ines Vogt"):
+        require_whole(decisions)
+    recover(decisions, by="Bea Roth")
+    require_whole(decisions)
+    with pytest.raises(NotAuthenticated):
+        accounts.log_in("jan", "correct horse battery")
 
 
 def test_a_take_back_says_whether_an_agent_has_heard_of_it(datasets: Datasets, folder: SiteFolder) -> None:

@@ -46,6 +46,7 @@ _STEPS: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE TABLE failures (login TEXT PRIMARY KEY, count INTEGER NOT NULL, last REAL NOT NULL)",
     ),
     ("ALTER TABLE links ADD COLUMN made_by TEXT NOT NULL DEFAULT 'unknown'",),
+    ("ALTER TABLE accounts ADD COLUMN chosen REAL",),
 )
 _FIRST: Final[tuple[Role, ...]] = ("administrator", "data-protection-officer")
 
@@ -53,12 +54,13 @@ _FIRST: Final[tuple[Role, ...]] = ("administrator", "data-protection-officer")
 @final
 @dataclass(frozen=True, slots=True)
 class Person:
-    """``name``: as decisions and the audit log bear it; ``active``: has chosen a password."""
+    """``name``: as decisions and the audit log bear it; ``active``: has chosen a password; ``chosen``: when the last one was chosen, or voided."""
 
     login: str
     name: str
     roles: tuple[Role, ...]
     active: bool = True
+    chosen: float = 0.0
 
     def may(self, action: Action) -> bool:
         return may(self.roles, action)
@@ -132,20 +134,27 @@ class Accounts:
 
         Raises NotFound, BadInput, Conflict.
         """
-        hashed = hash_password(password)
+        hashed, now = hash_password(password), self._clock.now()
         with self._writing() as database:
             linked, made_by = self._linked(database, secret)
             if linked is None:
-                _insert(database, _checked(login, name, _FIRST), name, self._clock.now())
+                _insert(database, _checked(login, name, _FIRST), name, now)
             person = self._named(database, linked or login)
-            database.execute("UPDATE accounts SET password = ? WHERE login = ?", (hashed, person.login))
+            database.execute("UPDATE accounts SET password = ?, chosen = ? WHERE login = ?", (hashed, now, person.login))
             database.execute("DELETE FROM links WHERE login IS ? OR secret = ?", (linked, _digest(secret)))
             database.execute("DELETE FROM sessions WHERE login = ?", (person.login,))
         if linked is None:
             self._audit.append(Kind.USER_ADDED, actor=person.name, details={"login": person.login, "name": person.name, "roles": list(person.roles)})
         # Whoever made the link could have used it: the log says who that was.
-        self._audit.append(Kind.PASSWORD_CHANGED, actor=person.name, details={"login": person.login, "link_made_by": made_by})
+        self._audit.append(Kind.PASSWORD_CHANGED, actor=person.name, details={"login": person.login, "link_made_by": made_by, "chosen": now})
         return person
+
+    def void(self, login: str) -> None:
+        """Neither password nor link nor session is good any more: a new link is needed."""
+        with self._writing() as database:
+            database.execute("UPDATE accounts SET password = NULL, chosen = ? WHERE login = ?", (self._clock.now(), login))
+            for table in ("links", "sessions"):
+                database.execute(f"DELETE FROM {table} WHERE login = ?", (login,))
 
     # sessions
 
@@ -263,7 +272,8 @@ def _insert(database: sqlite3.Connection, person: Person, by: str, now: float) -
 
 
 def _person(row: sqlite3.Row) -> Person:
-    return Person(str(row["login"]), str(row["name"]), tuple(cast(Role, role) for role in str(row["roles"]).split()), row["password"] is not None)
+    roles = tuple(cast(Role, role) for role in str(row["roles"]).split())
+    return Person(str(row["login"]), str(row["name"]), roles, row["password"] is not None, row["chosen"] or 0.0)
 
 
 def _digest(secret: str) -> str:
