@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from aimer2.blobs.folder import FolderStore
+from aimer2.core.disclosure import Disclosure
 from aimer2.core.errors import Unreachable
 from aimer2.core.study import Study
 from aimer2.core.task import Answer, Failure, Refusal, Task
@@ -146,6 +147,25 @@ def test_the_same_task_again_gives_the_stored_bytes_and_is_not_computed_again(be
     assert isinstance(first.reply, Answer) and set(first.reply.sums) == {"difference", "weight", "metrics"}
     assert again == first and again.attachments
     assert bench.workers.warm(bench.digest) is None
+
+
+@pytest.mark.parametrize(("minimum_cell", "told"), [(10, {15}), (20, set())])
+def test_findings_and_released_figures_count_no_fewer_patients_than_the_hospital_allows(
+    minimum_cell: int, told: set[int], site: Decisions, settings: Settings, blobs: FolderStore, a_study: Callable[..., Study], tmp_path: Path
+) -> None:
+    """Of 60 patients some 15 are held out."""
+    study = a_study(evaluation={"held_out": 0.2, "metrics": ["accuracy"], "release_per_site": True})
+    package = pack(study, tmp_path, {"north": site.key.public.text}, blobs)
+    bench = Bench(site, settings.model_copy(update={"disclosure": Disclosure(minimum_cell=minimum_cell)}), package, blobs)
+    site.approve(bench.digest, by="Dr Grace")
+
+    async def both(b: Bench) -> tuple[Ready, Ready]:
+        return await b.do(b.task(stage="preflight")), await b.do(b.task(stage="final"))
+
+    checked, measured = bench.run(both)
+    assert isinstance(checked.reply, Answer) and isinstance(measured.reply, Answer)
+    assert f"fewer than {minimum_cell} patients" in next(check.finding for check in checked.reply.checks if check.name == "missing")
+    assert {figure.n for figure in measured.reply.released} == told
 
 
 def test_a_worker_that_is_killed_in_a_task_is_started_again_and_the_task_is_answered(bench_with: Callable[[str], Bench]) -> None:

@@ -177,9 +177,10 @@ codes = st.integers(-1, 2)
     st.booleans(),
     st.sampled_from(["refuse", "drop", "mean", "zero"]),
     st.sampled_from(["binary", "regression"]),
+    st.sampled_from([10, 20]),
 )
-def test_nothing_said_quotes_a_cell_or_counts_fewer_than_ten_exactly(
-    rows: list[tuple[float, int, int, float]], swap: bool, missing: str, kind: str
+def test_nothing_said_quotes_a_cell_or_counts_fewer_than_the_minimum_cell(
+    rows: list[tuple[float, int, int, float]], swap: bool, missing: str, kind: str, minimum_cell: int
 ) -> None:
     age, sex, disease, number = (list(part) for part in zip(*rows, strict=True))
     columns = {
@@ -188,7 +189,9 @@ def test_nothing_said_quotes_a_cell_or_counts_fewer_than_ten_exactly(
         "disease": Column("number", np.array(number)) if swap else Column("category", np.array(disease, np.int32), ("no", "yes", LEVEL)),
     }
     target = {"name": "disease", "kind": kind}
-    data = Table(columns, pseudonyms([str(n) for n in range(len(rows))], KEY))
+    data = Table(columns, pseudonyms([str(n) for n in range(len(rows))], KEY), minimum_cell)
+    said = " ".join(check.finding for check in checks(study(cohort__missing=missing, cohort__target=target), data, MACHINE))
+    assert not [count for count in range(1, minimum_cell) if f"about {count} patients" in said]
     said = texts(study(cohort__missing=missing, cohort__target=target), data)
     assert "91827" not in said
     assert LEVEL not in said

@@ -88,6 +88,8 @@ class Table:
 
     columns: Mapping[str, Column]
     patient: npt.NDArray[np.uint64]
+    minimum_cell: int = MINIMUM_CELL
+    """No sentence that leaves the site counts fewer of these patients."""
 
     def __post_init__(self) -> None:
         if self.patient.dtype != _PSEUDONYM or self.patient.ndim != 1:

@@ -207,7 +207,7 @@ class Performing:
             await self._workers.end(task.study)
             raise
         protected = await self._protect(work, received, handed, files)
-        telling = released(work.package.study, task.stage, handed.figures)
+        telling = released(work.package.study, task.stage, handed.figures, self._settings.disclosure.minimum_cell)
         if telling and not self._decisions.store.releases(task):
             telling = ()
         answer = Answer(

@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping, MutableMapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -41,9 +41,10 @@ def serve(line: Line, opening: Mapping[str, Any]) -> None:
 def _open(opening: Mapping[str, Any]) -> Performs:
     files = Path(opening["files"])
     study = Study.model_validate_json((files / "study.json").read_bytes())
-    table = load_table(Path(opening["snapshot"]), verify=True, sha256=opening["sha256"])
+    disclosure = Disclosure(**opening["disclosure"])
+    table = replace(load_table(Path(opening["snapshot"]), verify=True, sha256=opening["sha256"]), minimum_cell=disclosure.minimum_cell)
     named = {path.name: path for path in files.iterdir() if path.name != "study.json"}
-    return open_performer(study, table, site=opening["site"], files=named, disclosure=Disclosure(**opening["disclosure"]))
+    return open_performer(study, table, site=opening["site"], files=named, disclosure=disclosure)
 
 
 def _answer(performer: Performs, request: dict[str, Any], files: list[int]) -> tuple[dict[str, Any], list[int]]:

@@ -1,6 +1,7 @@
 """From a site's table to what a model sees: the study's columns in its order, images or both, held-out patients, missing cells, standardisation.
 
-Every sentence raised here names columns as the study names them and counts patients, fewer than ten never exactly; none quotes a cell.
+Every sentence raised here names columns as the study names them and counts patients, fewer than the site's minimum cell
+never exactly; none quotes a cell.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def design(cohort: Cohort, table: Table) -> Design:
         column = find(table, asked.name)
         check_kind(asked, column)
         check_unit(asked, column)
-        check_categories(asked, column, table.patient)
+        check_categories(asked, column, table)
         parts.append(_masks(cohort, asked, table) if asked.kind == "segmentation" else _targets(asked, column))
     check_times(cohort.target, table)
     known = ~without_target(cohort.target, table)
@@ -120,8 +121,8 @@ def _columns(cohort: Cohort, table: Table) -> Floats:
         column = find(table, feature.name)
         check_kind(feature, column)
         check_unit(feature, column)
-        check_categories(feature, column, table.patient)
-        check_range(feature, column, table.patient)
+        check_categories(feature, column, table)
+        check_range(feature, column, table)
         blocks.append(_block(feature, column))
     return np.hstack(blocks)
 
@@ -247,31 +248,31 @@ def check_unit(asked: Feature | Target, column: Column) -> None:
         raise BadData(say("Column {name} is in {has}, the study asks for {unit}.", name=repr(asked.name), has=column.unit, unit=asked.unit))
 
 
-def check_categories(asked: Feature | Target, column: Column, patient: npt.NDArray[np.uint64]) -> None:
+def check_categories(asked: Feature | Target, column: Column, table: Table) -> None:
     """Also that a binary target without categories is 0 or 1."""
     if column.kind in ("category", "mask"):
         levels = set(_levels(asked))
         unknown = [code for code, level in enumerate(column.categories) if level not in levels]
         rows = strange(column, unknown) if column.kind == "mask" else np.isin(column.values, unknown)
-        check_none(rows, patient, "Column {name} has a category that the study does not list, for {patients}.", name=repr(asked.name))
+        check_none(rows, table, "Column {name} has a category that the study does not list, for {patients}.", name=repr(asked.name))
     elif asked.kind == "binary":
         strange_rows = ~np.isin(column.values, (0.0, 1.0)) & ~column.missing
-        check_none(strange_rows, patient, "Column {name} is to be 0 or 1, but is something else for {patients}.", name=repr(asked.name))
+        check_none(strange_rows, table, "Column {name} is to be 0 or 1, but is something else for {patients}.", name=repr(asked.name))
 
 
-def check_range(feature: Feature, column: Column, patient: npt.NDArray[np.uint64]) -> None:
+def check_range(feature: Feature, column: Column, table: Table) -> None:
     low = -np.inf if feature.minimum is None else feature.minimum
     high = np.inf if feature.maximum is None else feature.maximum
     outside = (column.values < low) | (column.values > high)
     message = "Column {name} is out of the study's range from {low} to {high} for {patients}."
-    check_none(outside, patient, message, name=repr(feature.name), low=f"{low:g}", high=f"{high:g}")
+    check_none(outside, table, message, name=repr(feature.name), low=f"{low:g}", high=f"{high:g}")
 
 
 def check_times(target: Target, table: Table) -> None:
     """Raises BadData where a time to an event lies below 0."""
     if target.kind == "survival":
         early = np.asarray(find(table, target.name).values < 0)
-        check_none(early, table.patient, "Column {name} is a time before the start for {patients}.", name=repr(target.name))
+        check_none(early, table, "Column {name} is a time before the start for {patients}.", name=repr(target.name))
 
 
 def without_target(target: Target, table: Table) -> Rows:
@@ -279,28 +280,28 @@ def without_target(target: Target, table: Table) -> Rows:
     return np.asarray(np.any([find(table, column.name).missing for column in target.columns], axis=0))
 
 
-def check_complete(cohort: Cohort, whole: Design) -> None:
+def check_complete(cohort: Cohort, whole: Design, minimum_cell: int = MINIMUM_CELL) -> None:
     """Raises BadData naming the features in which a cell is missing."""
     missing = np.isnan(whole.features)
     if missing.any():
         sources = [feature.name for feature in cohort.features for _ in _names(feature)]
         faults = dict.fromkeys(sources[number] for number in np.flatnonzero(missing.any(axis=0)))
-        patients = about(whole.patient[missing.any(axis=1)])
+        patients = about(whole.patient[missing.any(axis=1)], minimum_cell)
         raise BadData(
             say("Missing in {faults}, for {patients}; the study refuses missing features.", faults=", ".join(map(repr, faults)), patients=patients)
         )
 
 
-def check_none(rows: Rows, patient: npt.NDArray[np.uint64], problem: str, **values: object) -> None:
+def check_none(rows: Rows, table: Table, problem: str, **values: object) -> None:
     """Raises BadData where there is such a row; `{patients}` in the problem becomes about how many patients."""
     if rows.any():
-        raise BadData(say(problem, **values, patients=about(patient[rows])))
+        raise BadData(say(problem, **values, patients=about(table.patient[rows], table.minimum_cell)))
 
 
-def about(patient: npt.NDArray[np.uint64]) -> str:
+def about(patient: npt.NDArray[np.uint64], minimum_cell: int) -> str:
     """How many patients, as it may be told outside the site."""
-    rounded = coarse(count_patients(patient))
-    return say("fewer than {least} patients", least=MINIMUM_CELL) if rounded is None else say("about {count} patients", count=rounded)
+    rounded = coarse(count_patients(patient), minimum_cell)
+    return say("fewer than {least} patients", least=minimum_cell) if rounded is None else say("about {count} patients", count=rounded)
 
 
 def _names(feature: Feature) -> list[str]:
@@ -343,7 +344,7 @@ def _groups(group: Feature, table: Table) -> Floats:
     """Raises BadData where the column is not there, is no category or has one that the study does not list."""
     column = find(table, group.name)
     check_kind(group, column)
-    check_categories(group, column, table.patient)
+    check_categories(group, column, table)
     one_hot: Floats = (_codes(group, column)[:, None] == np.arange(len(group.categories))).astype(np.float64)
     return one_hot
 

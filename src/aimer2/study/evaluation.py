@@ -10,7 +10,7 @@ from aimer2.core.study import Study
 from aimer2.core.task import FigureDocument, Stage
 from aimer2.core.tree import Tree
 from aimer2.metrics.figures import Figure, figures
-from aimer2.privacy.disclosure import coarse
+from aimer2.privacy.disclosure import MINIMUM_CELL, coarse
 from aimer2.privacy.noisy_metrics import plausible
 from aimer2.study import diagnosis
 from aimer2.study.personal import whose
@@ -50,7 +50,7 @@ _MOST, _LONGEST = 400, 200
 """Figures that a site releases at most, and characters of a name."""
 
 
-def released(study: Study, stage: Stage, measured: Sequence[Figure | FigureDocument]) -> tuple[FigureDocument, ...]:
+def released(study: Study, stage: Stage, measured: Sequence[Figure | FigureDocument], minimum_cell: int = MINIMUM_CELL) -> tuple[FigureDocument, ...]:
     """A site's own figures as it hands them to the study: once, of the last model, and only where the approved study says so.
 
     Disclosure control: of fewer patients than the minimum cell none is told; the others to two significant digits, their patients to the
@@ -62,7 +62,7 @@ def released(study: Study, stage: Stage, measured: Sequence[Figure | FigureDocum
     return tuple(
         FigureDocument(name=name, value=_short(one.value), low=_short(one.low), high=_short(one.high), n=told)
         for name, one in list(named.items())[:_MOST]
-        if (told := coarse(one.n)) is not None
+        if (told := coarse(one.n, minimum_cell)) is not None
     )
 
 

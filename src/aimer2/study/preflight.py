@@ -1,7 +1,7 @@
 """The data contract, checked before the first round: every fault of a site's data and machine in one answer.
 
 Leaves the site: the checks. Their sentences name the study's columns and terms, the declared units and the versions installed; patients are
-counted to the nearest five, fewer than ten never exactly, and no cell is quoted.
+counted to the nearest five, fewer than the site's minimum cell never exactly, and no cell is quoted.
 """
 
 from __future__ import annotations
@@ -112,9 +112,9 @@ def _columns(cohort: Cohort, table: Table) -> Iterator[Check]:
     yield _check("columns", say("All {count} columns are there.", count=len(names)), [_fault(cohorts.find, table, name) for name in names])
     yield _check("kinds", "Every column is of the kind asked for.", [_fault(cohorts.check_kind, *pair) for pair in there])
     yield _check("units", "Every unit is the one asked for.", [_fault(cohorts.check_unit, *pair) for pair in there])
-    strange = [_fault(cohorts.check_categories, *pair, table.patient) for pair in fitting]
+    strange = [_fault(cohorts.check_categories, *pair, table) for pair in fitting]
     yield _check("categories", "No category is unknown to the study.", strange)
-    ranges = [_fault(cohorts.check_range, *pair, table.patient) for pair in numbers]
+    ranges = [_fault(cohorts.check_range, *pair, table) for pair in numbers]
     if all(target.name in table.columns for target in cohort.target.columns):
         ranges.append(_fault(cohorts.check_times, cohort.target, table))
     yield _check("ranges", "Every number is in its range.", ranges)
@@ -156,9 +156,9 @@ def _rows(study: Study, table: Table) -> Iterator[Check]:
 
 def _missing(cohort: Cohort, whole: cohorts.Design, incomplete: cohorts.Rows, table: Table) -> Check:
     if cohort.missing == "refuse" and incomplete.any():
-        return _check("missing", "", [_fault(cohorts.check_complete, cohort, whole)])
-    patients = cohorts.about(whole.patient[incomplete])
-    lacking = cohorts.about(table.patient[cohorts.without_target(cohort.target, table)])
+        return _check("missing", "", [_fault(cohorts.check_complete, cohort, whole, table.minimum_cell)])
+    patients = cohorts.about(whole.patient[incomplete], table.minimum_cell)
+    lacking = cohorts.about(table.patient[cohorts.without_target(cohort.target, table)], table.minimum_cell)
     told = {
         "refuse": say("No feature is missing; without a target: {lacking}.", lacking=lacking),
         "drop": say("Rows left out for a missing feature: {patients}; without a target: {lacking}.", patients=patients, lacking=lacking),
