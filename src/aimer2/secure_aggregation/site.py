@@ -88,7 +88,7 @@ class Member:
 
         Raises Conflict for a closed epoch.
         """
-        state = self._load(epoch)
+        state, _ = self._load(epoch)
         if state is None:
             secrets = {number: [draw_secret(), draw_secret()] for number in _numbers(epoch)}
             seal = draw_secret()
@@ -287,10 +287,11 @@ class Member:
 
     def _masking(self, epoch: EpochTerms, round_number: int) -> tuple[Digest, dict[str, Any]]:
         """The members' digest and what is kept of a round, of an epoch whose set-up is done and whose round is still to come."""
-        state = self._known(epoch)
+        state, (kept,) = self._load(epoch, self._secrets(epoch, round_number))
+        if state is None:
+            raise _sits_out()
         if "cohort" not in state:
             raise Conflict("This site has not accepted the members' shares for this epoch.")
-        kept = self.vault.load(self._secrets(epoch, round_number))
         if kept is None:
             raise Conflict(say("Round {round_number} is closed at this site, or not of this epoch.", round_number=round_number))
         return state["cohort"], cbor2.loads(kept)
@@ -325,23 +326,22 @@ class Member:
         return text
 
     def _known(self, epoch: EpochTerms) -> dict[str, Any]:
-        state = self._load(epoch)
-        if state is None:
+        if (state := self._load(epoch)[0]) is None:
             raise _sits_out()
         return state
 
-    def _load(self, epoch: EpochTerms) -> dict[str, Any] | None:
-        if self.vault.load(_mark(self.roster.study, epoch.name)) is not None:
+    def _load(self, epoch: EpochTerms, *besides: str) -> tuple[dict[str, Any] | None, list[bytes | None]]:
+        closed, stored, *found = self.vault.load_all(_mark(self.roster.study, epoch.name), self._state(epoch), *besides)
+        if closed is not None:
             raise Conflict("This epoch is closed at this site.")
-        stored = self.vault.load(self._state(epoch))
         if stored is None:
-            return None
+            return None, found
         state: dict[str, Any] = cbor2.loads(stored)
         if state.get("protocol") != PROTOCOL:  # kept by a version whose messages had another form
             raise _sits_out()
         if state["epoch"] != epoch.model_dump():
             raise Conflict("This site knows the epoch with other terms.")
-        return state
+        return state, found
 
     def _state(self, epoch: EpochTerms) -> str:
         return f"{self._name(epoch)}/state"

@@ -11,6 +11,10 @@ class Vault(Protocol):
 
     def load(self, name: str) -> bytes | None: ...
 
+    def load_all(self, *names: str) -> tuple[bytes | None, ...]:
+        """As `load`, all of one moment."""
+        ...
+
     def change(self, keep: Mapping[str, bytes], erase: Collection[str] = (), *, lasting: bool = False) -> None:
         """Everything whose name begins with one of ``erase`` goes, for good; what is kept stands in the place of what was there.
 
@@ -29,6 +33,9 @@ class MemoryVault:
 
     def load(self, name: str) -> bytes | None:
         return self.documents.get(name)
+
+    def load_all(self, *names: str) -> tuple[bytes | None, ...]:
+        return tuple(map(self.documents.get, names))
 
     def change(self, keep: Mapping[str, bytes], erase: Collection[str] = (), *, lasting: bool = False) -> None:
         left = {name: document for name, document in self.documents.items() if not name.startswith(tuple(erase))}

@@ -190,7 +190,7 @@ class Performing:
     async def _compute(self, work: Work, opening: Opening, memory: Mapping[str, BlobRef], attachments: Mapping[str, str]) -> Ready:
         task, secure = work.task, work.secure
         if secure is not None:
-            await to_the_end(secure.begin, task)
+            await to_the_end(secure.begin, task) if secure.has_shares(task) else secure.begin(task)
         if task.stage == "preflight":
             # A process that has run the study's code has no word on what the data are.
             await self._workers.end(task.study)

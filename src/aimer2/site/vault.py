@@ -30,11 +30,9 @@ class FileVault:
 
     def __init__(self, path: Path, start: str | None = None) -> None:
         """``start``: which start of the machine this is; None: as the kernel says."""
-        self._lock = threading.Lock()
+        self._lock, self._settling_lock = threading.Lock(), threading.Lock()
         path.touch(mode=0o600)
-        self._database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        for setting in ("journal_mode = WAL", "synchronous = NORMAL", "secure_delete = ON"):
-            self._database.execute(f"PRAGMA {setting}")
+        self._database, self._settling = _connected(path), _connected(path)
         self._database.execute("CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, document BLOB NOT NULL) WITHOUT ROWID")
         self._open((start or Path("/proc/sys/kernel/random/boot_id").read_text().strip()).encode())
 
@@ -49,9 +47,13 @@ class FileVault:
         self.change({_STARTED: start}, [_IN_ORDER], lasting=True)
 
     def load(self, name: str) -> bytes | None:
+        return self.load_all(name)[0]
+
+    def load_all(self, *names: str) -> tuple[bytes | None, ...]:
+        wanted = ", ".join("?" * len(names))
         with self._lock:
-            row = self._database.execute("SELECT document FROM secrets WHERE name = ?", (name,)).fetchone()
-        return None if row is None else bytes(row[0])
+            found = dict(self._database.execute(f"SELECT name, document FROM secrets WHERE name IN ({wanted})", names).fetchall())
+        return tuple(map(found.get, names))
 
     def change(self, keep: Mapping[str, bytes], erase: Collection[str] = (), *, lasting: bool = False) -> None:
         with self._lock:
@@ -72,9 +74,13 @@ class FileVault:
             database.executemany("INSERT OR REPLACE INTO secrets VALUES (?, ?)", keep.items())
 
     def settle(self) -> None:
-        """The log that changes go through still holds what they erased; it is emptied. Off the path of a round: it waits for the disk."""
-        with self._lock:
-            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        """The log that changes go through still holds what they erased; it is emptied. Off the path of a round: it waits for the disk.
+
+        Over a connection of its own, and most of it in a way that lets others write meanwhile.
+        """
+        with self._settling_lock:
+            for way in ("PASSIVE", "TRUNCATE"):
+                self._settling.execute(f"PRAGMA wal_checkpoint({way})")
 
     def end_in_order(self) -> None:
         """All that was kept is on the disk, and nothing more is said on its ground before it is opened again."""
@@ -82,5 +88,13 @@ class FileVault:
         self.change({} if started is None else {_IN_ORDER: started}, lasting=True)
 
     def close(self) -> None:
-        with self._lock:
+        with self._lock, self._settling_lock:
+            self._settling.close()
             self._database.close()
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    for setting in ("journal_mode = WAL", "synchronous = NORMAL", "secure_delete = ON"):
+        database.execute(f"PRAGMA {setting}")
+    return database

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, final
 
 from pydantic import Field
@@ -91,6 +92,10 @@ class SecureUpdate:
         request = request_in(task)
         return () if request.round is None else self.member.changed(request.epoch, request.round, request.content)
 
+    def has_shares(self, task: Task) -> bool:
+        """Whether `begin` takes shares in, which takes a while: opening and checking them all."""
+        return request_in(task).content != ""
+
     def begin(self, task: Task) -> None:
         """Before anything is computed: takes the members' shares in. Raises as `Member` where the site cannot hand in a masked update.
 
@@ -125,11 +130,17 @@ class SecureUpdate:
 
 def request_in(task: Task) -> Request:
     """Raises Tampered where it is none, or is about another round than the task that carries it."""
-    request = parsed(task.message, Request)
+    request = _request(task.message)
     about = (request.epoch.stage, request.epoch.attempt) == (task.stage, task.attempt) and task.round_number in request.epoch
     if not about or (request.round is not None and request.round.round_number != task.round_number):
         raise Tampered("The task and its message are about different rounds.")
     return request
+
+
+@lru_cache(2)
+def _request(message: str) -> Request:
+    # Each step of a task reads it again.
+    return parsed(message, Request)
 
 
 def rosters_of(package: Package, digest: str) -> tuple[Roster, ...]:
@@ -161,8 +172,14 @@ def quorum_of(package: Package) -> Patience:
 
 def layout_in(message: MaskedUpdate) -> Layout:
     """Raises BadInput where it is none."""
+    return _layout(message.layout)
+
+
+@lru_cache(2)
+def _layout(text: str) -> Layout:
+    # All sites of a round have the same.
     try:
-        document: Any = json.loads(message.layout)
+        document: Any = json.loads(text)
     except (ValueError, RecursionError):
         raise BadInput("This is no layout of a masked upload.") from None
     return Layout.of_document(document)

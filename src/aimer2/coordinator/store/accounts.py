@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, final
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from aimer2.coordinator.store.database import note_change
+from aimer2.coordinator.store.database import Prepared, note_change
 from aimer2.coordinator.store.schema import drafts, login_attempts, sessions, sites, studies, study_parts, uploads, users
 from aimer2.core.errors import BadInput, Conflict, NotFound
 from aimer2.core.said import say
@@ -134,11 +134,18 @@ def add_session(connection: Connection, secret_hash: str, session: Session) -> N
     connection.execute(insert(sessions).values(secret_hash=secret_hash, **{name: getattr(session, name) for name in Session.__slots__}))
 
 
+# Whoever watches a study asks it once in each round.
+_FIND_SESSION = Prepared("""
+    SELECT here.id, here."user", here.kind, here.name, here.role, here.made, here.used, here.expires,
+        owner.name, owner.role, owner.site, owner.password, owner.issuer, owner.subject
+    FROM sessions AS here JOIN users AS owner ON owner.name = here."user" WHERE here.secret_hash = :secret_hash
+""")
+
+
 def find_session(connection: Connection, secret_hash: str) -> tuple[Session, Account] | None:
     """With its account as it is now."""
-    found = connection.execute(select(sessions).where(sessions.c.secret_hash == secret_hash)).one_or_none()
-    account = None if found is None else find_account(connection, found.user)
-    return None if found is None or account is None else (_session(found), account)
+    row = _FIND_SESSION.run(connection, {"secret_hash": secret_hash}).fetchone()
+    return None if row is None else (Session(*row[:8]), Account(*row[8:]))
 
 
 def touch_session(connection: Connection, identifier: str, now: float) -> None:
