@@ -23,6 +23,7 @@ HOMES = {
     "click": ("cli/*",),
     "dp_accounting": ("privacy/accounting.py",),
     "fastapi": ("coordinator/*",),
+    "greenlet": ("learners/turns.py",),
     "granian": ("coordinator/*", "site/console/*"),
     "jinja2": ("web/*",),
     "jwt": ("identity/*",),

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from aimer2.core.study import Study
-from aimer2.learners.catalogue import faults
+from aimer2.core.errors import NotAvailable
+from aimer2.core.study import Method, Study
+from aimer2.learners.catalogue import faults, make_vectorised
 
 LABELS = {"name": "findings", "kind": "multilabel", "labels": ["effusion", "nodule"]}
 COX = {"name": "time", "kind": "survival", "event": "death"}
@@ -70,3 +71,21 @@ def test_each_fault_has_its_place_and_a_remedy(study: Study, place: str) -> None
 )
 def test_what_goes_together_has_none(study: Study) -> None:
     assert faults(study) == []
+
+
+@pytest.mark.parametrize(
+    ("study", "why"),
+    [
+        (make({"name": "y"}, framework="numpy", model={"name": "logistic"}), "PyTorch"),
+        (make({"name": "y"}, patience=2, local_epochs=5), "early stopping"),
+        (make({"name": "y"}, accumulation=2), "accumulation"),
+        (make({"name": "y"}, mixed_precision=True), "mixed precision"),
+        (make({"name": "y"}, model={"code": "model.py"}, optimiser="module"), "trains"),
+        (make(COX), "Cox"),
+        (make({"name": "y"}).model_copy(update={"method": Method(name="lora")}), "lora"),
+        (make({"name": "y"}, model={"name": "mlp", "options": {"dropout": 0.2}}), "dropout"),
+    ],
+)
+def test_sites_that_cannot_be_trained_in_one_computation_are_refused_before_any_is_asked(study: Study, why: str) -> None:
+    with pytest.raises(NotAvailable, match=why):
+        make_vectorised(study, feature_shape=(1,), files={})

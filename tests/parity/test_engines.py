@@ -194,6 +194,20 @@ def test_the_number_of_workers_changes_no_bit_and_no_event(frames: Any, model: A
         assert heard(other) == heard(one)
 
 
+def test_sites_trained_in_one_computation_differ_in_rounding_alone(frames: Any) -> None:
+    """Over tables, with everything else that a study has: federated standardisation, held-out patients, the sites' memory, secure sums, children."""
+    asked = study(model=MLP | {"options": {"hidden": [5]}}, method={"name": "scaffold", "rounds": 3}, privacy={"secure_aggregation": True})
+    expected = simulate(asked, frames, workers=1)
+    for workers in (1, 2):
+        together = simulate(asked, frames, workers=workers, vectorised=True)
+        assert heard(together) == heard(expected)
+        for name, leaf in expected.model.items():
+            np.testing.assert_allclose(together.model[name], leaf, atol=2e-5)
+        for mine, figure in zip(together.figures, expected.figures, strict=True):
+            assert (mine.name, mine.n) == (figure.name, figure.n)
+            assert mine.value == pytest.approx(figure.value, abs=1e-4)
+
+
 def test_workers_that_cannot_be_are_refused(frames: Any) -> None:
     with pytest.raises(BadInput, match="from 1"):
         simulate(study(), frames, workers=0)

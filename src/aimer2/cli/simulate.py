@@ -25,16 +25,21 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.command("simulate")
 @over_data
 @click.option("--workers", type=click.IntRange(min=1), help="How many processes share the sites' work; none: one per core. It changes no bit.")
+@click.option(
+    "--vectorised", is_flag=True, help="Train many sites' PyTorch models in one computation: faster where they are small; it changes the last bits."
+)
 @click.option("--save-model", type=_FILE, help="Write the final model here, in safetensors format.")
 @click.option("--json", "machine", is_flag=True, help="For programs: the result as JSON on standard output.")
-def simulate(*, file: Path, more_sites: Sequence[str], workers: int | None, save_model: Path | None, machine: bool, **given: Any) -> None:
+def simulate(
+    *, file: Path, more_sites: Sequence[str], workers: int | None, vectorised: bool, save_model: Path | None, machine: bool, **given: Any
+) -> None:
     """Run a study over files on this machine, without a network: the same steps as between hospitals, with the same result.
 
     Without any data it runs over made-up patients, to try its method and its code.
     """
     study, tables = study_and_tables(file, more_sites, **given)
     with Watch(Console(stderr=machine), asked=sorted(tables)) as view:
-        simulation = run_simulation(study, tables, folder=file.parent, on_event=view.add, workers=workers)
+        simulation = run_simulation(study, tables, folder=file.parent, on_event=view.add, workers=workers, vectorised=vectorised)
     if machine:
         click.echo(json.dumps(simulation.result, indent=1))
     else:

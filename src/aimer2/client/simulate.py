@@ -7,7 +7,7 @@ import functools
 import hashlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, final
 
@@ -34,12 +34,13 @@ from aimer2.engines.forked import Forked
 from aimer2.engines.in_process import InProcess
 from aimer2.identity.keys import SigningKey
 from aimer2.learners import processes
-from aimer2.learners.catalogue import frameworks, make_learner
+from aimer2.learners.catalogue import SharedLearner, frameworks, make_learner, make_vectorised
 from aimer2.messages.package import digest as digest_of
 from aimer2.messages.tensors import read_tree
 from aimer2.secure_aggregation.vault import MemoryVault
 from aimer2.study.check import refuse_faults
 from aimer2.study.checkpoint import Remembered
+from aimer2.study.cohort import feature_shape
 from aimer2.study.compressing import Compression
 from aimer2.study.conduct import Loop, conduct
 from aimer2.study.events import Event, RoundFinished, StudyFinished, StudyPaused
@@ -59,9 +60,10 @@ SiteData: TypeAlias = pd.DataFrame | Table | Dataset
 class Simulation:
     """What a simulated study gave; ``model`` of a study that asks statistical questions is what its methods found, ``tables`` the answers."""
 
-    model: Mapping[str, npt.NDArray[Any]]
-    result: Mapping[str, Any]
-    events: Sequence[Event]
+    # told in full by nobody who prints the whole, as asyncio does once with what it has run
+    model: Mapping[str, npt.NDArray[Any]] = field(repr=False)
+    result: Mapping[str, Any] = field(repr=False)
+    events: Sequence[Event] = field(repr=False)
 
     @property
     def tables(self) -> Tables:
@@ -85,6 +87,7 @@ def simulate(  # noqa: PLR0913 - all that a simulation can be told, by name
     order: Sequence[SiteId] | None = None,
     disclosure: Disclosure | None = None,
     workers: int | None = None,
+    vectorised: bool = False,
 ) -> Simulation:
     """Runs the study over these sites' data in this process.
 
@@ -95,9 +98,14 @@ def simulate(  # noqa: PLR0913 - all that a simulation can be told, by name
     ``workers``: how many processes share the sites' work; None: one per core, as soon as a round takes long enough to be worth their start. Their
     number changes no bit. Each computes with one thread; on a GPU, with Keras and on other systems than Linux there is one.
 
-    Raises BadStudy with all faults; BadInput for workers that cannot be; NoResult where the study could not go on, with the reason.
+    ``vectorised``: many sites' PyTorch models are trained in one batched computation, which is many times faster where the model is small. The
+    mathematics, the batches and the draws are the same; the rounding is not, so the last bits are no longer those of hospitals. Nothing is trained
+    one by one in silence: what cannot be batched (dropout, batch normalisation, differential privacy of records, …) is refused.
+
+    Raises BadStudy with all faults; BadInput for workers that cannot be; NotAvailable where ``vectorised`` cannot be; NoResult where the study
+    could not go on, with the reason.
     """
-    return _run(_simulate(study, _Given(sites, folder, patient, disclosure, workers), on_event, order))
+    return _run(_simulate(study, _Given(sites, folder, patient, disclosure, workers, vectorised), on_event, order))
 
 
 def federate(
@@ -179,6 +187,7 @@ class _Given:
     patient: str | None
     disclosure: Disclosure | None
     workers: int | None
+    vectorised: bool
 
 
 async def _simulate(
@@ -198,7 +207,8 @@ async def _simulate(
     keys = {site: made_up_key(site) for site in sites}
     package = pack(study, folder, {site: key.public.text for site, key in keys.items()}, blobs, feature_shape=_feature_shape(sites))
     digest = digest_of(package)
-    performers = _performers(study, files, given)
+    shared = _shared(study, files, given)
+    performers = _performers(study, files, given, shared)
     secure = {}
     if study.privacy.secure_aggregation:
         secure = {site: SecureUpdate.of(package, digest, site, key, MemoryVault()) for site, key in keys.items()}
@@ -210,11 +220,12 @@ async def _simulate(
         method=study.method,
         compression=Compression.of(study),
         private=SiteLevel.of(study, len(sites)),
+        abreast=None if shared is None else shared.abreast,
     )
     workers = _workers(study, given)
     engine = Forked(whole, blobs, workers=workers, at_once=given.workers is not None, order=order or sorted(sites)) if workers > 1 else whole
     try:
-        with processes.one_thread():
+        with processes.one_thread(), processes.settled():
             await _listen(conduct(package, digest, engine, blobs, past, clock=clock), past, on_event)
     finally:
         await engine.close()
@@ -256,27 +267,38 @@ def _feature_shape(sites: Mapping[SiteId, SiteData]) -> tuple[int, ...] | None:
     return next(iter(shapes))
 
 
-def _performers(study: Study, files: Mapping[str, Path], given: _Given) -> dict[SiteId, Performs]:
+def _shared(study: Study, files: Mapping[str, Path], given: _Given) -> SharedLearner | None:
+    """The model that all sites train at once; None where each trains alone."""
+    if not given.vectorised:
+        return None
+    shape = _feature_shape(given.sites)
+    return make_vectorised(study, feature_shape=feature_shape(study.cohort) if shape is None else shape, files=files)
+
+
+def _performers(study: Study, files: Mapping[str, Path], given: _Given, shared: SharedLearner | None) -> dict[SiteId, Performs]:
     """The sites' halves. Sites whose rows are ready share one learner: a ready-made model holds nothing from one site to the next."""
 
     def made(shape: tuple[int, ...]) -> Learner:
-        return make_learner(study, feature_shape=shape, files=files)
+        return make_learner(study, feature_shape=shape, files=files) if shared is None else shared.learner()
 
-    shares = study.model.code is None and study.privacy.differential_privacy is None
+    shares = study.model.code is None and study.privacy.differential_privacy is None and shared is None
     make = functools.cache(made) if shares else made
+    opened = functools.partial(_of_table, study, files, given)
     return {
-        site: _of_table(study, site, data, files, given) if isinstance(data, pd.DataFrame | Table) else _ready(study, site, data, make)
+        site: opened(site, data, None if shared is None else shared.learner())
+        if isinstance(data, pd.DataFrame | Table)
+        else _ready(study, site, data, make)
         for site, data in given.sites.items()
     }
 
 
-def _of_table(study: Study, site: SiteId, data: pd.DataFrame | Table, files: Mapping[str, Path], given: _Given) -> Performs:
+def _of_table(study: Study, files: Mapping[str, Path], given: _Given, site: SiteId, data: pd.DataFrame | Table, learner: Learner | None) -> Performs:
     patient = given.patient
     if isinstance(data, pd.DataFrame):
         if patient is not None and patient not in data.columns:
             raise BadData(f"There is no column {patient!r} at {site}.")
         data = from_frame(data, split_key=hashlib.sha256(site.encode()).digest(), patient=patient)
-    return open_performer(study, data, site=site, files=files, disclosure=given.disclosure)
+    return open_performer(study, data, site=site, files=files, disclosure=given.disclosure, learner=learner)
 
 
 def _ready(study: Study, site: SiteId, data: Dataset, make: Callable[[tuple[int, ...]], Learner]) -> Participant:

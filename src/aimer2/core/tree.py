@@ -217,4 +217,11 @@ def check_alike(*trees: Tree) -> None:
 
 def is_finite(tree: Tree) -> bool:
     """Whether every number of every leaf is finite."""
-    return all(bool(np.isfinite(part).all()) for leaf in tree.values() for part in slices(leaf))
+    return all(
+        bool(np.isfinite(leaf).all()) if _is_small(leaf) else all(bool(np.isfinite(part).all()) for part in slices(leaf)) for leaf in tree.values()
+    )
+
+
+def _is_small(leaf: Array) -> bool:
+    """Whether it is in memory and no more than a slice."""
+    return isinstance(leaf, np.ndarray) and leaf.size <= SLICE

@@ -209,8 +209,8 @@ def _serve(line: socket.socket, whole: InProcess, blobs: BlobStore) -> None:
             blobs.delete(*(kept - wanted))
             kept = wanted
             try:
-                for task in tasks:
-                    outgoing.add(whole.perform(task), wanted)
+                for reply in whole.performed(tasks):
+                    outgoing.add(reply, wanted)
             except Exception:  # noqa: BLE001 - a process's edge: whatever it is, the parent must hear of it
                 outgoing.fail(traceback.format_exc())
                 return

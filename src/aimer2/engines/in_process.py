@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import final
 
 from aimer2.core import tree
@@ -26,9 +26,10 @@ from aimer2.study.site_level import SiteLevel
 class InProcess:
     """Performs each task at once. ``order`` may permute the sites, to show that the order of arrival changes no bit; ``secure``: the sites'
     halves of secure aggregation, where the study has it; ``method``: as the study has it, where it bounds what a site may change;
-    ``compression``: of the updates, where the study has one; ``private``: where whole sites are protected, what is done to a site's sums."""
+    ``compression``: of the updates, where the study has one; ``private``: where whole sites are protected, what is done to a site's sums;
+    ``abreast``: does many sites' tasks at once, None: one after another."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that is done with a site's sums, by name
         self,
         sites: Mapping[SiteId, Performs],
         blobs: BlobStore,
@@ -38,6 +39,7 @@ class InProcess:
         method: Method | None = None,
         compression: Compression | None = None,
         private: SiteLevel | None = None,
+        abreast: Callable[[Sequence[Callable[[], Reply]]], Iterator[Reply]] | None = None,
     ) -> None:
         self._sites = dict(sites)
         self._blobs = blobs
@@ -47,23 +49,29 @@ class InProcess:
         self._compression = compression
         self._left_out: dict[SiteId, Mapping[str, Tree]] = {}
         self._private = private
+        self._abreast = abreast
         self._memory: dict[SiteId, dict[str, Tree]] = {site: {} for site in sites}
         self._last: dict[SiteId, Reply] = {}
+        self._read: dict[str, tuple[BlobRef, Tree]] = {}
 
     async def sites(self) -> Sequence[SiteId]:
         return sorted(self._sites)
 
     async def ask(self, tasks: Mapping[SiteId, Task]) -> AsyncIterator[Reply]:
-        for site in self._order:
-            if site in tasks:
-                yield self.perform(Task.model_validate_json(tasks[site].model_dump_json()))
-                await asyncio.sleep(0)
+        for reply in self.performed([Task.model_validate_json(tasks[site].model_dump_json()) for site in self._order if site in tasks]):
+            yield reply
 
     async def withdraw(self, tasks: Sequence[Task]) -> None:
         """Nothing is under way here."""
 
     async def close(self) -> None:
         """There is nothing to end here."""
+
+    def performed(self, tasks: Sequence[Task]) -> Iterator[Reply]:
+        """The tasks, done here as they are asked for, in their order."""
+        if self._abreast is None:
+            return map(self.perform, tasks)
+        return self._abreast([partial(self.perform, task) for task in tasks])
 
     def perform(self, task: Task) -> Reply:
         """One task, done here."""
@@ -86,7 +94,7 @@ class InProcess:
         if secure is not None:
             secure.begin(task)
         memory = dict(self._memory[task.site])
-        received = {name: read_tree(self._input(task, name)) for name in task.inputs}
+        received = {name: self._received(task, name) for name in task.inputs}
         performed = self._sites[task.site].perform(task, received, memory)
         small = compressed(self._compression, task, performed.sums, self._left_out.get(task.site, {}))
         leaving = bounded(self._method, task.stage, small.sums)
@@ -111,6 +119,15 @@ class InProcess:
             released=performed.released,
         )
         return Answer.model_validate_json(answer.model_dump_json())
+
+    def _received(self, task: Task, name: str) -> Tree:
+        """The input as each site reads it, read once for all: its arrays are read-only."""
+        ref = task.inputs[name]
+        if name in task.packed:
+            return read_tree(self._input(task, name))
+        if name not in self._read or self._read[name][0] != ref:
+            self._read[name] = ref, read_tree(self._blobs.open(ref))
+        return dict(self._read[name][1])
 
     def _input(self, task: Task, name: str) -> Blob:
         ref, offered = task.inputs[name], task.packed.get(name)

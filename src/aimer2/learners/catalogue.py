@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Protocol, TypeVar, final
 
 from aimer2.core.errors import BadModel, BadStudy, Fault, NotAvailable
 from aimer2.core.protocols import Learner
@@ -18,6 +18,8 @@ from aimer2.learners import code, tasks
 from aimer2.learners.recipe import WITH_MOMENTUM, Recipe
 from aimer2.learners.schedules import SCHEDULES
 from aimer2.privacy.terms import terms
+
+Made = TypeVar("Made")
 
 
 @final
@@ -109,19 +111,36 @@ def make_learner(study: Study, *, feature_shape: tuple[int, ...], files: Mapping
     make = getattr(importlib.import_module(framework.module), framework.learner)
     if study.privacy.of_records is not None:
         make = _private(study)
-    recipe = Recipe.of(study, feature_shape)
-    if study.model.code is None:
-        made: Learner = make(_named(study, name, feature_shape), recipe, device)
-        return made
-    build = _from_code(study, feature_shape, files)
-    with code.refusing():
-        made = make(build, recipe, device)
+    made: Learner = _made(partial(make, device=device), study, name, feature_shape, files)
     return made
 
 
 def frameworks(study: Study) -> tuple[str, ...]:
     """Those with which a site can take part, the study's first choice first."""
     return (study.model.framework, *study.model.also)
+
+
+class SharedLearner(Protocol):
+    """One model that many sites train at once."""
+
+    def learner(self) -> Learner:
+        """A site's own; it holds the site's weights."""
+        ...
+
+    def abreast(self, calls: Sequence[Callable[[], Made]]) -> Iterator[Made]:
+        """What the calls return, in their order; where they fit their learners, they do so together."""
+        ...
+
+
+def make_vectorised(study: Study, *, feature_shape: tuple[int, ...], files: Mapping[str, Path]) -> SharedLearner:
+    """As `make_learner`, for all sites of a simulation. Raises NotAvailable where they cannot be trained in one computation."""
+    if why := tasks.apart(study):
+        raise NotAvailable(say("These sites cannot be trained in one computation: {why}.", why=why), remedy="Leave `vectorised` out.")
+    if not importlib.util.find_spec("greenlet"):
+        raise NotAvailable("To train sites in one computation needs greenlet.", remedy="Install it: pip install 'aimer2[torch]'")
+    vectorised = importlib.import_module("aimer2.learners.torch_vectorised").VectorisedTorchLearner
+    made: SharedLearner = _made(vectorised, study, "torch", feature_shape, files)
+    return made
 
 
 def _installed(study: Study) -> str:
@@ -217,6 +236,15 @@ def _several(study: Study) -> list[Fault]:
 
 def _only(study: Study, framework: str) -> Study:
     return study.model_copy(update={"model": study.model.model_copy(update={"framework": framework, "also": ()})})
+
+
+def _made(make: Callable[..., Any], study: Study, framework: str, feature_shape: tuple[int, ...], files: Mapping[str, Path]) -> Any:
+    recipe = Recipe.of(study, feature_shape)
+    if study.model.code is None:
+        return make(_named(study, framework, feature_shape), recipe)
+    build = _from_code(study, feature_shape, files)
+    with code.refusing():
+        return make(build, recipe)
 
 
 def _named(study: Study, framework: str, feature_shape: tuple[int, ...]) -> Callable[[], Any]:

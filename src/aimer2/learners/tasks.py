@@ -21,6 +21,23 @@ def faults(study: Study) -> list[Fault]:
     return [*_torch_only(study), *_pixels(study), *_class_weights(study), *_cox(study), *_own_optimiser(study), *_private(study)]
 
 
+def apart(study: Study) -> str:
+    """Why the sites of a simulation cannot be trained in one computation; empty: as far as the study says, they can."""
+    target, training = study.cohort.target, study.training
+    reasons = {
+        say("the study trains no model"): bool(study.analyses) or study.evaluates is not None,
+        say("only PyTorch models are"): study.model.framework != "torch",
+        say("differential privacy looks at each patient's gradient"): study.privacy.of_records is not None,
+        say("the module says itself how it trains"): training.optimiser == OWN_OPTIMISER,
+        say("early stopping ends each site's training at a time of its own"): training.patience is not None,
+        say("accumulation divides the batches"): training.accumulation is not None,
+        say("mixed precision rounds too much"): training.mixed_precision,
+        say("Cox regression compares the patients of a batch with each other"): target.kind == "survival" and not target.intervals,
+        say("lora trains another model at each site"): study.method.name == "lora",
+    }
+    return next((why for why, holds in reasons.items() if holds), "")
+
+
 def _torch_only(study: Study) -> list[Fault]:
     name, kind, training = study.model.framework, study.cohort.target.kind, study.training
     if name == "torch":

@@ -93,7 +93,7 @@ class TorchLearner:
         return {name: tensor.cpu().numpy().copy() for name, tensor in self._travelling.items()}
 
     def load(self, parameters: Tree) -> None:
-        _check_names(self._travelling, parameters)
+        check_names(self._travelling, parameters)
         with torch.no_grad():
             for name, tensor in self._travelling.items():
                 tensor.copy_(as_tensor(parameters[name]))
@@ -280,7 +280,7 @@ class TorchLearner:
         gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in trained.items()}
         with torch.no_grad():
             corrected = correction({name: self._weights[name] for name in trained}, gradients)
-        _check_names(gradients, corrected)
+        check_names(gradients, corrected)
         for name, parameter in trained.items():
             parameter.grad = corrected[name]
 
@@ -346,7 +346,7 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-def _check_names(own: Mapping[str, Tensor], given: Tree) -> None:
+def check_names(own: Mapping[str, Tensor], given: Tree) -> None:
     """Raises BadModel unless both have the same names and shapes."""
     if own.keys() != given.keys():
         odd = sorted(own.keys() ^ given.keys())[:3]

@@ -35,6 +35,9 @@ _TYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
 }
 _CODES = {(dtype.kind, dtype.itemsize): code for code, dtype in _TYPES.items()}
+_AT_ONCE = 1 << 16
+"""Bytes of an array in memory that are written as one copy: to cut them into slices would take longer."""
+
 _HEADER_LIMIT = 100 * 1024 * 1024
 _DIMENSIONS = 32
 _KEPT_HEADER = 16 * 1024
@@ -68,7 +71,11 @@ def write_tree(tree: Tree, writer: BlobWriter) -> None:
         layout.append((name, code, tuple(leaf.shape)))
     writer.write(_header(tuple(layout)))
     for name, code, _ in layout:
-        for part in slices(tree[name], 1 << 18):
+        leaf = tree[name]
+        if isinstance(leaf, np.ndarray) and leaf.nbytes <= _AT_ONCE:
+            writer.write(leaf.astype(_TYPES[code], copy=False).tobytes())
+            continue
+        for part in slices(leaf, 1 << 18):
             writer.write(np.ascontiguousarray(part, dtype=_TYPES[code]).data.cast("B") if len(part) else b"")
 
 

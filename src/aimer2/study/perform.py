@@ -107,13 +107,13 @@ class Participant:
 class Performer:
     """A site in a study: data contract, federated standardisation, training, evaluation; warm between tasks, nothing kept that a restart needs."""
 
-    def __init__(self, study: Study, table: Table, *, site: SiteId, files: Mapping[str, Path]) -> None:
+    def __init__(self, study: Study, table: Table, *, site: SiteId, files: Mapping[str, Path], learner: Learner | None = None) -> None:
         self._study = study
         self._table = table
         self._site = site
         self._files = files
         self._parts: tuple[cohort.Design, cohort.Design] | None = None
-        self._learner: Learner | None = None
+        self._learner = learner
         self._participant: tuple[bytes, Participant] | None = None
         self._environment = preflight.probe(Path.cwd())
 
@@ -213,8 +213,11 @@ def shielded(study: Study, rows: Samples) -> Dataset:
     return rows if study.privacy.of_records is None else Shielded(rows, study.cohort.minimum_patients)
 
 
-def open_performer(study: Study, table: Table, *, site: SiteId, files: Mapping[str, Path], disclosure: Disclosure | None = None) -> Performs:
-    """``disclosure``: the hospital's limits on answers to statistical questions; None: as they are without a word of the hospital."""
+def open_performer(
+    study: Study, table: Table, *, site: SiteId, files: Mapping[str, Path], disclosure: Disclosure | None = None, learner: Learner | None = None
+) -> Performs:
+    """``disclosure``: the hospital's limits on answers to statistical questions; None: as they are without a word of the hospital. ``learner``: to
+    train with; None: one of its own."""
     if study.analyses:
         return Statistician(study, table, site=site, disclosure=disclosure or Disclosure())
-    return Performer(study, table, site=site, files=files)
+    return Performer(study, table, site=site, files=files, learner=learner)
