@@ -77,6 +77,27 @@ def test_a_personal_method_is_measured_by_its_common_model() -> None:
     assert set(found.document()["sites"]) == set(hospitals())
 
 
+def test_under_differential_privacy_the_figures_are_of_the_rows_themselves() -> None:
+    """Noise of a thousand patients on counts of eighty would leave nothing; whoever leaves one out has all rows."""
+    features = [{"name": name, "minimum": -10, "maximum": 10} for name in ("u", "v")]
+    changes = {
+        "cohort": {"dataset": "d", "minimum_patients": 40, "standardise": "range", "features": features, "target": {"name": "y"}},
+        "model": {"framework": "trees", "name": "boosted", "options": {"trees": 10, "max_depth": 3}},
+        "training": {},
+        "method": {"name": "random_trees", "rounds": 10},
+        "evaluation": {"metrics": ["accuracy"], "held_out": 0.3},
+        "privacy": {
+            "differential_privacy": {"noise_multiplier": 3.0, "delta": 1e-3, "clip_norm": 1.0, "sampling_rate": 1.0, "evaluation_noise": 1000.0}
+        },
+    }
+    for one in aimer2.leave_one_out(study_of(**changes), hospitals()).sites:
+        (accuracy,) = one.figures
+        assert accuracy.value is not None and accuracy.low is not None
+        assert accuracy.n == one.rows
+        assert accuracy.value * one.rows == pytest.approx(round(accuracy.value * one.rows), abs=1e-6)
+        assert accuracy.low < accuracy.value < 1
+
+
 def test_two_hospitals_are_too_few() -> None:
     with pytest.raises(BadInput, match="three sites"):
         aimer2.leave_one_out(study_of(), dict(list(hospitals().items())[:2]))
