@@ -34,10 +34,7 @@ def run() -> Iterator[Row]:
             pooled = {figure.name: figure.value for figure in result.figures}
             yield from _rows(f"{data}, {method}, all", pooled)
             for site, figures in result.result["released"].items():
-                told = {figure["name"]: figure["value"] for figure in figures}
-                kept = next(figure["note"] for figure in figures if figure["name"] == "kept").split()[2]
-                owner = {"common": "", "personal": "personal ", "local": "local "}[kept]
-                yield from _rows(f"{data}, {method}, {site} ({kept})", told | {"kept accuracy": told[f"{owner}accuracy"]})
+                yield from _rows(f"{data}, {method}, {site}", {figure["name"]: figure["value"] for figure in figures})
 
 
 def _rows(name: str, told: Mapping[str, Any]) -> Iterator[Row]:

@@ -112,9 +112,8 @@ def _value(event: RoundFinished, name: str) -> float:
 
 def _own(figures: Sequence[Mapping[str, Any]]) -> float:
     """The accuracy at one hospital; of a personal method that of the model it keeps."""
-    told = {figure["name"]: figure for figure in figures}
-    whose = told["kept"]["note"].split()[2] if "kept" in told else "common"
-    return float(told[{"common": "accuracy", "personal": "personal accuracy", "local": "local accuracy"}[whose]]["value"])
+    told = {figure["name"]: figure["value"] for figure in figures}
+    return float(told.get("kept accuracy", told["accuracy"]))
 
 
 ABOUT: Mapping[str, Any] = MappingProxyType(

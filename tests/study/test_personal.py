@@ -143,14 +143,17 @@ def test_the_study_reports_the_kept_models_and_those_trained_alone() -> None:
         model={"framework": "numpy", "name": "logistic"},
         training={"learning_rate": 0.5, "local_steps": 10, "batch_size": None},
         method={"name": "ditto", "rounds": 3},
-        evaluation={"held_out": 0.3},
+        evaluation={"held_out": 0.3, "release_per_site": True},
         privacy={"secure_aggregation": False, "why_not_secure": "a test"},
     )
     sites = {}
     for name, sign in (("north", 1.0), ("south", -1.0)):
         data = drawn(3, sign, 200)
         sites[name] = pd.DataFrame({"u": data.features[:, 0], "v": data.features[:, 1], "y": data.targets})
-    figures = {figure.name: figure.value for figure in simulate(study, sites).figures}
+    done = simulate(study, sites)
+    figures = {figure.name: figure.value for figure in done.figures}
     assert figures["auc"] < 0.7
     assert figures["kept auc"] > 0.95
     assert figures["local auc"] > 0.95
+    released = [{figure["name"]: figure["value"] for figure in told} for told in done.result["released"].values()]
+    assert min(told["auc"] for told in released) < 0.3 and min(told["kept auc"] for told in released) > 0.95

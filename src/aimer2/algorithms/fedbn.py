@@ -45,7 +45,7 @@ class FedBN:
             raise BadStudy([Fault("method.parameters.layers", problem, "name its normalisation layers, or take fedavg")])
 
     def local_leaves(self, model: Tree) -> frozenset[str]:
-        normalising = {layer_of(name) for name in model if name.endswith("running_mean")}
+        normalising = {layer_of(name) for name in model if name.endswith(("running_mean", "moving_mean"))}
         return leaves_called(model, self.layers, "layers") or frozenset(name for name in model if layer_of(name) in normalising)
 
     def init(self, model: Tree) -> Parted:

@@ -31,7 +31,7 @@ class FedPer:
     rounds: int = 10
     head: str = ""
     validation: float = 0.2
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         refuse_outside(self, validation=SHARE)

@@ -34,7 +34,7 @@ class FedRep:
     head: str = ""
     head_steps: int = 10
     validation: float = 0.2
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         refuse_outside(self, head_steps=AT_LEAST_0, validation=SHARE)

@@ -29,7 +29,7 @@ class FrozenBackbone:
 
     rounds: int = 10
     trained: str = ""
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def init(self, model: Tree) -> Parted:
         return part(model, leaves_called(model, self.trained, "trained") or last_layer(model))

@@ -87,7 +87,7 @@ def leaves_called(model: Iterable[str], words: str, parameter: str) -> frozenset
     found: set[str] = set()
     names = sorted(model)
     for word in filter(None, map(str.strip, words.split(","))):
-        called = [name for name in names if fnmatchcase(name, word) or fnmatchcase(name, f"{word}.*")]
+        called = [name for name in names if any(fnmatchcase(name, pattern) for pattern in (word, f"{word}.*", f"{word}/*"))]
         if not called:
             layers = ", ".join(dict.fromkeys(map(layer_of, names)))
             raise BadStudy(
@@ -104,7 +104,8 @@ def leaves_called(model: Iterable[str], words: str, parameter: str) -> frozenset
 
 
 def layer_of(name: str) -> str:
-    return name.rpartition(".")[0] or name
+    """``blocks.0`` of torch's ``blocks.0.weight``, ``net/dense`` of Keras's ``net/dense/kernel``; a leaf of no layer is one of its own."""
+    return name[: max(name.rfind("."), name.rfind("/"), 0)] or name
 
 
 def last_layer(model: Iterable[str]) -> frozenset[str]:

@@ -88,12 +88,12 @@ def _alone(site: Local, start: Tree, rounds: int) -> Tree:
 
 
 def told(study: Study, compared: Compared) -> list[Figure]:
-    """For the site's own report: the figures of both other models, and which was kept."""
-    kind = study.cohort.target.kind
+    """For the site's own report: the figures of both other models and of the one that is kept, and which that is."""
+    kind, measured = study.cohort.target.kind, compared.measured
     found = [
-        replace(figure, name=f"{whose} {figure.name}")
-        for whose in ("personal", "local")
-        for figure in figures(kind, compared.measured[whose], study.metrics, study.parts)
+        replace(figure, name=f"{name} {figure.name}")
+        for name, sums in (("personal", measured["personal"]), ("local", measured["local"]), ("kept", measured[compared.kept]))
+        for figure in figures(kind, sums, study.metrics, study.parts)
     ]
     note = f"kept: the {compared.kept} model, of the least loss on the validation patients"
     return [*found, Figure("kept", None, None, None, compared.judges, note)]
