@@ -18,6 +18,8 @@ _MOST_WAITING = 25
 _MOST_BARS = 30
 
 SPENT = mark("ε spent by studies")
+_TOLD_OF = {"free_disk_gib": mark("free disk, GiB"), "protections": mark("protections"), "version": mark("version"), "frozen": mark("frozen")}
+"""What a site says of itself, by its key."""
 
 
 async def overview(visit: Visit) -> Response:
@@ -65,7 +67,7 @@ async def site(visit: Visit) -> Response:
         raise NotFound("There is no such site.")
     asked = [study for study in found["studies"][::-1] if name in study["decisions"]]
     published = await visit.get(route("/v1/sites/{}/descriptions", name))
-    told = [(key.replace("_", " "), _said(value)) for key, value in status["status"].items() if key != "time"]
+    told = [(visit.language.text(_TOLD_OF.get(key, key.replace("_", " "))), _said(value)) for key, value in status["status"].items() if key != "time"]
     return visit.page("site.html", current="/sites", site=line, key=status["key"], told=told, studies=asked, published=published)
 
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aimer2.core.said import mark
 from aimer2.metrics.intervals import NOTHING, Estimate, estimate, extreme_auc_interval, logit_interval, mean_over_classes, undefined
 
 Counts = NDArray[np.int64]
@@ -52,7 +53,7 @@ def _missing_class(counts: NDArray[Any]) -> str:
     negatives, positives = counts.sum(axis=1)
     if positives <= 0 and negatives <= 0:
         return NOTHING
-    return "" if positives > 0 and negatives > 0 else "only one class present"
+    return "" if positives > 0 and negatives > 0 else mark("only one class present")
 
 
 def auc(counts: Counts) -> Estimate:

@@ -11,8 +11,10 @@ from math import exp, log, sqrt
 from statistics import NormalDist
 from typing import final
 
+from aimer2.core.said import mark
+
 LEVEL = 0.95
-NOTHING = "no record was evaluated"
+NOTHING = mark("no record was evaluated")
 Z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
 
 Interval = tuple[float, float]

@@ -27,6 +27,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+from aimer2.core.said import mark
 from aimer2.metrics import calibration
 from aimer2.metrics.intervals import Estimate, estimate, logit_interval, mean, undefined
 
@@ -35,7 +36,7 @@ Floats = NDArray[np.float64]
 
 PAIRS_AT_A_TIME = 1 << 22
 
-NO_HORIZON = "no site has follow-up to this horizon"
+NO_HORIZON = mark("no site has follow-up to this horizon")
 
 
 @final
@@ -95,7 +96,7 @@ def concordance(sums: Floats, n: float) -> Estimate:
     value = concordant / comparable
     variance = max(cc - 2 * value * cp + value * value * pp, 0.0) / comparable**2
     interval = logit_interval(value, variance)
-    return estimate(value, interval, n, "pairs within sites" + ("" if interval else "; no interval: nothing varies"))
+    return estimate(value, interval, n, "pairs within sites" if interval else "pairs within sites; no interval: nothing varies")
 
 
 def weights(targets: Floats, horizon: float) -> Floats | None:

@@ -114,7 +114,7 @@ def _training(version: Version) -> Section:
     facts = [("method", say("{method} version {version}", method=method.name, version=result["method"]["version"])), ("rounds", str(training))]
     counts = (result["preprocessing"]["moments"] or {}).get("count") or []
     if told := [count for count in counts if count is not None]:
-        facts.append(("rows trained on", say("about {count}", count=f"{max(told):,}")))
+        facts.append((mark("rows trained on"), say("about {count}", count=f"{max(told):,}")))
     return Section("Training", facts, ("site", "rounds taken part in"), rows)
 
 

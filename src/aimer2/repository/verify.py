@@ -39,7 +39,10 @@ def verify(version: Version) -> list[Finding]:
 def _package(version: Version) -> Iterator[Finding]:
     found = digest(version.record.package)
     holds = found == version.digest
-    yield Finding("study", holds, f"its digest is {found[:16]}…" + ("" if holds else f", but the result is of {version.digest[:16]}…"))
+    told = say("its digest is {digest}…", digest=found[:16])
+    if not holds:
+        told = say("its digest is {digest}…, but the result is of {other}…", digest=found[:16], other=version.digest[:16])
+    yield Finding("study", holds, told)
     lineage = version.result["lineage"]
     code = {name: ref.sha256 for name, ref in version.record.package.files.items()}
     holds = lineage["initial"] == version.record.package.initial.sha256 and lineage["code"] == code

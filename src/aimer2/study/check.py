@@ -19,7 +19,7 @@ from aimer2.secure_aggregation.roster import MINIMUM
 from aimer2.study import bounding, compressing, differential_privacy, evaluating, seams, trees, weights
 from aimer2.study.analysing import analyses_of
 
-_NOT_SECURE = "set `privacy.secure_aggregation` to false and say why in `privacy.why_not_secure`"
+_NOT_SECURE = say("set `privacy.secure_aggregation` to false and say why in `privacy.why_not_secure`")
 
 
 def check(study: Study, folder: Path, clock: Clock) -> list[Fault]:
