@@ -45,19 +45,26 @@ def table() -> pd.DataFrame:
     """Simulator, sites, median seconds of a round."""
     told: list[tuple[str, int, float]] = []
     for sites, rounds in SIZES.items():
-        told += [(f"AIMER2, {n} worker{'s' * (n > 1)}", sites, ours(sites, rounds, n)) for n in dict.fromkeys((1, cores()))]
+        told += [
+            (named(n, vectorised), sites, ours(sites, rounds, n, vectorised)) for vectorised in (False, True) for n in dict.fromkeys((1, cores()))
+        ]
         told += [(name, sites, theirs(name, sites, rounds)) for name in PEERS if "AIMER2_PEERS" in os.environ]
     return pd.DataFrame(told, columns=["simulator", "sites", "seconds"])
 
 
-def ours(sites: int, rounds: int, workers: int) -> float:
+def named(workers: int, vectorised: bool) -> str:
+    return f"AIMER2{', vectorised' * vectorised}, {workers} worker{'s' * (workers > 1)}"
+
+
+def ours(sites: int, rounds: int, workers: int, vectorised: bool) -> float:
     seconds: list[float] = []
 
     def listen(event: Event) -> None:
         if isinstance(event, RoundFinished) and event.stage == "train":
             seconds.append(event.seconds)
 
-    simulate(study(sites, rounds), {f"site-{number:04}": Samples(*work.rows(number)) for number in range(sites)}, workers=workers, on_event=listen)
+    data = {f"site-{number:04}": Samples(*work.rows(number)) for number in range(sites)}
+    simulate(study(sites, rounds), data, workers=workers, vectorised=vectorised, on_event=listen)
     return statistics.median(seconds[1:])
 
 

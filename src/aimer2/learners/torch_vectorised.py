@@ -331,12 +331,16 @@ def _gradient(leaf: Tensor) -> Tensor:
 
 
 def _stacked(leaves: Sequence[npt.NDArray[Any]], like: Tensor) -> Tensor:
+    if all(leaf is leaves[0] for leaf in leaves):
+        # what all sites have received
+        return torch.from_numpy(leaves[0].copy()).to(like).expand(len(leaves), *like.shape).clone()
     return torch.from_numpy(np.stack(leaves)).to(like)
 
 
 def _own(leaf: Any, like: Tensor) -> npt.NDArray[Any]:
+    """What is read-only already needs no copy."""
     array = leaf.detach().cpu().numpy() if isinstance(leaf, Tensor) else tree.load(leaf)
-    return array.astype(np.float32 if like.dtype == torch.float32 else np.float64)
+    return array.astype(np.float32 if like.dtype == torch.float32 else np.float64, copy=array.flags.writeable)
 
 
 def _alone(module: nn.Module) -> str:

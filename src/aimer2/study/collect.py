@@ -79,24 +79,29 @@ async def collect(
     began = clock.monotonic()
     replies = engine.ask(tasks)
     waiting = asyncio.ensure_future(anext(replies, None))
-    stalled = False
+    stalled, hope = False, possible(collected, patience)
     first = next(iter(tasks.values()))
     try:
-        while collected.replied < len(collected.asked) and possible(collected, patience):
+        while collected.replied < len(collected.asked) and hope:
             left = began + patience.deadline_seconds - clock.monotonic()
             if left <= 0 and patience.enough(collected.answers) and not waiting.done():
                 break
             if left <= 0 and not stalled and not waiting.done():
                 stalled = True
                 yield _stalled(first, collected, patience, clock)
-            done, _ = await asyncio.wait({waiting}, timeout=left if left > 0 else None)
-            if not done:
+            # one turn of the loop, in which a reply that is here already comes: to wait for it with a deadline costs more than to take it
+            await asyncio.sleep(0)
+            if not waiting.done():
+                await asyncio.wait({waiting}, timeout=left if left > 0 else None)
+            if not waiting.done():
                 continue
             reply = waiting.result()
             if reply is None:
                 break
             waiting = asyncio.ensure_future(anext(replies, None))
-            yield _take(reply, collected, blobs, first, clock, began)
+            event = _take(reply, collected, blobs, first, clock, began)
+            hope = event.outcome == "answer" or possible(collected, patience)
+            yield event
     finally:
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)

@@ -176,7 +176,8 @@ class Loop:
         begun = self._begun(part)
         present = tuple(site for site in there if site not in self.position.excluded and (begun is None or site in begun))
         selected = tuple(part.algorithm.select(state, present)) if part.stage in ITERATED else present
-        away = tuple(_away(site) for site in self._plan.roster if site not in (*there, *self.position.excluded))
+        known = {*there, *self.position.excluded}
+        away = tuple(_away(site) for site in self._plan.roster if site not in known)
         collected = self._collected = Collected(selected, away=away)
         patience = self._patience(part, selected)
         if not patience.enough(selected):
