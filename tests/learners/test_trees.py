@@ -65,6 +65,17 @@ def test_derivatives_are_those_of_the_loss(kind: str, outputs: int) -> None:
         assert second[0, output] == pytest.approx((high - 2 * middle + low) / step**2, abs=1e-4)
 
 
+@pytest.mark.parametrize(("kind", "outputs"), [("binary", 1), ("multiclass", 3), ("regression", 1)])
+def test_figures_add_up_over_parts_also_where_nobody_is_held_out(kind: str, outputs: int) -> None:
+    """Of five patients a fifth may be none: the site goes on, with figures of nobody."""
+    who = learner(kind, outputs)
+    who.load(stump(who))
+    whole, parts = who.evaluate(DATA), [who.evaluate(DATA.at(np.arange(4)[part])) for part in (slice(0, 0), slice(0, 1), slice(1, 4))]
+    for name, total in whole.items():
+        np.testing.assert_allclose(sum(part[name] for part in parts), total, rtol=1e-12)
+    assert (whole["count"], parts[0]["count"]) == ([4], [0])
+
+
 def test_what_is_kept_changes_nothing() -> None:
     """Trees that changed, edges that moved, other rows: the same as a learner that has just begun."""
     who = learner()

@@ -54,7 +54,7 @@ class BoostedTrees:
 
     def codes(self, parameters: Parameters, features: Array) -> npt.NDArray[np.uint8]:
         """The bin of each value, ``(p, n)``; ``bins`` itself where it is missing."""
-        table = features.reshape(len(features), -1)
+        table = features.reshape(len(features), self.features)
         codes = np.empty((self.features, len(table)), np.uint8)
         for number, edges in enumerate(parameters["edges"]):
             column = table[:, number]
