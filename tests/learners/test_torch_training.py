@@ -190,3 +190,11 @@ def test_targets_of_a_wrong_form_are_refused(kind: str, targets: Any) -> None:
     mine = TorchLearner(lambda: zeros(TARGETS[kind].outputs), recipe(kind), "cpu")
     with pytest.raises(BadData):
         fit(mine, Samples(np.zeros((4, 3)), targets))
+
+
+@pytest.mark.parametrize("module", [lambda: zeros().requires_grad_(False), lambda: nn.Sequential(zeros(), nn.BatchNorm1d(1, affine=False))])
+def test_where_nothing_learns_it_is_said(module: Any) -> None:
+    """A model that is frozen whole, or of which a method trains a layer that has running means alone."""
+    learner = TorchLearner(module, recipe(), "cpu")
+    with pytest.raises(BadModel, match="learns"):
+        fit(learner, drawn(), trainable={"1.running_mean", "1.running_var"})

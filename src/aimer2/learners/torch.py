@@ -187,6 +187,10 @@ class TorchLearner:
         self, data: Dataset, trained: Mapping[str, nn.Parameter], round_number: int, correction: Correction | None
     ) -> Callable[[npt.NDArray[np.int64], int], Tensor]:
         """One step of the optimiser, by the rows of its batch and its number; gives their mean loss."""
+        if not trained:
+            raise BadModel(
+                "None of the weights that are to be trained learns.", remedy="Name layers that have weights, and freeze not all of the model."
+            )
         training, feed, half = self._recipe.training, self._fed_by(data), self._half()
         descent = self._optimiser(list(trained.values()), round_number)
         scaler = torch.amp.GradScaler(self._device.type, enabled=half is torch.float16)
