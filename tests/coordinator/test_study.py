@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from serving import Client, Server, SiteClient, answer_of, eventually, package_of, person, state_of, submit, tensor, update_of
 
+from aimer2.core.task import Refusal
 from aimer2.identity.documents import open_document
 from aimer2.identity.keys import PublicKey
+from aimer2.study.refused import said_in, signed
 
 
 def events_of(researcher: Client, study: str, after: int = 0) -> list[tuple[int, dict[str, Any]]]:
@@ -103,6 +105,21 @@ def test_a_site_that_withdraws_is_not_waited_for(researcher: Client, sites: list
     # Two are needed, one is left: the study pauses at once, and says why.
     eventually(lambda: state_of(researcher, study) == "paused", 5)
     assert "withdrawn" in researcher.get(f"/v1/studies/{study}")["reason"]
+
+
+def test_a_refusal_bears_its_sites_signature_or_none(researcher: Client, three: list[SiteClient]) -> None:
+    study, sites = submit(researcher, three), three[:2]
+    for site in three:
+        site.decide(study)
+    for site in sites:
+        (task,) = site.wait_for_tasks()
+        refusal = Refusal(task=task.id, attempt=task.attempt, site=site.name, code="budget-exceeded", reason="would reach 3.42 of 3.00")
+        site.exchange(signed(refusal, study, sites[0].key, 1.0).model_dump(mode="json"), wait=0)
+    eventually(lambda: state_of(researcher, study) == "paused")
+    heard = {event["site"]: event for _, event in events_of(researcher, study) if event["kind"] == "reply-received"}
+    assert {event["reason"] for event in heard.values()} == {"would reach 3.42 of 3.00"}
+    assert said_in(heard[sites[0].name]["signed"], sites[0].key.public) is not None
+    assert "signed" not in heard[sites[1].name], "it was signed with another site's key"
 
 
 def test_a_study_starts_by_itself_only_when_all_have_decided(researcher: Client, three: list[SiteClient]) -> None:

@@ -9,10 +9,12 @@ import pytest
 from made_versions import COORDINATOR, decided, signed, staged
 
 from aimer2.client.simulate import made_up_key
+from aimer2.core.task import Refusal
 from aimer2.identity.keys import SigningKey
 from aimer2.messages.record import StudyRecord
 from aimer2.repository.verify import verify
 from aimer2.repository.version import open_version
+from aimer2.study import refused
 
 Make = Callable[..., Any]
 
@@ -73,6 +75,17 @@ def test_a_coordinator_that_signs_what_does_not_fit_is_found(make: Make, change:
         result[name] = {**result[name], **inner}
     found = failures(made, result=signed(result))
     assert what in found
+
+
+@pytest.mark.parametrize(("key", "reason", "holds"), [("east", "as said", True), ("north", "as said", False), ("east", "something else", False)])
+def test_a_refusal_holds_as_its_site_has_signed_it(make: Make, key: str, reason: str, holds: bool) -> None:
+    made = make()
+    said = Refusal(task="t", attempt=1, site="east", code="budget-exceeded", reason="as said")
+    statement = refused.signed(said, made.record.study, made_up_key(key), 1.0).signed
+    result = dict(made.simulation.result)
+    absence = {"stage": "train", "round": 1, "outcome": "refused", "code": "budget-exceeded", "reason": reason, "signed": statement}
+    result["sites"] = {**result["sites"], "east": {**result["sites"]["east"], "absences": [absence]}}
+    assert ("refusals of east" in failures(made, result=signed(result))) is not holds
 
 
 def test_a_stage_of_other_weights_is_found(make: Make) -> None:

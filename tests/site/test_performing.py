@@ -28,6 +28,7 @@ from aimer2.site.performing import Performing, Ready, lay_out
 from aimer2.site.settings import Settings
 from aimer2.site.workers import Workers
 from aimer2.study.pack import pack
+from aimer2.study.refused import vouched
 
 Run = Callable[["Bench"], Awaitable[Any]]
 
@@ -112,6 +113,7 @@ def test_an_unapproved_study_is_refused_before_its_data_are_opened(bench: Bench)
         record.write_text("not to be read")
     ready = bench.run(lambda b: b.do(b.task()))
     assert isinstance(ready.reply, Refusal) and ready.reply.code == "not-approved"
+    assert vouched(ready.reply, bench.digest, bench.site.key.public).signed, "it can be shown that the site itself has refused"
     assert bench.workers.warm(bench.digest) is None and not bench.site.folder.log(bench.digest).exists()
 
 

@@ -110,12 +110,17 @@ def _not_covered(grid: Table, stated: Mapping[str, Any]) -> Table:
     return grid
 
 
+def _absence(told: Mapping[str, Any]) -> str:
+    outcome = told["outcome"] + (" (signed at the site)" if told.get("signed") else "")
+    return f"{told['stage']} {told['round']}: {outcome}{': ' if told['reason'] else ''}{told['reason']}"
+
+
 def _sites(result: Mapping[str, Any]) -> Table:
     counted = ("final",) if "evaluation" in result else ITERATED
     training = sum(item["stage"] in counted for item in result["rounds"])
     table = Table("site", "rounds that count", "received", "sent", "absences, with the reason", box=None, pad_edge=False)
     for site, part in result["sites"].items():
-        absences = [f"{a['stage']} {a['round']}: {a['outcome']}{': ' if a['reason'] else ''}{a['reason']}" for a in part["absences"]]
+        absences = [_absence(told) for told in part["absences"]]
         why = "\n".join(map(printable, absences)) or ("" if part["rounds"] else "took no part")
         # a record from before has no bytes of single sites
         traffic = [size_of(part[name]) if name in part else "" for name in ("bytes_received", "bytes_sent")]

@@ -23,6 +23,7 @@ from aimer2.core.task import Answer, BlobRef, Refusal, Reply, Task
 from aimer2.identity.documents import sign_document
 from aimer2.identity.keys import SigningKey
 from aimer2.messages.wire import ATTACHED_BYTES, Exchange, attach, detach, task_key
+from aimer2.study.refused import vouched
 
 _REPLY: TypeAdapter[Reply] = TypeAdapter(Reply)
 
@@ -206,8 +207,13 @@ class Queue:
             if reply.site != site:
                 raise NotAllowed("A site answers for itself only.")
             if task_key(reply.task, reply.attempt) in open_here:
-                wanted[reply.task, reply.attempt] = reply
+                wanted[reply.task, reply.attempt] = self._vouched(site, reply)
         await self._store(site, wanted, exchange.attachments)
+
+    def _vouched(self, site: str, reply: Reply) -> Reply:
+        if not isinstance(reply, Refusal) or not reply.signed:
+            return reply
+        return vouched(reply, self._entries[reply.task, reply.attempt].task.study, self._parts.registry.sites[site].key)
 
     async def _store(self, site: str, replies: Mapping[Key, Reply], attachments: Mapping[str, str] | None = None) -> None:
         if not replies:

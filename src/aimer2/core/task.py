@@ -206,6 +206,7 @@ class Refusal(Telling):
     site: SiteId
     code: str
     reason: str
+    signed: str = Field(default="", exclude_if=lambda text: not text, description="the same under the site's signature, a Refused as JWS")
 
 
 class Failure(Telling):

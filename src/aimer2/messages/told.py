@@ -1,4 +1,5 @@
-"""What a site tells of itself beside its updates, each signed by it (JWS): what it has charged to a study, and what its data sets hold."""
+"""What a site tells of itself beside its updates, each signed by it (JWS): what it has charged to a study, what its data sets hold, what it will
+not do."""
 
 from __future__ import annotations
 
@@ -6,9 +7,9 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from aimer2.core.task import Digest, Document, SiteId
+from aimer2.core.task import Digest, Document, SiteId, Telling
 
-SPENDING, DESCRIPTION = "spending", "data-description"
+SPENDING, DESCRIPTION, REFUSAL = "spending", "data-description", "refusal"
 """Kinds of the signed documents."""
 
 
@@ -24,6 +25,18 @@ class Spending(Document):
     epsilon: float = Field(ge=0, description="of each patient of the site, by this study alone, at its own δ")
     delta: float = Field(gt=0, lt=1)
     tasks: int = Field(ge=0, description="that were charged")
+    time: float
+
+
+class Refused(Telling):
+    """What a site will not do for a study; the values of the reason stand in ``words``."""
+
+    study: str
+    task: str
+    attempt: int
+    site: SiteId
+    code: str
+    reason: str
     time: float
 
 

@@ -14,6 +14,7 @@ from aimer2.identity.keys import PublicKey
 from aimer2.messages.package import digest
 from aimer2.messages.wire import Decision
 from aimer2.repository.version import Version
+from aimer2.study.refused import said_in
 
 
 @final
@@ -32,6 +33,7 @@ def verify(version: Version) -> list[Finding]:
         Finding("result and stages", True, say("signed by the coordinator's key {key_id}", key_id=version.key.key_id)),
         *_package(version),
         *_approvals(version),
+        *_refusals(version),
         *_weights(version),
     ]
 
@@ -76,6 +78,19 @@ def _approval(site: SiteId, decision: Decision | None) -> Finding:
     withdrawn = decision.decision == "withdraw"
     told = say("signed at the site by {by}, withdrawn since", by=decision.by) if withdrawn else say("signed at the site by {by}", by=decision.by)
     return Finding(say("approval of {site}", site=site), True, told)
+
+
+def _refusals(version: Version) -> Iterator[Finding]:
+    """A site's own signature under each refusal that the result tells of it with one."""
+    for site, part in sorted(version.result["sites"].items()):
+        told = [one for one in part["absences"] if one.get("signed")]
+        key = PublicKey.from_text(version.record.package.roster[site])
+        said = [said_in(one["signed"], key) for one in told]
+        texts = [(version.digest, site, one["code"], one["reason"]) for one in told]
+        holds = [None if one is None else (one.study, one.site, one.code, one.reason) for one in said] == texts
+        if told:
+            what = "signed at the site" if holds else "not signed with the key that the study knows of it, or not in these words"
+            yield Finding(say("refusals of {site}", site=site), holds, what)
 
 
 def _decision(statement: str, key: str) -> Decision | None:

@@ -42,6 +42,7 @@ from aimer2.site.telling import Telling
 from aimer2.site.threads import Threads
 from aimer2.site.witness import exchange_heads
 from aimer2.site.workers import Workers
+from aimer2.study.refused import signed
 
 _ACTOR = "agent"
 _RECORD_SECONDS = 0.5
@@ -273,7 +274,7 @@ class Agent:
             return asdict(freeze(self._decisions, by=by, reason=reason))
         finally:
             called_off = self._halt()
-            self._exchanging.say([_refused(key, study, self._settings.site) for key, study in called_off.items()])
+            self._exchanging.say([_refused(key, study, self._decisions) for key, study in called_off.items()])
             self._heads_due.set()
 
     def _thaw(self, *, by: str, reason: str) -> dict[str, Any]:
@@ -381,11 +382,12 @@ def _details(task: Task, ready: Ready, seconds: float) -> dict[str, Json]:
     return details
 
 
-def _refused(key: str, study: str, site: str) -> Ready:
+def _refused(key: str, study: str, decisions: Decisions) -> Ready:
     """The coordinator need not wait for what was called off."""
     task, _, attempt = key.rpartition("/")
     reason = "This site has been frozen by its hospital."
-    return Ready(study, Refusal(task=task, attempt=int(attempt), site=site, code=Frozen.code, reason=reason), {})
+    refusal = Refusal(task=task, attempt=int(attempt), site=decisions.site, code=Frozen.code, reason=reason)
+    return Ready(study, signed(refusal, study, decisions.key, decisions.clock.now()), {})
 
 
 def _break(stop: asyncio.Future[None], error: BaseException) -> None:

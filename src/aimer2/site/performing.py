@@ -48,6 +48,7 @@ from aimer2.site.workers import Opening, Worker, WorkerDied, Workers, of_death
 from aimer2.study.compressing import MEMORY
 from aimer2.study.evaluation import released
 from aimer2.study.private_questions import question_terms
+from aimer2.study.refused import signed
 from aimer2.study.secure_update import SecureUpdate
 from aimer2.study.spending import spending
 
@@ -110,7 +111,10 @@ class Performing:
 
     def _no(self, kind: type[Refusal] | type[Failure], task: Task, error: AimerError) -> Ready:
         reason = error.sentence if kind is Refusal else _class_sentence(error)
-        return Ready(task.study, kind(task=task.id, attempt=task.attempt, site=task.site, code=error.code, reason=reason), {})
+        reply = kind(task=task.id, attempt=task.attempt, site=task.site, code=error.code, reason=reason)
+        if isinstance(reply, Refusal):
+            reply = signed(reply, task.study, self._decisions.key, self._decisions.clock.now())
+        return Ready(task.study, reply, {})
 
     async def _answer(self, task: Task, attachments: Mapping[str, str]) -> Ready:
         standing = self._decisions.store.standing(task)

@@ -12,7 +12,7 @@ from aimer2.core import tree
 from aimer2.core.clock import Clock
 from aimer2.core.errors import AimerError, BadUpdate
 from aimer2.core.protocols import BlobStore, Engine
-from aimer2.core.task import Answer, BlobRef, Failure, Reply, SiteId, Task
+from aimer2.core.task import Answer, BlobRef, Failure, Refusal, Reply, SiteId, Task
 from aimer2.core.update import Update
 from aimer2.messages.tensors import read_tree
 from aimer2.study.events import Absence, Event, ReplyReceived, RoundStalled, Traffic
@@ -138,7 +138,7 @@ def _take(reply: Reply, collected: Collected, blobs: BlobStore, task: Task, cloc
             reply = Failure(task=reply.task, attempt=reply.attempt, site=reply.site, code=error.code, reason=error.sentence)
     if not isinstance(reply, Answer):
         outcome = "failed" if isinstance(reply, Failure) else "refused"
-        collected.absent[reply.site] = Absence(site=reply.site, outcome=outcome, code=reply.code, reason=reply.reason)
+        collected.absent[reply.site] = Absence(site=reply.site, outcome=outcome, code=reply.code, reason=reply.reason, signed=_signed(reply))
     return ReplyReceived(
         time=clock.now(),
         stage=task.stage,
@@ -149,7 +149,12 @@ def _take(reply: Reply, collected: Collected, blobs: BlobStore, task: Task, cloc
         reason="" if isinstance(reply, Answer) else reply.reason,
         checks=reply.checks if isinstance(reply, Answer) else (),
         seconds=clock.monotonic() - began,
+        signed=_signed(reply),
     )
+
+
+def _signed(reply: Reply) -> str:
+    return reply.signed if isinstance(reply, Refusal) else ""
 
 
 def drop_odd_ones(collected: Collected, groups: Groups | None = None) -> None:

@@ -17,6 +17,7 @@ class Absence(Telling):
     outcome: Literal["refused", "failed", "late"]
     code: str = ""
     reason: str = ""
+    signed: str = Field(default="", exclude_if=lambda text: not text, description="of a refusal: under the site's signature, a Refused as JWS")
 
 
 class StudyStarted(Document):
@@ -54,6 +55,7 @@ class ReplyReceived(Telling):
     reason: str = ""
     checks: tuple[Check, ...] = ()
     seconds: float
+    signed: str = Field(default="", exclude_if=lambda text: not text, description="as in an Absence")
 
 
 class RoundStalled(Document):
