@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import final
 
@@ -70,19 +70,27 @@ def traffic_of(collected: Collected) -> dict[SiteId, Traffic]:
 
 
 async def collect(
-    engine: Engine, tasks: Mapping[SiteId, Task], collected: Collected, patience: Patience, blobs: BlobStore, clock: Clock
+    engine: Engine,
+    tasks: Mapping[SiteId, Task],
+    collected: Collected,
+    patience: Patience,
+    blobs: BlobStore,
+    clock: Clock,
+    over: Callable[[Collected], bool] = lambda _: False,
 ) -> AsyncIterator[Event]:
     """Fills ``collected`` until every site has replied, or the deadline has passed and enough have answered; the late are asked no more.
+
+    ``over``: asked after each reply whether the others are not needed.
 
     After the deadline with too few answers it says so once and keeps waiting: what sites have computed is not thrown away.
     """
     began = clock.monotonic()
     replies = engine.ask(tasks)
     waiting = asyncio.ensure_future(anext(replies, None))
-    stalled, hope = False, possible(collected, patience)
+    stalled, done_with, hope = False, False, possible(collected, patience)
     first = next(iter(tasks.values()))
     try:
-        while collected.replied < len(collected.asked) and hope:
+        while not done_with and collected.replied < len(collected.asked) and hope:
             left = began + patience.deadline_seconds - clock.monotonic()
             if left <= 0 and patience.enough(collected.answers) and not waiting.done():
                 break
@@ -102,6 +110,7 @@ async def collect(
             event = _take(reply, collected, blobs, first, clock, began)
             hope = event.outcome == "answer" or possible(collected, patience)
             yield event
+            done_with = over(collected)
     finally:
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)

@@ -223,9 +223,25 @@ class Group:
         except AimerError as error:
             raise RoundLost(_told(error, agreed), round_.dropped) from None
 
+    def has_threshold(self, revealed: Heard) -> bool:
+        """Whether so many have revealed as can open its sum."""
+        return len(revealed.of(self.roster.members).said) >= self.roster.threshold
+
+    def opens(self, revealed: Heard) -> bool:
+        """Whether these shares open its sum; where they do not, more may."""
+        opening = self._opening
+        blamed = dict(opening.round.dropped)
+        try:
+            opening.opened = opening.round.collect_reveals(revealed.of(self.roster.members).said)
+        except AimerError:
+            opening.round.dropped = blamed
+        return opening.opened is not None
+
     def take_reveals(self, agreed: Heard, revealed: Heard) -> None:
         """Raises RoundLost."""
         opening, heard = self._opening, revealed.of(self.roster.members)
+        if opening.opened is not None:
+            return
         try:
             opening.opened = opening.round.collect_reveals(heard.said)
         except AimerError as error:

@@ -161,7 +161,7 @@ class SecureSum:
                 self._lose(group, collected, RoundLost(mark("it has other names or shapes than those of most groups")))
 
     async def _opening(self, asked: Asked, collected: Collected) -> AsyncIterator[Event]:
-        """All survivors sign the set; those who signed reveal. As soon as enough have, a short while is given to the others."""
+        """All survivors sign the set; as soon as enough have, a short while is given to the others. Who signed reveals, until the sum is open."""
         seconds = _OPENING_SECONDS if len(self._all) == 1 else _SET_UP_SECONDS
         agreed, revealed = Heard(), Heard()
         here = self._here
@@ -172,7 +172,8 @@ class SecureSum:
         self._each(here, collected, lambda group: requests.append(group.reveal_requests(agreed)))
         _require(asked, collected)  # before anything is opened
         here = self._still(here)
-        async for event in self._phase("reveal", asked, requests, self._patience(asked, seconds, here, lambda roster: roster.threshold), revealed):
+        patience, are_open = self._patience(asked, seconds, here, lambda roster: roster.threshold), _Opening(here)
+        async for event in self._phase("reveal", asked, requests, patience, revealed, are_open):
             yield event
         self._each(here, collected, lambda group: group.take_reveals(agreed, revealed))
         _require(asked, collected)
@@ -200,14 +201,20 @@ class SecureSum:
         return Patience(groups.sites_needed(), min(asked.patience.deadline_seconds, seconds), groups)
 
     async def _phase(
-        self, phase: Phase, asked: Asked, requests: Iterable[Mapping[SiteId, Request]], patience: Patience, heard: Heard
+        self,
+        phase: Phase,
+        asked: Asked,
+        requests: Iterable[Mapping[SiteId, Request]],
+        patience: Patience,
+        heard: Heard,
+        over: Callable[[Collected], bool] = lambda _: False,
     ) -> AsyncIterator[Event]:
         """One phase without data. That a site has answered is no event: it has not trained, it has only spoken."""
         tasks = {site: _spoken(asked.tasks[site], phase, told) for one in requests for site, told in one.items() if site in asked.tasks}
         if not tasks:
             return
         collected = Collected(tuple(tasks))
-        async for event in collect(self._engine, tasks, collected, patience, self._blobs, self._clock):
+        async for event in collect(self._engine, tasks, collected, patience, self._blobs, self._clock, over):
             if not (isinstance(event, ReplyReceived) and event.outcome == "answer"):
                 yield event
         heard.said.update({site: answer.message for site, answer in collected.answers.items()})
@@ -222,6 +229,26 @@ def _require(asked: Asked, collected: Collected) -> None:
     """Raises RoundLost where groups that were lost leave too few sites."""
     if not asked.patience.enough(collected.answers):
         raise RoundLost(asked.patience.lacking(collected.answers, say("have a part in a sum that can be opened")))
+
+
+@final
+class _Opening:
+    """Whether the sums of all these groups are open: then what others would reveal is of no use. Each is tried once, with as many shares as it
+    needs; where one of them is of no use, all that come are waited for."""
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self._untried, self._shut = list(groups), list(groups)
+        self._fewest = min((group.roster.threshold for group in groups), default=0)
+
+    def __call__(self, collected: Collected) -> bool:
+        if len(collected.answers) < self._fewest or not self._untried:
+            return False
+        heard = Heard({site: answer.message for site, answer in collected.answers.items()})
+        for group in [group for group in self._untried if group.has_threshold(heard)]:
+            self._untried.remove(group)
+            if group.opens(heard):
+                self._shut.remove(group)
+        return not self._shut
 
 
 def _groups(groups: Sequence[Group], needed: int, least: Callable[[Roster], int]) -> Groups:

@@ -66,7 +66,7 @@ def put_tasks(connection: Connection, new: Sequence[NewTask], now: float) -> Put
     there = {(row.id, row.attempt): row for row in find_tasks(connection, [(task.id, task.attempt) for task in new])}
     again = [key for key, row in there.items() if row.state == "withdrawn"]
     if again:
-        _set_state(connection, again, "open")
+        connection.execute(update(tasks).where(tuple_(tasks.c.id, tasks.c.attempt).in_(again)).values(state="open"))
     return Put({key: row.reply for key, row in there.items() if row.reply is not None}, frozenset(again), note_change(connection, "tasks"))
 
 
@@ -90,8 +90,11 @@ def record_replies(connection: Connection, replies: Iterable[tuple[Key, str]], n
     return note_change(connection, "tasks") if tell else None
 
 
+_WITHDRAW = Prepared("UPDATE tasks SET state = 'withdrawn' WHERE id = :id AND attempt = :attempt AND state = 'open'")
+
+
 def withdraw_tasks(connection: Connection, keys: Sequence[Key]) -> int:
-    _set_state(connection, keys, "withdrawn", only="open")
+    _WITHDRAW.run_many(connection, [{"id": id, "attempt": attempt} for id, attempt in keys])
     return note_change(connection, "tasks")
 
 
@@ -102,8 +105,3 @@ def erase_tasks(connection: Connection, study: str, most: int) -> int:
     if keys:
         connection.execute(delete(tasks).where(tuple_(tasks.c.id, tasks.c.attempt).in_([(row.id, row.attempt) for row in keys])))
     return len(keys)
-
-
-def _set_state(connection: Connection, keys: Sequence[Key], state: str, only: str | None = None) -> None:
-    statement = update(tasks).where(tuple_(tasks.c.id, tasks.c.attempt).in_(keys)).values(state=state)
-    connection.execute(statement if only is None else statement.where(tasks.c.state == only))
