@@ -221,6 +221,8 @@ def test_frozen_layers_keep_their_weights_and_have_no_gradients() -> None:
     assert learner.buffers == {"sequential/base/kernel", "sequential/base/bias"}
     assert np.array_equal(before["sequential/base/kernel"], after["sequential/base/kernel"])
     assert not np.array_equal(before["sequential/head/kernel"], after["sequential/head/kernel"])
+    with pytest.raises(BadModel, match="learns"):
+        fit(learner, drawn(), trainable=learner.buffers)
 
 
 def test_batch_normalisation_that_is_left_alone_works_by_what_it_was_given() -> None:

@@ -154,13 +154,13 @@ class KerasLearner:
         chosen = frozenset(self._travelling if trainable is None else self._travelling.keys() & set(trainable))
         if chosen not in self._programs:
             leaves = {name: leaf for name, leaf in self._trained.items() if name in chosen}
+            if not leaves:
+                remedy = "Name layers that have weights, and freeze not all of the model."
+                raise BadModel("None of the weights that are to be trained learns.", remedy=remedy)
             left = {id(leaf.variable) for name, leaf in self._travelling.items() if name in self.buffers - chosen}
             targets = tf.TensorSpec((None,), "int64" if self._recipe.target.kind == "multiclass" else self._dtype)
             shapes = [tf.TensorSpec(leaf.variable.shape, leaf.variable.dtype) for leaf in leaves.values()]
-            slots = [
-                tuple(tf.Variable(tf.zeros(leaf.variable.shape, leaf.variable.dtype), trainable=False) for _ in range(self._optimiser.slots))
-                for leaf in leaves.values()
-            ]
+            slots = [tuple(tf.Variable(tf.zeros(s.shape, s.dtype), trainable=False) for _ in range(self._optimiser.slots)) for s in shapes]
             gradients = partial(self._traced_gradients, leaves)
             step = partial(self._traced_step, leaves, slots)
             self._programs[chosen] = _Program(
