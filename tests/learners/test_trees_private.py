@@ -71,6 +71,18 @@ def test_one_patient_moves_all_sums_of_a_tree_by_the_clip_norm_at_most(outputs: 
         assert max(moves) == pytest.approx(0.2, abs=1e-9)
 
 
+@pytest.mark.parametrize(("outputs", "longest"), [(1, 1.0), (3, math.sqrt(2.0))])
+def test_no_patient_of_one_row_has_a_longer_part_than_the_page_says(outputs: int, longest: float) -> None:
+    """(g, h) of p from 0 to 1: so a clip norm of this length shortens nothing, and a smaller one does."""
+    data = drawn(classes=max(2, outputs), rows=200)
+    for scale in (0.1, 1.0, 30.0):
+        made = learner(terms(), outputs)
+        made.load({**made.parameters(), "value": made.parameters()["value"] * scale})
+        lengths = np.linalg.norm(np.concatenate(made.derivatives(data, 1), axis=1), axis=1)
+        assert lengths.max() <= longest + 1e-12
+    assert lengths.max() > 0.99 * longest
+
+
 def test_the_noise_has_the_stated_deviation_and_is_never_the_same() -> None:
     nobody = drawn()
     told = np.concatenate([summed(nobody, noise_multiplier=3.0, clip_norm=0.5, sampling_rate=1e-12) for _ in range(300)])

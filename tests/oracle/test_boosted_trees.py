@@ -59,7 +59,7 @@ def in_ranges(features: Floats) -> Floats:
 def drawn_trees(features: Floats, targets: Any, hospital: Any, noise: float, key: int) -> TreesLearner:
     """30 trees of depth 4, every patient in each; the sums of leaves with this noise at every hospital."""
     form, recipe = Form(features.shape[1], 1, 30, 4, 16), Recipe(Training(), Target(name="y"), 30, (features.shape[1],))
-    terms = Terms(1.0, noise, 1.03, 1e-3, 1, 30, None, 50)
+    terms = Terms(1.0, noise, 1.0, 1e-3, 1, 30, None, 50)
     sites = [
         (
             PrivateTreesLearner(lambda: form, recipe, None, terms, SecureBytes(bytes([key, number] * 16))),
