@@ -141,14 +141,14 @@ class _Stream:
         self._context = Cipher(AES256(seed), CTR(bytes(_AES))).encryptor()
         self._position = 0
 
-    def fill(self, buffer: bytearray, offset: int, length: int) -> None:
-        """The buffer is longer than what is asked for by one cipher block, as the library wants it."""
+    def fill(self, buffer: bytearray, offset: int, zeros: memoryview) -> None:
+        """As many bytes as ``zeros`` has. The buffer is longer by one cipher block, as the library wants it."""
         if offset != self._position:
             block, within = divmod(offset, _AES)
             self._context.reset_nonce(block.to_bytes(_AES, "big"))
             self._context.update(_ZEROS[:within])
-        self._context.update_into(_ZEROS[:length], buffer)
-        self._position = offset + length
+        self._context.update_into(zeros, buffer)
+        self._position = offset + len(zeros)
 
 
 @final
@@ -162,13 +162,12 @@ class _Masks:
 
     def apply(self, words: NumpyArray, place: Place, start: int) -> None:
         """Adds and subtracts them in place; ``start`` counts the leaf's coordinates."""
-        leaf = place.leaf
-        offset = place.offset + start * leaf.bits // 8
-        key = np.frombuffer(self._buffer, leaf.word, len(words))
+        offset, limbs, zeros = place.offset + start * place.leaf.bits // 8, place.leaf.limbs, _ZEROS[: words.nbytes]
+        key = np.frombuffer(self._buffer, words.dtype, len(words))
         for streams, function in ((self._plus, add), (self._minus, subtract)):
             for stream in streams:
-                stream.fill(self._buffer, offset, words.nbytes)
-                function(words, key, leaf.limbs)
+                stream.fill(self._buffer, offset, zeros)
+                function(words, key, limbs)
 
 
 @final
@@ -178,7 +177,7 @@ class _Checksum:
     def __init__(self, context: bytes) -> None:
         self._key = hashlib.sha256(PROTOCOL.encode() + b" checksum" + context).digest()
         drawn = bytearray(2 * BLOCK + _AES)
-        _Stream(self._key).fill(drawn, 0, 2 * BLOCK)
+        _Stream(self._key).fill(drawn, 0, _ZEROS[: 2 * BLOCK])
         # odd: none is 0. 16 bits times 32-bit limbs times the length of a block stays below 2^63
         self._within = (np.frombuffer(drawn, "<u2", BLOCK) | 1).astype(np.int64)
         self._limb = np.empty(BLOCK, np.int64)
