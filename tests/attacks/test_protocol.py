@@ -33,6 +33,7 @@ from aimer2.secure_aggregation.messages import (
     Update,
     letters_digest,
     opened,
+    pieces,
     sign,
     text_digest,
 )
@@ -123,7 +124,7 @@ def test_two_lists_of_keys_are_noticed_before_anything_is_masked() -> None:
     lists = {site: signed if site < "site-2" else {name: signed[name] for name in federation.sites[1:]} for site in federation.sites[1:]}
     bundles = {site: Dealt.model_validate_json(federation.members[site].share(federation.terms, letters(lists[site]))).bundle for site in lists}
     with pytest.raises(Tampered, match="other keys"):
-        federation.members["site-1"].accept(federation.terms, Deals(bundles=bundles, parcels={}, paths={}).model_dump_json())
+        federation.members["site-1"].accept(federation.terms, Deals(bundles=bundles, parcels=b"", paths=b"").model_dump_json())
     with pytest.raises(Conflict):
         federation.members["site-1"].share(federation.terms, letters({name: signed[name] for name in federation.sites[1:]}))
 
@@ -150,7 +151,8 @@ def test_members_left_out_for_one_site_are_noticed_and_its_masks_do_not_cancel()
     messages = federation.keys_message(epoch)
     dealt = epoch.collect_shares({site: federation.members[site].share(federation.terms, text) for site, text in messages.items()})
     deals = Deals.model_validate_json(dealt["site-0"])
-    fewer = deals.model_copy(update={"bundles": {site: bundle for site, bundle in deals.bundles.items() if site != "site-4"}})
+    bundles = {site: bundle for site, bundle in deals.bundles.items() if site != "site-4"}
+    fewer = Deals(bundles=bundles, parcels=deals.parcels[: len(deals.parcels) * 4 // 5], paths=deals.paths[: len(deals.paths) * 4 // 5])
     federation.members["site-0"].accept(federation.terms, fewer.model_dump_json())
     for site in federation.sites[1:]:
         federation.members[site].accept(federation.terms, dealt[site])
@@ -187,20 +189,16 @@ def test_parcels_altered_or_left_out_on_the_way_are_refused() -> None:
         {site: federation.members[site].share(federation.terms, text) for site, text in federation.keys_message(epoch).items()}
     )
     deals = Deals.model_validate_json(dealt["site-0"])
-    one, other = federation.roster.index("site-1"), federation.roster.index("site-2")
-    parcels, paths = dict(deals.parcels), dict(deals.paths)
-    for swapped, along in (
-        (parcels | {one: parcels[other]}, paths),
-        (parcels | {one: parcels[other]}, paths | {one: paths[other]}),
-        (parcels | {one: bytes(len(parcels[one]))}, paths),
-        ({index: parcel for index, parcel in parcels.items() if index != one}, paths),
+    parcels, paths = pieces(deals.parcels, 3, len(deals.parcels) // 3), pieces(deals.paths, 3, len(deals.paths) // 3)
+    for swapped, along, named in (
+        ([parcels[0], parcels[2], parcels[1]], paths, "'site-1'"),
+        ([parcels[0], parcels[2], parcels[1]], [paths[0], paths[2], paths[1]], "'site-1'"),
+        ([parcels[0], bytes(len(parcels[1])), parcels[2]], paths, "'site-1'"),
+        ([parcels[0], parcels[2]], paths, "not one parcel"),
+        (parcels, paths[:2], "not one parcel"),
     ):
-        message = deals.model_copy(update={"parcels": swapped, "paths": along})
-        with pytest.raises(Tampered, match="site-1"):
-            federation.members["site-0"].accept(federation.terms, message.model_dump_json())
-    for left_out, error in (("site-0", Tampered), ("site-1", NotAvailable)):
-        message = deals.model_copy(update={"bundles": {site: text for site, text in deals.bundles.items() if site != left_out}})
-        with pytest.raises(error):
+        message = deals.model_copy(update={"parcels": b"".join(swapped), "paths": b"".join(along)})
+        with pytest.raises(Tampered, match=named):
             federation.members["site-0"].accept(federation.terms, message.model_dump_json())
     # the true message is still taken
     assert federation.members["site-0"].accept(federation.terms, dealt["site-0"]) == ()
@@ -509,9 +507,10 @@ def test_a_dealer_who_signs_fewer_parcels_than_there_are_sites_is_out() -> None:
     answers = {site: federation.members[site].share(federation.terms, text) for site, text in messages.items()}
     dealt = Dealt.model_validate_json(answers["site-3"])
     bundle = opened(dealt.bundle, Bundle, federation.keys["site-3"].public)
-    for parcels in (dict(list(dealt.parcels.items())[:3]), dict(dealt.parcels) | {2: dealt.parcels[2][:-1]}):
-        signed = sign(bundle.model_copy(update={"parcels": HashTree(list(parcels.values())).root.hex()}), federation.keys["site-3"])
-        forged = Dealt(bundle=signed, parcels=parcels).model_dump_json()
+    parcels = pieces(dealt.parcels, 4, len(dealt.parcels) // 4)
+    for fewer in (parcels[:3], [*parcels[:3], parcels[3][:-1]]):
+        signed = sign(bundle.model_copy(update={"parcels": HashTree(fewer).root.hex()}), federation.keys["site-3"])
+        forged = Dealt(bundle=signed, parcels=b"".join(fewer)).model_dump_json()
         others = Epoch.resume(federation.roster, epoch.document()).collect_shares(answers | {"site-3": forged})
         assert set(others) == set(federation.sites[:3])
 
@@ -526,7 +525,7 @@ def test_a_dealer_without_a_key_on_the_list_is_refused() -> None:
     late = Dealt(bundle=sign(bundle, federation.keys["site-4"]), parcels=deals["site-3"].parcels)
     bundles = {site: one.bundle for site, one in (deals | {"site-4": late}).items()}
     with pytest.raises(NotAllowed, match="without a key in the list"):
-        federation.members["site-0"].accept(federation.terms, Deals(bundles=bundles, parcels={}, paths={}).model_dump_json())
+        federation.members["site-0"].accept(federation.terms, Deals(bundles=bundles, parcels=b"", paths=b"").model_dump_json())
     assert "site-4" not in epoch.collect_shares({site: one.model_dump_json() for site, one in (deals | {"site-4": late}).items()})
 
 
@@ -542,15 +541,17 @@ def cheating_share(federation: Federation, cheat: SiteId, keys: Mapping[SiteId, 
     """What a dealer sends who packs other shares than those of its secrets; with ``lie``, not even those that it commits to."""
     digest = letters_digest("keys", keys)
     honest = Dealt.model_validate_json(federation.members[cheat].share(federation.terms, letters(keys)))
-    parcels, index = dict(honest.parcels), federation.roster.index
+    index, order = federation.roster.index, sorted(keys)
+    parcels = pieces(honest.parcels, len(keys), len(honest.parcels) // len(keys))
     for victim, content in shares.items():
         seal = opened(keys[victim], Keys, federation.keys[victim].public).seal
         parcel = pack(content, seal, place(set_up_digest(federation.roster, federation.terms, digest), index(cheat), index(victim)))
         committed = 32 * len(content)
-        parcels[index(victim)] = parcel[:-committed] + honest.parcels[index(victim)][-committed:] if lie else parcel
+        at = order.index(victim)
+        parcels[at] = parcel[:-committed] + parcels[at][-committed:] if lie else parcel
     bundle = opened(honest.bundle, Bundle, federation.keys[cheat].public)
-    bundle = bundle.model_copy(update={"parcels": HashTree(list(parcels.values())).root.hex()})
-    return Dealt(bundle=sign(bundle, federation.keys[cheat]), parcels=parcels).model_dump_json()
+    bundle = bundle.model_copy(update={"parcels": HashTree(parcels).root.hex()})
+    return Dealt(bundle=sign(bundle, federation.keys[cheat]), parcels=b"".join(parcels)).model_dump_json()
 
 
 def cheated_epoch(federation: Federation, victims: list[SiteId], *, lie: bool) -> Epoch:

@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from aimer2.secure_aggregation.hash_tree import HashTree, root_of
+from aimer2.secure_aggregation.hash_tree import HashTree, path_length, root_of
 
 
 def sha(content: bytes) -> bytes:
@@ -22,13 +22,14 @@ def test_the_root_of_three_leaves_is_that_of_the_definition() -> None:
 def test_each_leaf_shows_its_own_place_and_no_other(count: int) -> None:
     leaves = [f"leaf {number}".encode() for number in range(count)]
     tree = HashTree(leaves)
-    for place, leaf in enumerate(leaves):
-        path = tree.path(place)
+    paths = tree.paths()
+    for place, (leaf, path) in enumerate(zip(leaves, paths, strict=True)):
+        assert len(path) == path_length(place, count)
         assert root_of(leaf, place, count, path) == tree.root
         assert root_of(leaf + b"x", place, count, path) != tree.root
         assert root_of(leaf, place, count, path + bytes(32)) != tree.root
         assert root_of(leaf, place, count, path[:-1]) != tree.root or not path
-        assert all(root_of(leaf, other, count, tree.path(other)) != tree.root for other in range(count) if other != place)
+        assert all(root_of(leaf, other, count, paths[other]) != tree.root for other in range(count) if other != place)
 
 
 def test_a_tree_of_fewer_or_more_leaves_has_another_root() -> None:

@@ -176,7 +176,7 @@ def test_phases_out_of_order_are_refused() -> None:
         member.share(federation.terms, Letters(signed={}).model_dump_json())
     member.advertise(federation.terms)
     with pytest.raises(Conflict):
-        member.accept(federation.terms, Deals(bundles={}, parcels={}, paths={}).model_dump_json())
+        member.accept(federation.terms, Deals(bundles={}, parcels=b"", paths=b"").model_dump_json())
     with pytest.raises(Conflict):
         member.prepare(federation.terms, terms)
     epoch = federation.set_up()

@@ -8,7 +8,8 @@ sign once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, final
 
@@ -17,25 +18,22 @@ from aimer2.core.said import say
 from aimer2.core.task import Digest, SiteId
 from aimer2.secure_aggregation.hash_tree import HashTree
 from aimer2.secure_aggregation.keys import (
-    commitment,
+    fitting,
     open_bundle,
     open_keys,
     own_seed,
     pair_seed,
     parcel_length,
-    place,
     public,
     round_context,
     secret_commitment,
     set_up_digest,
-    share_commitment,
     survivor_set,
 )
 from aimer2.secure_aggregation.messages import (
     PROTOCOL,
     Agreement,
     Bundle,
-    Deals,
     Dealt,
     EpochTerms,
     Keys,
@@ -43,9 +41,11 @@ from aimer2.secure_aggregation.messages import (
     Reveal,
     RoundTerms,
     Update,
+    deals_message,
     letters_digest,
     opened,
     parsed,
+    pieces,
 )
 from aimer2.secure_aggregation.roster import Roster
 from aimer2.secure_aggregation.secret_sharing import combine
@@ -71,7 +71,7 @@ class _Deal:
 
     text: str
     bundle: Bundle
-    parcels: Mapping[int, bytes]
+    parcels: Sequence[bytes]
     signed: str
     tree: HashTree
 
@@ -86,6 +86,7 @@ class Epoch:
     dropped: dict[SiteId, str] = field(default_factory=dict)
     _keys: dict[SiteId, str] = field(default_factory=dict)
     _opened: dict[SiteId, Keys] = field(default_factory=dict)
+    _places: dict[int, int] = field(default_factory=dict)
     _dealt: dict[SiteId, _Deal] = field(default_factory=dict)
     _list: Digest = ""
     _set_up: bytes = b""
@@ -121,17 +122,13 @@ class Epoch:
 
     def share_messages(self, members: Collection[SiteId] | None = None) -> dict[SiteId, str]:
         """Each member, or each of these, gets every bundle and, of the parcels, its own."""
-        wanted = [(site, self.roster.index(site), at) for at, site in enumerate(self._opened) if members is None or site in members]
-        parcels: dict[SiteId, dict[int, bytes]] = {site: {} for site, _, _ in wanted}
-        paths: dict[SiteId, dict[int, bytes]] = {site: {} for site, _, _ in wanted}
-        for dealer, deal in self._dealt.items():
-            mine = self.roster.index(dealer)
-            for site, index, at in wanted:
-                parcels[site][mine], paths[site][mine] = deal.parcels[index], deal.tree.path(at)
-        bundles = {dealer: deal.signed for dealer, deal in self._dealt.items()}
-        # all of it was checked as it came
-        said = {site: Deals.model_construct(bundles=bundles, parcels=parcels[site], paths=paths[site]) for site, _, _ in wanted}
-        return {site: deals.model_dump_json() for site, deals in said.items() if site in self._dealt}
+        wanted = {site: at for at, site in enumerate(self._opened) if site in self._dealt and (members is None or site in members)}
+        dealt = dict(sorted(self._dealt.items())) if wanted else {}
+        bundles = json.dumps({dealer: deal.signed for dealer, deal in dealt.items()})
+        parcels = zip(*(deal.parcels for deal in dealt.values()), strict=True)
+        paths = zip(*(deal.tree.paths() for deal in dealt.values()), strict=True)
+        mine = {at: (b"".join(one), b"".join(other)) for at, (one, other) in enumerate(zip(parcels, paths, strict=True))}
+        return {site: deals_message(bundles, *mine[at]) for site, at in wanted.items()}
 
     def start(self, terms: RoundTerms) -> Round:
         """Raises Conflict for a round that is not of this epoch, or before the set-up is done."""
@@ -158,6 +155,7 @@ class Epoch:
 
     def _fix_keys(self, said: Mapping[SiteId, str], keys: Mapping[SiteId, Keys]) -> None:
         self._keys, self._opened = dict(sorted(said.items())), dict(sorted(keys.items()))
+        self._places = {self.roster.index(site): at for at, site in enumerate(self._opened)}
         self._list = letters_digest("keys", said)
         self._set_up = set_up_digest(self.roster, self.terms, self._list)
 
@@ -166,15 +164,11 @@ class Epoch:
             raise NotAllowed("The site has no key in the list.")
         dealt = parsed(text, Dealt)
         bundle = open_bundle(dealt.bundle, self.roster, self.terms, site, self._list)
-        if list(dealt.parcels) != [self.roster.index(other) for other in self._opened]:
-            raise Tampered("There is not one parcel for each site.")
-        tree = HashTree(list(dealt.parcels.values()))
+        parcels = pieces(dealt.parcels, len(self._opened), parcel_length(2 * self.terms.rounds))
+        tree = HashTree(parcels)
         if tree.root.hex() != bundle.parcels:
             raise Tampered("The parcels are not those that their dealer signed.")
-        length = parcel_length(2 * self.terms.rounds)
-        if any(len(parcel) != length for parcel in dealt.parcels.values()):
-            raise Tampered("A parcel does not hold two shares for each round.")
-        return _Deal(text, bundle, dealt.parcels, dealt.bundle, tree)
+        return _Deal(text, bundle, parcels, dealt.bundle, tree)
 
 
 @final
@@ -225,7 +219,7 @@ class Round:
         Raises NotAvailable where too few shares are good, Tampered where shares, all as their dealer signed them, open nothing that it
         announced: it is in ``dropped`` then, and the next attempt goes without it.
         """
-        reveals = _sifted(answers, self._revealed, self.dropped)
+        reveals = {self.epoch.roster.index(site): reveal for site, reveal in _sifted(answers, self._revealed, self.dropped).items()}
         secrets = {site: self._secret(site, reveals) for site in self.epoch.members}
         context, index = self.context, self.epoch.roster.index
         seeds: dict[bool, list[bytes]] = {True: [], False: []}
@@ -282,22 +276,20 @@ class Round:
             raise Tampered("The site reveals what it was not asked for.")
         return reveal
 
-    def _secret(self, dealer: SiteId, reveals: Mapping[SiteId, Reveal]) -> bytes:
+    def _secret(self, dealer: SiteId, reveals: Mapping[int, Reveal]) -> bytes:
         """Of a survivor the own mask's secret, of another member the private key, from the first shares that are as their dealer signed."""
         survives, deal, roster = dealer in self._updates, self.epoch._dealt[dealer], self.epoch.roster
         mine = roster.index(dealer)
-        said = {site: (reveal.own if survives else reveal.keys).get(mine) for site, reveal in reveals.items()}
-        good: dict[int, bytes] = {}
-        for site, share in said.items():
-            index = roster.index(site)
-            if share is None:
-                continue
-            if self._fits(deal, mine, index, survives, share):
-                good[index] = share
-            else:
-                self.dropped[site] = f"It revealed a share of '{dealer}' that is not the one that it was dealt."
+        said = {index: reveal.own if survives else reveal.keys for index, reveal in reveals.items()}
+        told = {index: shares[mine] for index, shares in said.items() if mine in shares}
+        parcels = {index: deal.parcels[self.epoch._places[index]] for index in told}
+        which, count = 2 * self._place + (0 if survives else 1), 2 * self.epoch.terms.rounds
+        good = fitting(told, parcels, (which, count), self.epoch._set_up, mine)
+        if len(good) < len(told):
+            of = f"It revealed a share of '{dealer}' that is not the one that it was dealt."
+            self.dropped.update(dict.fromkeys(roster.sites(told.keys() - good.keys()), of))
         threshold = roster.threshold
-        without = [site for site, share in said.items() if share is None]
+        without = roster.sites(said.keys() - told.keys())
         if len(good) < threshold <= len(reveals) and without:
             if len(without) > 1:  # one alone may hold its share back
                 raise self._cheated(dealer, "The shares that it dealt were of no use to several sites.")
@@ -319,11 +311,6 @@ class Round:
     def _cheated(self, dealer: SiteId, how: str) -> Tampered:
         self.dropped[dealer] = how
         return Tampered(say("'{dealer}' has not kept to the protocol: {how}", dealer=dealer, how=how))
-
-    def _fits(self, deal: _Deal, dealer: int, recipient: int, survives: bool, share: bytes) -> bool:
-        index = 2 * self._place + (0 if survives else 1)
-        told = share_commitment(place(self.epoch._set_up, dealer, recipient), index, share)
-        return told == commitment(deal.parcels[recipient], index, 2 * self.epoch.terms.rounds)
 
     @property
     def _place(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import final
 
@@ -10,9 +11,9 @@ from aimer2.core.errors import NotAvailable, Tampered
 from aimer2.core.said import say
 from aimer2.core.task import Digest, SiteId
 from aimer2.identity.keys import SigningKey
-from aimer2.secure_aggregation.hash_tree import HashTree, root_of
-from aimer2.secure_aggregation.keys import open_keys, pack, place, secret_commitment, set_up_digest, unpack
-from aimer2.secure_aggregation.messages import Bundle, Deals, Dealt, EpochTerms, Keys, Letters, sign
+from aimer2.secure_aggregation.hash_tree import HashTree, path_length, root_of
+from aimer2.secure_aggregation.keys import open_keys, pack, parcel_length, place, secret_commitment, set_up_digest, unpack
+from aimer2.secure_aggregation.messages import Bundle, Deals, Dealt, EpochTerms, Keys, Letters, pieces, sign
 from aimer2.secure_aggregation.roster import Roster
 from aimer2.secure_aggregation.secret_sharing import split
 
@@ -49,9 +50,9 @@ class Dealer:
     def deal(self, secrets: Sequence[tuple[bytes, bytes]], keys: Mapping[SiteId, Keys], list_digest: Digest, key: SigningKey) -> Dealt:
         """Shares of each round's two secrets (the own mask's, the private key) for all sites in ``keys``, this one among them."""
         seals = {self.roster.index(site): document.seal for site, document in sorted(keys.items())}
-        pieces = [split(secret, self.roster.threshold, list(seals)) for pair in secrets for secret in pair]
+        split_up = [split(secret, self.roster.threshold, list(seals)) for pair in secrets for secret in pair]
         set_up, mine = set_up_digest(self.roster, self.epoch, list_digest), self.roster.index(self.site)
-        parcels = {index: pack([piece[index] for piece in pieces], seal, place(set_up, mine, index)) for index, seal in seals.items()}
+        parcels = [pack([shares[index] for shares in split_up], seal, place(set_up, mine, index)) for index, seal in seals.items()]
         bundle = Bundle(
             study=self.roster.study,
             roster=self.roster.hash(),
@@ -59,20 +60,22 @@ class Dealer:
             site=self.site,
             keys=list_digest,
             secrets=tuple(secret_commitment(own) for own, _ in secrets),
-            parcels=HashTree(list(parcels.values())).root.hex(),
+            parcels=HashTree(parcels).root.hex(),
         )
-        return Dealt(bundle=sign(bundle, key), parcels=parcels)
+        return Dealt(bundle=sign(bundle, key), parcels=b"".join(parcels))
 
-    def take(self, deals: Deals, bundle: Bundle, sites: Sequence[SiteId], seal: bytes, set_up: bytes) -> list[bytes] | None:
-        """The shares that ``bundle.site`` dealt this site, two per round; None where it signed something of no use.
+    def take(self, deals: Deals, bundles: Sequence[Bundle], sites: Sequence[SiteId], seal: bytes, set_up: bytes) -> dict[SiteId, list[bytes]]:
+        """The shares that each dealer dealt this site, two per round; without those of a dealer that signed something of no use.
 
-        ``sites``: all on the list of keys, in order. Raises Tampered where the parcel was altered on the way.
+        ``bundles``: of all dealers; ``sites``: all on the list of keys; both in order. Raises Tampered where a parcel was altered on the way.
         """
-        dealer, mine = self.roster.index(bundle.site), self.roster.index(self.site)
-        parcel = deals.parcels.get(dealer, b"")
-        if root_of(parcel, sites.index(self.site), len(sites), deals.paths.get(dealer, b"")).hex() != bundle.parcels:
-            raise Tampered(say("The parcel of '{site}' is not the one that it signed.", site=bundle.site))
-        try:
-            return unpack(parcel, seal, place(set_up, dealer, mine), 2 * self.epoch.rounds)
-        except Tampered:
-            return None
+        at, mine, count = sites.index(self.site), self.roster.index(self.site), 2 * self.epoch.rounds
+        parcels = pieces(deals.parcels, len(bundles), parcel_length(count))
+        paths = pieces(deals.paths, len(bundles), path_length(at, len(sites)))
+        taken = {}
+        for bundle, parcel, path in zip(bundles, parcels, paths, strict=True):
+            if root_of(parcel, at, len(sites), path).hex() != bundle.parcels:
+                raise Tampered(say("The parcel of '{site}' is not the one that it signed.", site=bundle.site))
+            with suppress(Tampered):
+                taken[bundle.site] = unpack(parcel, seal, place(set_up, self.roster.index(bundle.site), mine), count)
+        return taken

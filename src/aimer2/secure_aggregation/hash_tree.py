@@ -29,13 +29,22 @@ class HashTree:
     def root(self) -> bytes:
         return self._levels[-1][0]
 
-    def path(self, place: int) -> bytes:
-        """The neighbours from the leaf at ``place`` up to the root, 32 bytes each."""
-        found = []
-        for level in self._levels[:-1]:
-            found += level[place ^ 1 : (place ^ 1) + 1]
-            place //= 2
-        return b"".join(found)
+    def paths(self) -> list[bytes]:
+        """Of each leaf the neighbours from it up to the root, 32 bytes each."""
+        found = [b""]
+        for level in reversed(self._levels[:-1]):
+            neighbours = [level[place ^ 1] if place ^ 1 < len(level) else b"" for place in range(len(level))]
+            found = [neighbour + found[place // 2] for place, neighbour in enumerate(neighbours)]
+        return found
+
+
+def path_length(place: int, count: int) -> int:
+    """Bytes of the path of the leaf at ``place`` of ``count``."""
+    length = 0
+    while count > 1:
+        length += DIGEST * (place ^ 1 < count)
+        place, count = place // 2, (count + 1) // 2
+    return length
 
 
 def root_of(leaf: bytes, place: int, count: int, path: bytes) -> bytes:

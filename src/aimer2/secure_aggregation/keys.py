@@ -21,6 +21,8 @@ from aimer2.secure_aggregation.roster import Roster
 
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 _LABEL = PROTOCOL.encode()
+_PROBE = X25519PrivateKey.generate()
+"""Any private key shows a point of low order: the shared secret is zero."""
 _SEAL = 32 + 16
 """Bytes that sealing adds: HPKE's public key and AES-GCM's tag."""
 
@@ -32,7 +34,8 @@ def public(private: bytes) -> bytes:
 def pair_seed(private: bytes, other: bytes, context: bytes, first: int, second: int) -> bytes:
     """The seed of the mask between two sites, the same from either side; ``first`` and ``second`` are their indices. Raises Tampered."""
     low, high = sorted((first, second))
-    return _derived(_exchanged(private, other), _LABEL + b" pair" + context + low.to_bytes(4, "big") + high.to_bytes(4, "big"))
+    shared = _exchanged(X25519PrivateKey.from_private_bytes(private), other)
+    return _derived(shared, _LABEL + b" pair" + context + low.to_bytes(4, "big") + high.to_bytes(4, "big"))
 
 
 def own_seed(secret: bytes, context: bytes, index: int) -> bytes:
@@ -91,6 +94,20 @@ def share_commitment(place: bytes, index: int, share: bytes) -> bytes:
     return hashlib.sha256(_LABEL + b" share" + place + index.to_bytes(4, "big") + share).digest()
 
 
+def fitting(told: Mapping[int, bytes], parcels: Mapping[int, bytes], which: tuple[int, int], set_up: bytes, dealer: int) -> dict[int, bytes]:
+    """Of the shares that recipients tell, those that ``dealer`` committed to in their parcels. ``which``: the share's index, and how many there are.
+
+    200 sites tell 40,000 in one round: this is `share_commitment` without its calls.
+    """
+    index, count = which
+    head, tail, start = _LABEL + b" share" + set_up + dealer.to_bytes(4, "big"), index.to_bytes(4, "big"), _SEAL + 32 * (count + index)
+    return {
+        recipient: share
+        for recipient, share in told.items()
+        if hashlib.sha256(head + recipient.to_bytes(4, "big") + tail + share).digest() == parcels[recipient][start : start + 32]
+    }
+
+
 def open_keys(text: str, roster: Roster, epoch: EpochTerms, site: SiteId, seen: set[bytes]) -> Keys:
     """A site's keys, checked: signed by it, for this set-up, usable, and none of them in ``seen``, to which they are added.
 
@@ -102,10 +119,8 @@ def open_keys(text: str, roster: Roster, epoch: EpochTerms, site: SiteId, seen: 
     points = {document.seal, *document.masks}
     if len(document.masks) != epoch.rounds or len(points) != epoch.rounds + 1 or points & seen:
         raise Tampered("There is not one new key for each round.")
-    # any private key shows a point of low order: the shared secret is zero
-    probe = X25519PrivateKey.generate().private_bytes_raw()
     for point in points:
-        _exchanged(probe, point)
+        _exchanged(_PROBE, point)
     seen |= points
     return document
 
@@ -135,9 +150,9 @@ def survivor_set(roster: Roster, signed: Mapping[SiteId, str]) -> tuple[tuple[in
     return tuple(sorted(roster.index(site) for site in signed)), letters_digest("survivors", signed)
 
 
-def _exchanged(private: bytes, other: bytes) -> bytes:
+def _exchanged(private: X25519PrivateKey, other: bytes) -> bytes:
     try:
-        return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(other))
+        return private.exchange(X25519PublicKey.from_public_bytes(other))
     except ValueError as error:
         raise Tampered("A public key is a point of low order.") from error
 

@@ -21,7 +21,7 @@ from aimer2.core.task import Digest, Document, SiteId, Stage
 from aimer2.identity.documents import open_document, sign_document
 from aimer2.identity.keys import PublicKey, SigningKey
 
-PROTOCOL = "AIMER2/SA1.1"
+PROTOCOL = "AIMER2/SA1.2"
 """With its revision: another form of what sites sign, seal or keep is another revision, and nothing of the one passes for the other's."""
 OF_STUDIES = "AIMER2/SA1"
 """Of no revision, for what a study keeps through all of them: the roster that sites have countersigned, and its groups."""
@@ -86,7 +86,7 @@ class Dealt(Document):
     model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 
     bundle: str
-    parcels: Mapping[int, bytes] = Field(description="by the recipient's index in the roster, see `keys.pack`")
+    parcels: bytes = Field(description="one after the other, in the order of the list of keys, see `keys.pack`")
 
 
 class Update(Document):
@@ -138,8 +138,8 @@ class Deals(Document):
     model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 
     bundles: Mapping[SiteId, str]
-    parcels: Mapping[int, bytes] = Field(description="by the dealer's index in the roster")
-    paths: Mapping[int, bytes] = Field(description="that each of them is among those its dealer signed: its path in the `HashTree`")
+    parcels: bytes = Field(description="one after the other, in the order of the dealers' names")
+    paths: bytes = Field(description="that each of them is among those its dealer signed: their paths in the `HashTree`, in the same order")
 
 
 Signed = TypeVar("Signed", Keys, Bundle, Update, Agreement, Reveal)
@@ -167,6 +167,18 @@ def parsed(text: str | bytes, form: type[Form]) -> Form:
         raise Tampered(say("This is not what the protocol calls {name}.", name=form.__name__)) from error
 
 
+def deals_message(bundles: str, parcels: bytes, paths: bytes) -> str:
+    """A `Deals`; ``bundles`` is JSON already, as most of the message is the same for all."""
+    return Deals(bundles={}, parcels=parcels, paths=paths).model_dump_json().replace("{}", bundles, 1)
+
+
+def pieces(content: bytes, count: int, length: int) -> list[bytes]:
+    """What was put one after the other. Raises Tampered."""
+    if len(content) != count * length:
+        raise Tampered("There is not one parcel for each site.")
+    return [content[start : start + length] for start in range(0, len(content), length)]
+
+
 def digest_of(what: str, content: Any, of: str = PROTOCOL) -> Digest:
     """SHA-256 over the protocol's name, what this is a digest of, and the content in deterministic CBOR."""
     return hashlib.sha256(cbor2.dumps([of, what, content], canonical=True)).hexdigest()
@@ -182,4 +194,4 @@ def letters_digest(what: str, signed: Mapping[SiteId, str]) -> Digest:
 
 
 def _kind(form: type[Document]) -> str:
-    return f"sa1.1-{form.__name__.lower()}"
+    return f"sa1.2-{form.__name__.lower()}"

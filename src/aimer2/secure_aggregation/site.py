@@ -272,8 +272,7 @@ class Member:
             if dealer not in state["masks"]:
                 raise NotAllowed(say("'{dealer}' has dealt shares without a key in the list.", dealer=dealer))
             bundles.append(open_bundle(text, self.roster, epoch, dealer, state["list"]))
-        shares = {bundle.site: here.take(deals, bundle, sites, state["seal"], set_up) for bundle in bundles}
-        held = {dealer: taken for dealer, taken in shares.items() if taken is not None}
+        held = here.take(deals, bundles, sites, state["seal"], set_up)
         rounds = {
             number: {
                 "own": own,
