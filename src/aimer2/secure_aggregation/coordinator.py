@@ -286,8 +286,8 @@ class Round:
         which, count = 2 * self._place + (0 if survives else 1), 2 * self.epoch.terms.rounds
         good = fitting(told, parcels, (which, count), self.epoch._set_up, mine)
         if len(good) < len(told):
-            of = f"It revealed a share of '{dealer}' that is not the one that it was dealt."
-            self.dropped.update(dict.fromkeys(roster.sites(told.keys() - good.keys()), of))
+            why = f"It revealed a share of '{dealer}' that is not the one that it was dealt."
+            self.dropped.update(dict.fromkeys(roster.sites(told.keys() - good.keys()), why))
         threshold = roster.threshold
         without = roster.sites(said.keys() - told.keys())
         if len(good) < threshold <= len(reveals) and without:
