@@ -17,7 +17,7 @@ from aimer2.messages.wire import Decision
 from aimer2.secure_aggregation.groups import groups
 from aimer2.site import approval
 from aimer2.site.approval import Approve, Ask, Policy, Refuse, Rule, StudyRequest, decide, stands, valid_until
-from aimer2.site.description import describe_request
+from aimer2.site.description import describe_request, leaves
 
 NOW = datetime.datetime.now(datetime.UTC).timestamp()
 REF = BlobRef(sha256="0" * 64, size=1)
@@ -109,6 +109,20 @@ def test_a_person_reads_every_question_and_every_sum_before_deciding() -> None:
     for told in ("likelihood = with sites as strata", "this site's limits", "masked: "):
         assert told in text
     assert "fedavg" not in text and "model" not in text and "Runs here" not in text
+
+
+def test_what_leaves_under_differential_privacy_is_told_as_it_is(a_study: Make, package: Package) -> None:
+    """What `tests/privacy/test_private_study.py` finds to leave: neither the number of patients nor a figure of a round."""
+    private = {"differential_privacy": {"epsilon": 3.0, "delta": 1e-4, "clip_norm": 1.0, "sampling_rate": 0.1}}
+    study = a_study(model={"framework": "torch", "name": "logistic"}, privacy=private, evaluation={"metrics": ["auc"], "held_out": 0.2})
+    told = [str(line) for line in leaves(package.model_copy(update={"study": study}))]
+    assert "once, of the last model: counts and sums of its evaluation on held-out patients for auc, with noise" in told
+    assert (
+        f"n, the number of training rows, is told as {study.cohort.minimum_patients}, the least that the study asks for, whatever it is here" in told
+    )
+    assert not [line for line in told if line.startswith("each round: counts")]
+    in_the_clear = [str(line) for line in leaves(package)]
+    assert [line for line in in_the_clear if line.startswith("each round: counts")] and not [line for line in in_the_clear if "is told as" in line]
 
 
 def test_code_and_release_are_only_approved_where_a_rule_says_so(a_study: Make) -> None:

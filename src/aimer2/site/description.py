@@ -206,12 +206,20 @@ def what_leaves(study: Study) -> Iterator[Said]:
     if study.method.largest_change is not None:
         length = f"{study.method.largest_change:g}"
         yield say("of that, a mean change of the model longer than {length} is shortened here to this length", length=length)
-    if study.evaluation.held_out > 0 and study.evaluation.metrics:
-        metrics = ", ".join(study.evaluation.metrics)
-        yield say("each round: counts and sums of the model's evaluation on held-out patients for {metrics}", metrics=metrics)
-    elif study.evaluation.held_out > 0:
-        yield say("each round: counts and sums of the model's evaluation on held-out patients")
+    if study.evaluation.held_out > 0:
+        yield _evaluation(study)
     yield from _released(study)
+
+
+def _evaluation(study: Study) -> Said:
+    metrics = ", ".join(study.evaluation.metrics)
+    if study.privacy.differential_privacy is not None:
+        if not metrics:
+            return say("once, of the last model: counts and sums of its evaluation on held-out patients, with noise")
+        return say("once, of the last model: counts and sums of its evaluation on held-out patients for {metrics}, with noise", metrics=metrics)
+    if not metrics:
+        return say("each round: counts and sums of the model's evaluation on held-out patients")
+    return say("each round: counts and sums of the model's evaluation on held-out patients for {metrics}", metrics=metrics)
 
 
 def _released(study: Study) -> Iterator[Said]:
@@ -295,6 +303,12 @@ def _noise(study: Study) -> Iterator[Said]:
         )
         if study.analyses:
             yield say("each patient's part in a sum is shortened to a public length, and the sum gets Gaussian noise here, before it leaves", 1)
+        elif study.model.framework == "torch":
+            yield say(
+                "each patient's gradient is shortened to the clip norm, and their sum gets Gaussian noise here, in every step of the training;", 1
+            )
+            count = study.cohort.minimum_patients
+            yield say("n, the number of training rows, is told as {count}, the least that the study asks for, whatever it is here", 1, count=count)
         if asked.asserted:
             yield say("on the researcher's word: code of the study computes the gradients, so AIMER2 does not vouch for it", 1)
     yield say(
