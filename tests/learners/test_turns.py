@@ -22,7 +22,9 @@ def test_calls_meet_as_often_as_each_asks_and_end_when_they_end() -> None:
     def call(name: str, times: int) -> str:
         return "".join(turns.ask(f"{name}{number}") for number in range(times))
 
-    assert turns.take([partial(call, "a", 2), partial(call, "b", 0), partial(call, "c", 3)]) == ["A0A1", "", "C0C1C2"]
+    made = turns.take([partial(call, "a", 2), partial(call, "b", 0), partial(call, "c", 3)])
+    assert next(made) == "A0A1" and len(met) == 2, "told as soon as it is there"
+    assert list(made) == ["", "C0C1C2"]
     assert met == [["a0", "c0"], ["a1", "c1"], ["c2"]]
     assert call("d", 1) == "D0", "asked outside, it is answered at once"
 
@@ -41,8 +43,8 @@ def test_an_error_is_raised_where_it_was_asked_for_and_one_that_nobody_catches_e
         finally:
             ended.append(f"{number}")
 
-    assert turns.take([partial(call, 1, True), partial(call, 2, True)]) == [-1, 2]
+    assert list(turns.take([partial(call, 1, True), partial(call, 2, True)])) == [-1, 2]
     ended.clear()
     with pytest.raises(ValueError, match="odd"):
-        turns.take([partial(call, 3, False), partial(call, 4, True)])
+        list(turns.take([partial(call, 3, False), partial(call, 4, True)]))
     assert ended == ["3", "4"], "the others are given up, not left hanging"

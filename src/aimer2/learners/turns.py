@@ -7,7 +7,7 @@ nothing to lock; and a half that fits twice meets the others twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar, final
 
 from greenlet import getcurrent, greenlet
@@ -25,17 +25,21 @@ class Turns(Generic[Asked, Got]):
         self._answer = answer
         self._taker: greenlet | None = None
 
-    def take(self, calls: Sequence[Callable[[], Made]]) -> list[Made]:
-        """What the calls return, in their order. Raises what one of them raises; the others are then given up."""
+    def take(self, calls: Sequence[Callable[[], Made]]) -> Iterator[Made]:
+        """What the calls return, in their order, each as soon as it can be. Raises what one of them raises; the others are then given up."""
         self._taker = getcurrent()
         turns = [greenlet(call) for call in calls]
         try:
             told: list[Any] = [turn.switch() for turn in turns]
+            given = 0
             while going := [number for number, turn in enumerate(turns) if not turn.dead]:
                 answers = self._answer([told[number] for number in going])
                 for number, answer in zip(going, answers, strict=True):
                     told[number] = turns[number].switch(answer)
-            return told
+                    while given <= number and turns[given].dead:
+                        yield told[given]
+                        given += 1
+            yield from told[given:]
         finally:
             for turn in turns:
                 turn.throw()
