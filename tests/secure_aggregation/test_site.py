@@ -163,6 +163,31 @@ def test_a_forgotten_study_leaves_what_it_opened_and_no_secret() -> None:
         member.agree(federation.terms, current.terms, messages["site-0"])
 
 
+def test_a_sum_that_others_may_have_opened_without_this_site_is_one_that_the_next_may_be_too_close_to() -> None:
+    """Its share is not waited for once others have opened the sum. One that was lost, as its round is asked for again, is none of these."""
+    federation = Federation(7, rounds=3)
+    six, seven = federation.sites[:6], federation.sites
+
+    def changed(messages: dict[str, str], number: int) -> tuple[str, ...]:
+        member = Member(federation.roster, "site-0", federation.keys["site-0"], federation.vaults["site-0"])
+        return member.changed(federation.terms, federation.round_terms(number), messages["site-0"])
+
+    epoch = federation.set_up()
+    federation.play(epoch, {"update": ["site-6"], "reveal": ["site-0"]})
+    _, messages = federation.update_phase(epoch, seven, 2)
+    for _ in range(2):  # asked twice
+        assert changed(messages, 2) == ("site-6",)
+        federation.members["site-0"].agree(federation.terms, federation.round_terms(2), messages["site-0"])
+
+    federation.terms = federation.terms.model_copy(update={"attempt": 2, "first_round": 2, "rounds": 2})
+    epoch = federation.set_up()
+    _, messages = federation.update_phase(epoch, six, 2)
+    assert changed(messages, 2) == ()
+    federation.members["site-0"].agree(federation.terms, federation.round_terms(2), messages["site-0"])
+    _, messages = federation.update_phase(epoch, seven, 3)
+    assert changed(messages, 3) == ("site-6",)
+
+
 def test_the_key_that_parcels_are_sealed_to_goes_once_they_are_open() -> None:
     federation = Federation(3)
     federation.set_up()

@@ -26,8 +26,8 @@ from aimer2.identity.keys import SigningKey
 from aimer2.messages.package import Package
 from aimer2.messages.tensors import read_tree
 from aimer2.messages.wire import detach
+from aimer2.secure_aggregation.marks import MARKS
 from aimer2.secure_aggregation.messages import EpochTerms, Letters, RoundTerms
-from aimer2.secure_aggregation.site import MARKS
 from aimer2.secure_aggregation.vault import MemoryVault
 from aimer2.site.balance import Budget
 from aimer2.site.decisions import Decisions

@@ -19,6 +19,7 @@ from aimer2.core.task import Digest, SiteId
 from aimer2.identity.keys import SigningKey
 from aimer2.secure_aggregation.dealing import Dealer
 from aimer2.secure_aggregation.keys import open_bundle, own_seed, pair_seed, public, round_context, set_up_digest, survivor_set
+from aimer2.secure_aggregation.marks import MARKS, Sums
 from aimer2.secure_aggregation.messages import (
     PROTOCOL,
     Agreement,
@@ -37,9 +38,6 @@ from aimer2.secure_aggregation.messages import (
 from aimer2.secure_aggregation.roster import Roster
 from aimer2.secure_aggregation.secret_sharing import draw_secret
 from aimer2.secure_aggregation.vault import Vault
-
-MARKS = "marks"
-"""Of a study's names in the vault those that hold no secret and outlive it."""
 
 
 @final
@@ -170,11 +168,9 @@ class Member:
         return stored
 
     def changed(self, epoch: EpochTerms, terms: RoundTerms, survivors: str) -> tuple[SiteId, ...]:
-        """By which sites this set differs from the last one that this site helped to open, of whatever round: the two sums differ by about
+        """By which sites this set differs from that of the last sum before it that may lie open, of whatever round: the two sums differ by about
         their updates (So et al. 2023, "Securing Secure Aggregation"). Raises Tampered for what is no set."""
-        before = self.vault.load(self._last_name)
-        now = parsed(survivors, Letters).signed.keys()
-        return () if before is None else tuple(sorted(now ^ set(cbor2.loads(before))))
+        return self._sums(epoch, terms).changed(parsed(survivors, Letters).signed)
 
     def agree(self, epoch: EpochTerms, terms: RoundTerms, survivors: str) -> str:
         """Phase "agree": the site's signature under the one set of updates that it will open the sum of.
@@ -195,7 +191,7 @@ class Member:
         if mine is None or letters.signed.get(self.site) != mine:
             raise NotAllowed("This site's update is not in the set that it is asked to agree to.")
         Dealer(self.roster, epoch, self.site).check_count(len(letters.signed))
-        self._check_opened(epoch, terms, letters.signed.keys())
+        self._sums(epoch, terms).check(letters.signed)
         header = self._header(epoch, terms, known)
         for site, text in letters.signed.items():
             if site not in known.publics:
@@ -205,7 +201,7 @@ class Member:
             update = opened(text, Update, self.roster.key(site))
             if _header_of(update) != header | {"site": site}:
                 raise Tampered(say("The update of '{site}' belongs to another round, model or set of sites.", site=site))
-        return self._say(Agreement(**header, survivors=indices, updates=updates))
+        return self._say(Agreement(**header, survivors=indices, updates=updates), self._sums(epoch, terms).signed(letters.signed))
 
     def reveal(self, epoch: EpochTerms, terms: RoundTerms, agreements: str) -> str:
         """Phase "reveal": one share per member, once at least the threshold of sites has signed the same set as this one.
@@ -230,13 +226,12 @@ class Member:
         said = self._said(epoch, terms, Reveal)
         if said is not None:
             return said
-        self._check_opened(epoch, terms, survivors)
+        sums = self._sums(epoch, terms)
+        sums.check(survivors)
         shares = {self.roster.index(site): pair for site, pair in known.shares.items()}
         own = {index: pair[0] for index, pair in shares.items() if index in mine.survivors}
         keys = {index: pair[1] for index, pair in shares.items() if index not in mine.survivors}
-        names = cbor2.dumps(survivors)
-        opening = {self._opened_name(epoch, terms): names, self._last_name: names}
-        return self._say(Reveal(**self._header(epoch, terms, known), own=own, keys=keys), opening)
+        return self._say(Reveal(**self._header(epoch, terms, known), own=own, keys=keys), sums.opened(survivors))
 
     def close(self, epoch: EpochTerms) -> None:
         """Erases all secrets of the epoch; it can never be begun again."""
@@ -299,10 +294,8 @@ class Member:
         cohort, kept = self._masking(epoch, terms.round_number)
         return _Round(context=round_context(self.roster, epoch, cohort, terms), **kept)
 
-    def _check_opened(self, epoch: EpochTerms, terms: RoundTerms, survivors: Collection[SiteId]) -> None:
-        before = self.vault.load(self._opened_name(epoch, terms))
-        if before is not None and cbor2.loads(before) != sorted(survivors):
-            raise Conflict("This site has opened the sum of this round in an earlier attempt, and of other sites.")
+    def _sums(self, epoch: EpochTerms, terms: RoundTerms) -> Sums:
+        return Sums(self.vault, self.roster.study, epoch.stage, terms.round_number)
 
     def _header(self, epoch: EpochTerms, terms: RoundTerms, known: _Round) -> dict[str, Any]:
         return {
@@ -353,13 +346,6 @@ class Member:
 
     def _name(self, epoch: EpochTerms) -> str:
         return f"{self.roster.study}/{epoch.name}"
-
-    def _opened_name(self, epoch: EpochTerms, terms: RoundTerms) -> str:
-        return f"{self.roster.study}/{MARKS}/opened/{epoch.stage}-{terms.round_number}"
-
-    @property
-    def _last_name(self) -> str:
-        return f"{self.roster.study}/{MARKS}/last-opened"
 
 
 def forget(vault: Vault, study: Digest) -> None:

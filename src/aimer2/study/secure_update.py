@@ -21,10 +21,11 @@ from aimer2.identity.keys import SigningKey
 from aimer2.messages.package import Package
 from aimer2.secure_aggregation.groups import Group, groups
 from aimer2.secure_aggregation.layout import Layout
+from aimer2.secure_aggregation.marks import MARKS
 from aimer2.secure_aggregation.masking import mask
 from aimer2.secure_aggregation.messages import EpochTerms, RoundTerms, parsed
 from aimer2.secure_aggregation.roster import MINIMUM, Roster, threshold
-from aimer2.secure_aggregation.site import MARKS, Member
+from aimer2.secure_aggregation.site import Member
 from aimer2.secure_aggregation.vault import Vault
 from aimer2.study.quorum import Groups, Patience
 
