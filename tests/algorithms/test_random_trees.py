@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aimer2.algorithms.random_trees import RandomTrees
+from aimer2.algorithms.random_trees import Growing, RandomTrees
 from aimer2.core.dataset import Samples
 from aimer2.core.errors import BadModel, BadUpdate
 from aimer2.core.protocols import Local
@@ -64,6 +64,19 @@ def test_splits_are_drawn_without_data_over_all_features_cuts_and_sides() -> Non
     assert not np.array_equal(inner["feature"][0, 0], inner["feature"][0, 1]) or not np.array_equal(inner["bin"][0, 0], inner["bin"][0, 1])
     other = RandomTrees(drawing=1).init(form.initial()).model
     assert not np.array_equal(other["feature"], model["feature"])
+
+
+@pytest.mark.parametrize("name", ["feature", "bin", "missing_left", "edges"])
+def test_a_site_tells_nothing_of_splits_that_the_study_does_not_draw(name: str) -> None:
+    """Nor where an edge has moved by less than a hundredth: just so far as to have one patient alone below it."""
+    method, form = RandomTrees(rounds=2), Form(2, 1, trees=2, max_depth=1, bins=4)
+    local = Local(Samples(np.tile(FOUR.features, 2), FOUR.targets), learner(form), {}, np.random.default_rng(1), 1, 1, None)
+    state = method.init(form.initial())
+    method.local(method.broadcast(state), local)
+    moved = state.model[name].copy()
+    moved[(0,) * moved.ndim] = moved[(0,) * moved.ndim] + 1e-3 if name == "edges" else 1 - min(moved[(0,) * moved.ndim], 1)
+    with pytest.raises(BadModel, match="not those that the study draws"):
+        method.local(method.broadcast(Growing({**state.model, name: moved})), local)
 
 
 def test_what_noise_has_left_below_0_has_no_curvature() -> None:

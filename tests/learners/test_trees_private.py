@@ -12,8 +12,10 @@ import pytest
 from aimer2.algorithms.random_trees import RandomTrees
 from aimer2.core.dataset import Samples, Shielded
 from aimer2.core.errors import BadData, BadInput
+from aimer2.core.random import SecureBytes
 from aimer2.core.study import Target, Training
 from aimer2.learners.recipe import Recipe
+from aimer2.learners.records import Records
 from aimer2.learners.trees import TreesLearner
 from aimer2.learners.trees_private import PrivateTreesLearner
 from aimer2.models.trees import BoostedTrees as Form
@@ -91,12 +93,22 @@ def test_the_noise_has_the_stated_deviation_and_is_never_the_same() -> None:
     assert len(np.unique(told)) == len(told)
 
 
-def test_a_patient_is_drawn_whole_with_the_stated_chance() -> None:
+def test_a_patient_is_drawn_whole_with_the_stated_chance_and_by_itself() -> None:
+    """100,000 patients: the chance is met within six standard errors, for a patient and for one and its neighbour together."""
+    patients = np.repeat(np.arange(100_000), 2).astype(np.uint64)
+    records = Records.of(Samples(np.zeros((len(patients), 1)), np.zeros(len(patients), np.int64), patients))
+    drawn = records.draw(0.3, SecureBytes())
+    assert drawn.mean() == pytest.approx(0.3, abs=0.009)
+    assert (drawn[1:] & drawn[:-1]).mean() == pytest.approx(0.09, abs=0.009)
+    assert np.array_equal(records.shares(drawn), np.repeat(drawn / 2, 2))
+    assert (drawn != records.draw(0.3, SecureBytes())).mean() == pytest.approx(0.42, abs=0.01)
+
+
+def test_of_each_tree_patients_are_drawn_anew_with_all_their_rows() -> None:
     """Of two patients with three rows each, in one leaf: nobody, either or both."""
     data = Samples(np.zeros((6, 2)), np.ones(6, np.int64), np.array([0, 0, 0, 1, 1, 1], np.uint64))
     made = learner(terms(sampling_rate=0.3))
-    weights = np.rint(np.array([made.leaves(data, 0)[0].sum() for _ in range(800)]) / -0.5)
-    assert np.bincount(weights.astype(int)) / 800 == pytest.approx([0.49, 0.42, 0.09], abs=0.08)
+    assert {round(made.leaves(data, 0)[0].sum() / -0.5, 6) for _ in range(200)} == {0.0, 1.0, 2.0}
 
 
 def test_a_margin_that_is_no_number_tells_nothing() -> None:

@@ -23,6 +23,7 @@ COHORT: dict[str, Any] = {
     "features": [{"name": "age"}, {"name": "sex", "kind": "category", "categories": ["f", "m", "x"]}],
     "target": {"name": "event"},
 }
+IN_RANGE = COHORT | {"standardise": "range", "features": [{"name": "age", "minimum": 0, "maximum": 120}]}
 OPEN = {"secure_aggregation": False, "why_not_secure": "a test"}
 
 
@@ -57,6 +58,11 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
     ({"training": {"optimiser": "adam"}}, "training.optimiser", "no 'adam'"),
     ({"training": {"class_weights": [1.0, 2.0]}}, "training.class_weights", "has none"),
     ({"method": GROWN | {"largest_change": 1.0}}, "method.largest_change", "another one than the mean change"),
+    (
+        {"method": {"name": "random_trees", "rounds": 3}, "cohort": IN_RANGE},
+        "privacy.differential_privacy",
+        "tell of single patients",
+    ),
     ({"privacy": {"secure_aggregation": False}}, "privacy.why_not_secure", "sees each hospital's update"),
 ]
 

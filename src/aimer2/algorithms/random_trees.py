@@ -7,7 +7,10 @@ margin. A round is one tree of each class. A patient is in one leaf of a tree, s
 that seek their splits pay for every feature at every level. Noise may leave H below 0, which counts as 0. Without depth it is Newton's method on the
 constant.
 
-Leaves the site: ``leaves`` = per class and leaf of the round's tree Σg and Σh over the training rows, with noise under differential privacy.
+Without noise a leaf of one patient would tell its outcome, in the published model too: studies are refused without differential privacy of patients.
+A site sends the leaves of the trees that the study's own numbers draw, of no others.
+
+Leaves the site: ``leaves`` = per class and leaf of the round's tree Σg and Σh over the training rows, with noise.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ class Grows(Learner, Protocol):
     """A learner whose model is trees; `aimer2.learners.trees`."""
 
     def leaves(self, data: Dataset, number: int) -> tuple[Array, Array]: ...
+    def untrained(self) -> Mapping[str, Array]: ...
 
 
 @final
@@ -93,8 +97,12 @@ class RandomTrees:
         return {"leaves": dict.fromkeys(_SUMS, ("float64", (outputs, nodes // 2 + 1)))}
 
     def local(self, received: Mapping[str, Tree], site: Local) -> Update:
+        """Raises BadModel for splits that the study does not draw: they could be laid around one patient."""
         learner = cast(Grows, site.learner)
         learner.load(received["model"])
+        own, given = self.init(learner.untrained()).model, learner.parameters()
+        if not all(np.array_equal(given[name], own[name]) for name in (*_DRAWN, "edges")):
+            raise BadModel("The splits of these trees are not those that the study draws.")
         sums = learner.leaves(site.data, int(tree.scalar(received["tree"], "number")))
         return Update({"leaves": dict(zip(_SUMS, sums, strict=True))})
 

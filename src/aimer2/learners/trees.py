@@ -67,15 +67,15 @@ class TreesLearner:
             raise NotAvailable("Trees are grown on the CPU only.", remedy="Leave the device out.")
         self._forest = build()
         self._recipe = recipe
-        self._parameters = self._untrained()
+        self._parameters = self.untrained()
         self._kept: list[_Rows] = []
 
     def initialise(self, rng: np.random.Generator) -> None:
         """There is nothing to draw: no tree."""
-        self._parameters = self._untrained()
+        self._parameters = self.untrained()
 
-    def _untrained(self) -> Mapping[str, Array]:
-        """The step of a regression's gradients is not known before its outcome is."""
+    def untrained(self) -> Mapping[str, Array]:
+        """No tree yet. The step of a regression's gradients is not known before its outcome is."""
         fresh = self._forest.initial()
         return fresh | {"unit": np.zeros(1)} if self._recipe.target.kind == "regression" else fresh
 
