@@ -125,3 +125,4 @@ class Kind(StrEnum):
     PART_TAKEN = "part-taken", "A person's part in a study was taken back."
     LOGGED_OUT = "logged-out", "Somebody's log-ins were ended everywhere."
     PASSWORD_CHANGED = "password-changed", "Somebody set another password; all other log-ins have ended."
+    PASSWORD_VOIDED = "password-voided", "A named person made a password void that an older copy of the accounts had brought back."

@@ -9,7 +9,7 @@ log's words taken again. A folder that was put back whole, log and all, is not f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, final
@@ -33,9 +33,10 @@ _SAID: Mapping[str, str] = {
     Kind.FROZEN: mark("frozen"),
     Kind.THAWED: mark("thawed"),
     Kind.DATASET_PUBLISHED: mark("its description taken back"),
-    Kind.USER_ADDED: mark("added"),
+    Kind.USER_ADDED: mark("made anew"),
     Kind.USER_REMOVED: mark("closed"),
     Kind.PASSWORD_CHANGED: mark("another password chosen"),
+    Kind.PASSWORD_VOIDED: mark("its password voided"),
 }
 _NAMED_BY: Mapping[str, str] = {
     Kind.ROSTER_KEY_VERIFIED: "site",
@@ -43,9 +44,10 @@ _NAMED_BY: Mapping[str, str] = {
     Kind.DATASET_PUBLISHED: "dataset",
     Kind.USER_ADDED: "login",
     Kind.USER_REMOVED: "login",
-    Kind.PASSWORD_CHANGED: "login",
 }
 """The detail that says what an entry is about."""
+_CHOSEN = frozenset({Kind.USER_ADDED, Kind.PASSWORD_CHANGED, Kind.PASSWORD_VOIDED})
+"""What draws an account's `choice` anew."""
 _REASON = "the site's state was put back from an older copy; its audit log says so"
 
 
@@ -66,6 +68,13 @@ class Forgotten:
 
 def forgotten(decisions: Decisions) -> list[Forgotten]:
     """What the state has forgotten; reads the whole audit log. Raises Tampered where that cannot be read."""
+    if not decisions.folder.console.is_file():
+        return _forgotten(decisions, [])
+    with _accounts_of(decisions).held() as people:
+        return _forgotten(decisions, people)
+
+
+def _forgotten(decisions: Decisions, people: Sequence[Person]) -> list[Forgotten]:
     studies: dict[str, Entry] = {}
     others: dict[str, dict[str, Entry]] = {"site": {}, "dataset": {}, "login": {}}
     passwords: dict[str, Entry] = {}
@@ -76,14 +85,12 @@ def forgotten(decisions: Decisions) -> list[Forgotten]:
         elif entry.study is not None:
             studies[entry.study] = entry
         else:
-            named_by = _NAMED_BY[entry.kind]
-            if entry.kind in (Kind.PASSWORD_CHANGED, Kind.USER_REMOVED):
+            if entry.kind in _CHOSEN:
                 passwords[str(entry.details["login"])] = entry
-            if entry.kind == Kind.PASSWORD_CHANGED:
-                continue
-            others[named_by][str(entry.details[named_by])] = entry
+            if (named_by := _NAMED_BY.get(entry.kind)) is not None:
+                others[named_by][str(entry.details[named_by])] = entry
     found = [*_studies(decisions, studies), *_keys(decisions, others["site"]), *_freeze(decisions, frozen)]
-    return [*found, *_descriptions(decisions, others["dataset"]), *_accounts(decisions, others["login"], passwords)]
+    return [*found, *_descriptions(decisions, others["dataset"]), *_accounts(people, others["login"], passwords)]
 
 
 def require_whole(decisions: Decisions) -> None:
@@ -110,7 +117,7 @@ def recover(decisions: Decisions, *, by: str) -> list[Forgotten]:
         elif one.what == "account":
             _accounts_of(decisions).remove(one.name, by=by)
         elif one.what == "password":
-            _accounts_of(decisions).void(one.name)
+            _accounts_of(decisions).void(one.name, by=by)
         elif one.name in decisions.address_book.entries():  # it may have gone with the site it was taken over from
             decisions.address_book.remove(one.name, by=by, reason=_REASON)
     return found
@@ -176,20 +183,14 @@ def _descriptions(decisions: Decisions, last: dict[str, Entry]) -> Iterator[Forg
             yield Forgotten("description", dataset, _told(say("Data set {name}", name=dataset), entry))
 
 
-def _accounts(decisions: Decisions, last: dict[str, Entry], passwords: dict[str, Entry]) -> Iterator[Forgotten]:
-    if decisions.folder.console.is_file():
-        for person in _accounts_of(decisions).people():
-            entry, password = last.get(person.login), passwords.get(person.login)
-            about = say("Account {name} of the console", name=person.login)
-            if entry is not None and entry.kind == Kind.USER_REMOVED:
-                yield Forgotten("account", person.login, _told(about, entry))
-            elif password is not None and _is_old(person, password):
-                yield Forgotten("password", person.login, _told(about, password))
-
-
-def _is_old(person: Person, last: Entry) -> bool:
-    """Whether password or link are of before the last word on them: the choice of another, or the end of an account that was made anew since."""
-    return person.active if last.kind == Kind.USER_REMOVED else float(str(last.details.get("chosen", 0.0))) > person.chosen
+def _accounts(people: Sequence[Person], last: dict[str, Entry], passwords: dict[str, Entry]) -> Iterator[Forgotten]:
+    for person in people:
+        entry, password = last.get(person.login), passwords.get(person.login)
+        about = say("Account {name} of the console", name=person.login)
+        if entry is not None and entry.kind == Kind.USER_REMOVED:
+            yield Forgotten("account", person.login, _told(about, entry))
+        elif password is not None and password.details.get("choice") != person.choice:
+            yield Forgotten("password", person.login, _told(about, password))
 
 
 def _accounts_of(decisions: Decisions) -> Accounts:

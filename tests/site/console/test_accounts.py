@@ -9,7 +9,7 @@ import pytest
 from aimer2.audit.kinds import Kind
 from aimer2.audit.log import AuditLog
 from aimer2.core.clock import SystemClock
-from aimer2.core.errors import BadInput, Conflict, NotAllowed, NotAuthenticated, NotFound
+from aimer2.core.errors import BadInput, Conflict, NotAllowed, NotAuthenticated, NotFound, Tampered
 from aimer2.identity.keys import SigningKey
 from aimer2.site.console.accounts import FAILURES, LINK_SECONDS, PAUSE_SECONDS, Accounts
 from aimer2.site.folder import SiteFolder
@@ -144,3 +144,19 @@ def test_no_secret_lies_on_the_disk(accounts: Accounts, folder: SiteFolder) -> N
     assert b"Dr Ines Vogt" in content
     assert not [secret for secret in (link, other, session, PASSWORD) if secret.encode() in content]
     assert folder.console.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_the_audit_log_cannot_hold_does_not_happen(accounts: Accounts, folder: SiteFolder) -> None:
+    accounts.accept(accounts.add("vogt", "Dr Ines Vogt", ["auditor"], by="Jan Roth"), PASSWORD)
+    link, before = accounts.link("vogt", by="Jan Roth"), accounts.people()
+    folder.audit.write_bytes(b"")
+    for attempt in (
+        lambda: accounts.add("roth", "Jan Roth", ["auditor"], by="Jan Roth"),
+        lambda: accounts.link("vogt", by="Jan Roth"),
+        lambda: accounts.accept(link, "another password of hers"),
+        lambda: accounts.void("vogt", by="Jan Roth"),
+        lambda: accounts.remove("vogt", by="Jan Roth"),
+    ):
+        with pytest.raises(Tampered):
+            attempt()
+        assert accounts.people() == before and accounts.invited(link) == before[0]

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from tests.site.console.conftest import Clock, offer
 
+from aimer2.audit.kinds import Kind
 from aimer2.core.errors import AimerError, ClockSkew, Conflict, NotAuthenticated, NotFound, Unreachable
 from aimer2.identity.base64url import decode
 from aimer2.privacy.accounting import Spent, epsilon, gaussian
@@ -247,24 +248,40 @@ def test_a_description_and_an_account_that_were_ended_stay_so(decisions: Decisio
     require_whole(decisions)
 
 
-@pytest.mark.parametrize("since", ["another password", "closed and made anew"])
+@pytest.mark.parametrize(
+    ("since", "wrong"),
+    [
+        ("another password", {}),
+        ("another password", {"old": 3600.0}),
+        ("another password", {"new": 3 * 365 * 86_400.0}),
+        ("closed and made anew", {}),
+    ],
+)
 @pytest.mark.parametrize("backup", ["of the old password", "of the link to it"])
-def test_a_password_that_was_exchanged_does_not_come_back(since: str, backup: str, decisions: Decisions, folder: SiteFolder) -> None:
+def test_a_password_that_was_exchanged_does_not_come_back(
+    since: str, wrong: dict[str, float], backup: str, decisions: Decisions, folder: SiteFolder, clock: Clock
+) -> None:
+    """Whatever the clock said when one of them was chosen; ``wrong``: by how much it was ahead."""
     accounts, old, new = Accounts(folder.console, decisions.audit, decisions.clock), "correct horse battery", "staple of another kind"
     link = accounts.add("jan", "Dr Jan Roth", ["administrator"], by="Dr Ines Vogt")
     before = folder.console.read_bytes()
+    clock.ahead = wrong.get("old", 0.0)
     accounts.accept(link, old)
+    clock.ahead = wrong.get("new", 0.0)
     kept = folder.console.read_bytes() if backup == "of the old password" else before
     if since == "another password":
         accounts.accept(accounts.link("jan", by="Dr Ines Vogt"), new)
     else:
         accounts.remove("jan", by="Dr Ines Vogt")
         accounts.accept(accounts.add("jan", "Dr Jan Roth", ["administrator"], by="Dr Ines Vogt"), new)
+    clock.ahead = 0.0
     require_whole(decisions)
     folder.console.write_bytes(kept)
     with pytest.raises(Conflict, match=r"Account jan of the console: another password chosen by Dr Jan Roth"):
         require_whole(decisions)
     assert [one.what for one in recover(decisions, by="Bea Roth")] == ["password"]
+    *_, last = decisions.audit.read()
+    assert (last.kind, last.actor, last.details["login"]) == (Kind.PASSWORD_VOIDED, "Bea Roth", "jan")
     require_whole(decisions)
     with pytest.raises(NotAuthenticated):
         accounts.log_in("jan", old)
@@ -282,7 +299,7 @@ def test_a_password_of_an_account_that_was_closed_is_none_of_its_successors(deci
     accounts.add("jan", "Dr Jan Roth", ["administrator"], by="Dr Ines Vogt")
     require_whole(decisions)
     folder.console.write_bytes(kept)
-    with pytest.raises(Conflict, match="Account jan of the console: closed by Dr Ines Vogt"):
+    with pytest.raises(Conflict, match="Account jan of the console: made anew by Dr Ines Vogt"):
         require_whole(decisions)
     recover(decisions, by="Bea Roth")
     require_whole(decisions)

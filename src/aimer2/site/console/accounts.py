@@ -11,12 +11,13 @@ import re
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast, final
 
+from aimer2.audit.entries import Json
 from aimer2.audit.kinds import Kind
 from aimer2.audit.log import AuditLog
 from aimer2.core.clock import Clock
@@ -47,6 +48,7 @@ _STEPS: Final[tuple[tuple[str, ...], ...]] = (
     ),
     ("ALTER TABLE links ADD COLUMN made_by TEXT NOT NULL DEFAULT 'unknown'",),
     ("ALTER TABLE accounts ADD COLUMN chosen REAL",),
+    ("ALTER TABLE accounts DROP COLUMN chosen", "ALTER TABLE accounts ADD COLUMN choice TEXT"),
 )
 _FIRST: Final[tuple[Role, ...]] = ("administrator", "data-protection-officer")
 
@@ -54,13 +56,14 @@ _FIRST: Final[tuple[Role, ...]] = ("administrator", "data-protection-officer")
 @final
 @dataclass(frozen=True, slots=True)
 class Person:
-    """``name``: as decisions and the audit log bear it; ``active``: has chosen a password; ``chosen``: when the last one was chosen, or voided."""
+    """``name``: as decisions and the audit log bear it; ``active``: has chosen a password; ``choice``: drawn anew with the account and with each
+    password that is chosen or voided. The audit log holds it, so an older copy of this file is known by it whatever the clocks said."""
 
     login: str
     name: str
     roles: tuple[Role, ...]
     active: bool = True
-    chosen: float = 0.0
+    choice: str | None = None
 
     def may(self, action: Action) -> bool:
         return may(self.roles, action)
@@ -84,7 +87,13 @@ class Accounts:
 
     def people(self) -> list[Person]:
         with self._reading() as database:
-            return [_person(row) for row in database.execute("SELECT * FROM accounts ORDER BY login")]
+            return _people(database)
+
+    @contextmanager
+    def held(self) -> Iterator[list[Person]]:
+        """The people, whom nobody changes meanwhile: what the audit log says last of them is of these rows."""
+        with self._writing() as database:
+            yield _people(database)
 
     def add(self, login: str, name: str, roles: Sequence[str], *, by: str) -> str:
         """The secret of the link by which the person chooses a password. Raises BadInput, Conflict where there is one of that login or name."""
@@ -94,7 +103,7 @@ class Accounts:
             # Somebody is here now: what makes the first account is void.
             database.execute("DELETE FROM links WHERE login IS NULL")
             secret = self._link(database, login, by)
-        self._audit.append(Kind.USER_ADDED, actor=by, details={"login": login, "name": kept.name, "roles": list(kept.roles)})
+            self._audit.append(Kind.USER_ADDED, actor=by, details=_added(kept))
         return secret
 
     def link(self, login: str, *, by: str) -> str:
@@ -102,7 +111,7 @@ class Accounts:
         with self._writing() as database:
             self._named(database, login)
             secret = self._link(database, login, by)
-        self._audit.append(Kind.USER_LINKED, actor=by, details={"login": login})
+            self._audit.append(Kind.USER_LINKED, actor=by, details={"login": login})
         return secret
 
     def first_link(self) -> str | None:
@@ -119,7 +128,7 @@ class Accounts:
             self._named(database, login)
             for table in ("accounts", "links", "sessions"):
                 database.execute(f"DELETE FROM {table} WHERE login = ?", (login,))
-        self._audit.append(Kind.USER_REMOVED, actor=by, details={"login": login})
+            self._audit.append(Kind.USER_REMOVED, actor=by, details={"login": login})
 
     # the link
 
@@ -134,27 +143,31 @@ class Accounts:
 
         Raises NotFound, BadInput, Conflict.
         """
-        hashed, now = hash_password(password), self._clock.now()
+        hashed, choice = hash_password(password), _draw()
         with self._writing() as database:
             linked, made_by = self._linked(database, secret)
             if linked is None:
-                _insert(database, _checked(login, name, _FIRST), name, now)
+                first = _checked(login, name, _FIRST)
+                _insert(database, first, name, self._clock.now())
+                self._audit.append(Kind.USER_ADDED, actor=first.name, details=_added(first))
             person = self._named(database, linked or login)
-            database.execute("UPDATE accounts SET password = ?, chosen = ? WHERE login = ?", (hashed, now, person.login))
+            database.execute("UPDATE accounts SET password = ?, choice = ? WHERE login = ?", (hashed, choice, person.login))
             database.execute("DELETE FROM links WHERE login IS ? OR secret = ?", (linked, _digest(secret)))
             database.execute("DELETE FROM sessions WHERE login = ?", (person.login,))
-        if linked is None:
-            self._audit.append(Kind.USER_ADDED, actor=person.name, details={"login": person.login, "name": person.name, "roles": list(person.roles)})
-        # Whoever made the link could have used it: the log says who that was.
-        self._audit.append(Kind.PASSWORD_CHANGED, actor=person.name, details={"login": person.login, "link_made_by": made_by, "chosen": now})
+            # Whoever made the link could have used it: the log says who that was.
+            details: Mapping[str, Json] = {"login": person.login, "link_made_by": made_by, "choice": choice}
+            self._audit.append(Kind.PASSWORD_CHANGED, actor=person.name, details=details)
         return person
 
-    def void(self, login: str) -> None:
-        """Neither password nor link nor session is good any more: a new link is needed."""
+    def void(self, login: str, *, by: str) -> None:
+        """Neither password nor link nor session is good any more: a new link is needed. Raises NotFound."""
+        choice = _draw()
         with self._writing() as database:
-            database.execute("UPDATE accounts SET password = NULL, chosen = ? WHERE login = ?", (self._clock.now(), login))
+            self._named(database, login)
+            database.execute("UPDATE accounts SET password = NULL, choice = ? WHERE login = ?", (choice, login))
             for table in ("links", "sessions"):
                 database.execute(f"DELETE FROM {table} WHERE login = ?", (login,))
+            self._audit.append(Kind.PASSWORD_VOIDED, actor=by, details={"login": login, "choice": choice})
 
     # sessions
 
@@ -240,7 +253,7 @@ class Accounts:
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction, undone when an error leaves it."""
+        """One transaction, undone when an error leaves it; what is said in the audit log within it is on the disk before it counts."""
         with self._reading() as database:
             database.execute("BEGIN IMMEDIATE")
             with database:
@@ -260,20 +273,32 @@ def _checked(login: str, name: str, roles: Sequence[str]) -> Person:
         raise BadInput("An account bears the person's name, as decisions are to bear it.", remedy="Give the full name.")
     if not roles or not set(roles) <= set(ROLES):
         raise BadInput(say("An account has one or more of the roles {roles}.", roles=", ".join(ROLES)))
-    return Person(login, name, tuple(role for role in ROLES if role in roles))
+    return Person(login, name, tuple(role for role in ROLES if role in roles), active=False, choice=_draw())
+
+
+def _draw() -> str:
+    return secrets.token_hex(8)
+
+
+def _added(person: Person) -> Mapping[str, Json]:
+    return {"login": person.login, "name": person.name, "roles": list(person.roles), "choice": person.choice}
 
 
 def _insert(database: sqlite3.Connection, person: Person, by: str, now: float) -> None:
     taken = database.execute("SELECT login FROM accounts WHERE login = ? OR name = ?", (person.login, person.name)).fetchone()
     if taken is not None:
         raise Conflict(say("There is an account '{taken}' of this login or name.", taken=taken["login"]), remedy="One person has one account.")
-    row = (person.login, person.name, " ".join(person.roles), now, by)
-    database.execute("INSERT INTO accounts (login, name, roles, made, made_by) VALUES (?, ?, ?, ?, ?)", row)
+    row = (person.login, person.name, " ".join(person.roles), now, by, person.choice)
+    database.execute("INSERT INTO accounts (login, name, roles, made, made_by, choice) VALUES (?, ?, ?, ?, ?, ?)", row)
+
+
+def _people(database: sqlite3.Connection) -> list[Person]:
+    return [_person(row) for row in database.execute("SELECT * FROM accounts ORDER BY login")]
 
 
 def _person(row: sqlite3.Row) -> Person:
     roles = tuple(cast(Role, role) for role in str(row["roles"]).split())
-    return Person(str(row["login"]), str(row["name"]), roles, row["password"] is not None, row["chosen"] or 0.0)
+    return Person(str(row["login"]), str(row["name"]), roles, row["password"] is not None, row["choice"])
 
 
 def _digest(secret: str) -> str:
