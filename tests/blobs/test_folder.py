@@ -103,6 +103,13 @@ def test_nothing_of_a_deleted_small_blob_stays_in_the_file_or_its_log(store: Fol
     assert b"patient 4711" not in content and b"kept" * 50 in content and kept in store
 
 
+def test_all_but_what_is_named_goes(store: FolderStore) -> None:
+    kept = store.put(b"small and kept", b"large and kept" * SMALL_BYTES)
+    gone = store.put(b"small and gone", b"large and gone" * SMALL_BYTES)
+    store.retain([ref.sha256 for ref in kept])
+    assert [ref in store for ref in (*kept, *gone)] == [True, True, False, False]
+
+
 def test_a_blob_stored_a_moment_ago_is_what_its_row_says(store: FolderStore) -> None:
     first, *others = store.put(*(b"%d" % number for number in range(RECENT + 1)))
     assert store.open(first).view() == b"0"

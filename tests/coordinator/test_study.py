@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serving import Client, Server, SiteClient, answer_of, eventually, package_of, person, state_of, submit, tensor, update_of
+from serving import Client, Server, SiteClient, answer_of, eventually, package_of, person, ref_of, state_of, submit, tensor, update_of
 
 from aimer2.core.task import Refusal
 from aimer2.identity.documents import open_document
@@ -156,6 +156,32 @@ def test_pause_resume_and_stop(researcher: Client, sites: list[SiteClient], hosp
     rounds = [e["round_number"] for _, e in events_of(researcher, study) if e["kind"] == "round-finished" and e["stage"] == "train"]
     assert rounds == list(range(1, len(rounds) + 1))
     assert researcher.call("POST", f"/v1/studies/{study}/resume").status == 409
+
+
+def test_updates_outlast_a_stop_for_now_and_no_final_one(server: Server, researcher: Client, three: list[SiteClient]) -> None:
+    study = submit(researcher, three)
+    for site in three:
+        site.decide(study)
+    for stage in ("preflight", "train"):
+        for site in three if stage == "preflight" else three[:2]:
+            (task,) = site.wait_for_tasks()
+            answer, blobs = answer_of(site, task)
+            site.exchange(answer, blobs=blobs, wait=0)
+    sent = [blob for site in three[:2] for blob in update_of(site.name, 1).values()]
+
+    def there() -> list[bytes]:
+        files = b"".join(path.read_bytes() for path in server.folder.rglob(f"{study}/*") if path.is_file())
+        return [blob for blob in sent if blob in files]
+
+    researcher.post(f"/v1/studies/{study}/stop", {"final": False})
+    assert there() == sent
+    assert researcher.post(f"/v1/studies/{study}/resume")["state"] == "running"
+    assert len(three[2].wait_for_tasks()) == 1
+    assert three[0].exchange(wait=0).get("tasks") is None, "its update is there"
+    researcher.post(f"/v1/studies/{study}/stop", {"final": True})
+    assert there() == []
+    initial = tensor(w=np.zeros(3, np.float32))
+    assert researcher.call("GET", f"/v1/blobs/{ref_of(initial).sha256}").data == initial, "what came with it stays"
 
 
 def test_a_rehearsal_shows_every_sites_checks(researcher: Client, three: list[SiteClient], hospitals: Callable[..., None]) -> None:

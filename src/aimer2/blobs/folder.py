@@ -20,7 +20,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -134,6 +134,12 @@ class FolderStore:
             # a small one too: it is a file where it was received in parts, and its size is what somebody said
             with suppress(FileNotFoundError):
                 os.unlink(self._place(ref.sha256))
+
+    def retain(self, names: Collection[str]) -> None:
+        """Deletes all blobs but these, given by their SHA-256."""
+        rows = [str(row[0]) for row in self._small.execute("SELECT sha256 FROM small")]
+        files = [path.name for path in self.folder.glob("[0-9a-f][0-9a-f]/*")]
+        self.delete(*(BlobRef(sha256=name, size=0) for name in {*rows, *files}.difference(names)))
 
     def settle(self) -> None:
         """The log that changes go through still holds what they deleted; it is emptied. Off the path of a round: it waits for the disk."""

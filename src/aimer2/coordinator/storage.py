@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import final
 
@@ -33,6 +33,11 @@ class Storage:
         if store is None:
             store = self._studies[study] = FolderStore(self._folder / "studies" / study)
         return store
+
+    def retain(self, study: str, names: Collection[str]) -> None:
+        """Deletes all blobs of a study but these, in the logs of the stores too. It waits for the disk."""
+        self.of(study).retain(names)
+        self.settle(study)
 
     def settle(self, study: str) -> None:
         """What was erased of a study's updates is in the logs of the stores no longer. It waits for the disk."""

@@ -191,6 +191,8 @@ class Studies:
             await self._move(change, Kind.STUDY_STOPPED, by, event)
             # Only now: had the write failed, the study would be left running with nobody who conducts it.
             await self._halt(digest)
+            if final:
+                await self._clear(digest)
 
     # -- leases
 
@@ -220,12 +222,21 @@ class Studies:
         await asyncio.to_thread(parts.storage.staging.sweep, now)
 
     async def _erase_ended(self) -> None:
-        """A little at a time: the tasks of studies that have ended for good."""
+        """A little at a time: what studies that have ended for good have left, of which another process may have been writing at their end."""
         for offer in list(self._parts.registry.studies.values()):
             if offer.state in ("finished", "stopped") and offer.digest not in self._erased:
                 if await self._parts.database.write(erase_tasks, offer.digest, _ERASED_AT_ONCE) < _ERASED_AT_ONCE:
+                    if offer.state == "stopped":
+                        await self._clear(offer.digest)
                     self._erased.add(offer.digest)
                 return
+
+    async def _clear(self, digest: str) -> None:
+        """Of a study that was stopped for good nothing stays but what came with it and its newest model: above all no site's update."""
+        parts = self._parts
+        model = await parts.database.read(rows.last_model, digest)
+        kept = {ref.sha256 for ref in parts.registry.study(digest).blobs} | ({model} if model else set())
+        await asyncio.to_thread(parts.storage.retain, digest, kept)
 
     async def check_running(self) -> None:
         """Another process may have stopped a study that this one conducts."""
