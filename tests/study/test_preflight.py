@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aimer2.connectors.table import Column, Table, pseudonyms
+from aimer2.connectors.table import Column, Table, describe, pseudonyms
 from aimer2.core.errors import BadData
 from aimer2.core.study import Study
-from aimer2.core.task import Check
+from aimer2.core.task import Check, FigureDocument
 from aimer2.study.cohort import complete, design, own_moments
+from aimer2.study.evaluation import released
 from aimer2.study.preflight import Environment, checks, probe
 
 KEY = bytes(range(32))
@@ -166,6 +167,18 @@ def texts(document: Study, data: Table) -> str:
     except BadData as error:
         said += [error.sentence, error.advice, str(error.__cause__), repr(error.__context__)]
     return " ".join(said)
+
+
+@pytest.mark.parametrize("minimum_cell", [1, 2, 5])
+def test_patients_who_are_there_are_never_told_as_none(minimum_cell: int) -> None:
+    """Two of them, at a hospital that would tell of one: rounded to 5 they would be 0."""
+    few = Column("category", np.array([1] * 2 + [0] * (ROWS - 2), np.int32), ("f", "m"))
+    data = replace(table(age=ages(-1, 130), sex=few), minimum_cell=minimum_cell)
+    assert "for fewer than 5 patients" in failed(study(), data, MACHINE)["ranges"].finding
+    assert describe(data, minimum_cell=minimum_cell).columns[1].categories["(rarer)" if minimum_cell > 2 else "m"] == "<5"
+    measured = [FigureDocument(name="accuracy", value=0.5, n=patients) for patients in (2, 5)]
+    asking = study(evaluation__release_per_site=True, evaluation__metrics=["accuracy"])
+    assert [one.n for one in released(asking, "final", measured, minimum_cell)] == [5]
 
 
 cells = st.sampled_from([0.0, 1.0, 50.0, MARKER, -MARKER, float("nan")])

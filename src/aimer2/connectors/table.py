@@ -27,7 +27,7 @@ from aimer2.core.errors import BadData, BadInput, Conflict, NotFound, OutOfResou
 from aimer2.core.said import say
 from aimer2.core.study.image import described
 from aimer2.core.task import Document
-from aimer2.privacy.disclosure import MINIMUM_CELL, coarse
+from aimer2.privacy.disclosure import MINIMUM_CELL, coarse, least
 
 Kind: TypeAlias = Literal["number", "category", "image", "mask"]
 
@@ -311,12 +311,12 @@ def describe(table: Table, *, minimum_cell: int = MINIMUM_CELL) -> DataDescripti
     Leaves the site: names, kinds and units of the columns; channels, size and bits of images, which all have in common; names of categories that
     at least ``minimum_cell`` patients have (others may be a patient's own word: a surname, a village); numbers of rows, of patients, of patients
     per named category (of a mask: in which it occurs), with any other category, and with a missing cell, each rounded to 5, below the minimum
-    cell only `<10`. No value of a patient, no smallest, largest or quantile.
+    cell (or 5) only `<10`. No value of a patient, no smallest, largest or quantile.
     """
 
     def told(count: int) -> str:
         rounded = coarse(count, minimum_cell)
-        return f"<{minimum_cell}" if rounded is None else str(rounded)
+        return f"<{least(minimum_cell)}" if rounded is None else str(rounded)
 
     def categories(column: Column) -> dict[str, str]:
         found = _levels(column, table.patient)
@@ -326,7 +326,7 @@ def describe(table: Table, *, minimum_cell: int = MINIMUM_CELL) -> DataDescripti
 
     patients = count_patients(table.patient)
     # Many rows of a few patients would otherwise give away how few they are.
-    rows = told(len(table)) if patients >= minimum_cell else f"<{minimum_cell}"
+    rows = told(len(table)) if patients >= least(minimum_cell) else told(0)
     columns = (
         ColumnDescription(
             name=name,

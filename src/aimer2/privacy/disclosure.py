@@ -24,9 +24,14 @@ Counts = npt.NDArray[np.int64]
 Cells = npt.NDArray[np.bool_]
 
 
+def least(minimum_cell: int = MINIMUM_CELL) -> int:
+    """Counts of fewer patients are not told: at a smaller minimum cell than the rounding, one or two patients would be told as none."""
+    return max(minimum_cell, ROUNDING)
+
+
 def coarse(count: int, minimum_cell: int = MINIMUM_CELL) -> int | None:
-    """A count of patients as it may be told outside the site: to the nearest 5; None below the minimum cell, zero too."""
-    return None if count < minimum_cell else ROUNDING * round(count / ROUNDING)
+    """A count of patients as it may be told outside the site: to the nearest 5; None where there are fewer than `least`, zero too."""
+    return None if count < least(minimum_cell) else ROUNDING * round(count / ROUNDING)
 
 
 def too_close(first: npt.NDArray[np.uint64], second: npt.NDArray[np.uint64], minimum_cell: int = MINIMUM_CELL) -> bool:
@@ -55,17 +60,17 @@ def tell_table(counts: npt.NDArray[np.integer], minimum_cell: int = MINIMUM_CELL
     """A table of counts ``(rows, columns)`` in which each patient stands in one cell, with its margins, safe against subtraction.
 
     Besides the small counts so many more are suppressed (in the smallest cells that do) that in every row and column, margins included, the
-    suppressed ones are at least two and hold at least ``minimum_cell`` patients together, and that no suppressed count follows from the told ones
-    (Gusfield 1988: it lies on a cycle of suppressed cells). An attacker who knew the counts before rounding would still only know ranges.
+    suppressed ones are at least two and hold together as many patients as a count that is told, and that no suppressed count follows from the
+    told ones (Gusfield 1988: it lies on a cycle of suppressed cells). An attacker who knew the counts before rounding would still only know ranges.
 
     Raises BadInput unless the counts are a table of whole numbers from 0 on.
     """
     if counts.ndim != 2 or not counts.size or counts.dtype.kind not in "iu" or int(counts.min()) < 0:
         raise BadInput("The counts are not a table of whole numbers from 0 on.")
     whole = _with_margins(counts.astype(np.int64))
-    hidden = _suppressed(whole, minimum_cell)
+    hidden = _suppressed(whole, least(minimum_cell))
     told = [
-        [None if secret else coarse(int(count), 0) for count, secret in zip(line, secrets, strict=True)]
+        [None if secret else coarse(int(count), minimum_cell) for count, secret in zip(line, secrets, strict=True)]
         for line, secrets in zip(whole, hidden, strict=True)
     ]
     return ToldTable(

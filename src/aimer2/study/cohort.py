@@ -18,7 +18,7 @@ from aimer2.core.dataset import Part, Samples, part_at
 from aimer2.core.errors import BadData
 from aimer2.core.said import say
 from aimer2.core.study import Cohort, Feature, Image, Target
-from aimer2.privacy.disclosure import MINIMUM_CELL, coarse
+from aimer2.privacy.disclosure import MINIMUM_CELL, coarse, least
 from aimer2.study.images import Beside, Masks, Pictures, check_image, check_mask, strange
 
 Rows = npt.NDArray[np.bool_]
@@ -301,7 +301,7 @@ def check_none(rows: Rows, table: Table, problem: str, **values: object) -> None
 def about(patient: npt.NDArray[np.uint64], minimum_cell: int) -> str:
     """How many patients, as it may be told outside the site."""
     rounded = coarse(count_patients(patient), minimum_cell)
-    return say("fewer than {least} patients", least=minimum_cell) if rounded is None else say("about {count} patients", count=rounded)
+    return say("fewer than {least} patients", least=least(minimum_cell)) if rounded is None else say("about {count} patients", count=rounded)
 
 
 def _names(feature: Feature) -> list[str]:
