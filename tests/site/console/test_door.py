@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ import pytest
 from starlette.testclient import TestClient
 from tests.site.console.conftest import BASE, HOST, PASSWORD, PEOPLE, browser, log_in, offer, send, token
 
+from aimer2.core.errors import Conflict
 from aimer2.site.console.app import PAGES
 from aimer2.site.console.console import Console
 from aimer2.site.console.permissions import PERMISSIONS, ROLES
 from aimer2.site.datasets import Datasets, DatasetSettings
 from aimer2.site.folder import SiteFolder
+from aimer2.site.restored import recover
 from aimer2.site.settings import Retention
 from aimer2.web.security import HEADERS
 
@@ -205,3 +209,51 @@ def test_what_nobody_foresaw_is_a_page_and_a_line_that_quotes_nothing(
     assert answer.status_code == 500 and "Something went wrong" in answer.text and "P-4711" not in answer.text
     (line,) = [record.getMessage() for record in caplog.records if record.name == "aimer2.site.console"]
     assert line.startswith("GET /datasets/{name}: ValidationError at ") and "P-4711" not in caplog.text
+
+
+def test_nobody_gets_in_by_accounts_that_were_put_back_while_the_console_runs(
+    console: Console, officer: TestClient, folder: SiteFolder, clock: Any, tmp_path: Path
+) -> None:
+    """An exchanged password would work again, and choosing another by it would hide that it did."""
+    digest, csrf = offer(folder, tmp_path / "b"), token(officer)
+    accounts, client = console.accounts, browser(console)
+    accounts.accept(accounts.add("jan", "Dr Jan Roth", ["administrator"], by="Jan Roth"), PASSWORD)
+    link, kept = accounts.link("jan", by="Jan Roth"), folder.console.read_bytes()
+    accounts.accept(link, "staple of another kind")
+    assert officer.get("/").status_code == 200
+    folder.console.write_bytes(kept)
+    entry = {"login": "jan", "password": PASSWORD, "back": "/"}
+    for answer in (
+        client.post("/log-in", data=entry, headers=OURS),
+        client.get(f"/welcome/{link}"),
+        client.post(f"/welcome/{link}", data={"password": PASSWORD, "again": PASSWORD}, headers=OURS),
+        officer.get("/"),
+        officer.post(f"/requests/{digest}/approve", data={"csrf": csrf, "dataset": "registry"}, headers=OURS),
+        officer.post("/people/link", data={"csrf": csrf, "login": "jan"}, headers=OURS),
+    ):
+        assert answer.status_code == 409 and "aimer2 site recover" in answer.text and "Account jan of the console" in answer.text
+    assert console.decisions.store.decisions(digest) == []
+    with pytest.raises(Conflict, match="Account jan of the console"):
+        Console(folder, clock)
+    assert [one.what for one in recover(console.decisions, by="Bea Roth")] == ["password"]
+    assert client.post("/log-in", data=entry, headers=OURS).status_code == 401
+    assert officer.get("/").status_code == 200
+
+
+def test_no_decision_is_taken_on_a_state_that_was_put_back_while_the_console_runs(
+    console: Console, officer: TestClient, folder: SiteFolder, tmp_path: Path
+) -> None:
+    digest, copy = offer(folder, tmp_path / "b"), tmp_path / "state.sqlite"
+    console.decisions.approve(digest, by="Dr Ines Vogt")
+    with closing(sqlite3.connect(folder.state)) as now, closing(sqlite3.connect(copy)) as then:
+        now.backup(then)
+    console.decisions.withdraw(digest, by="Dr Ines Vogt")
+    assert officer.get("/").status_code == 200
+    for suffix in ("-wal", "-shm"):
+        Path(f"{folder.state}{suffix}").unlink(missing_ok=True)
+    copy.replace(folder.state)
+    answer = officer.get("/")
+    assert answer.status_code == 409 and f"{digest[:12]}: withdrawn from" in answer.text
+    recover(console.decisions, by="Bea Roth")
+    assert officer.get("/").status_code == 200
+    assert console.decisions.store.decisions(digest)[-1].by == "Bea Roth"

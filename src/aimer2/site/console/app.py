@@ -1,4 +1,5 @@
-"""The console's application: every page with who may ask for it, and nothing that answers to a name that is not its own."""
+"""The console's application: every page with who may ask for it. Nothing answers to a name that is not its own, or while the folder is older than
+its audit log."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from starlette.types import ASGIApp
 
 from aimer2.site.console import budgets, datasets, keys, machine, new_datasets, people, records, requests, results
 from aimer2.site.console.console import Console
-from aimer2.site.console.door import KnownHosts, Page, opened
+from aimer2.site.console.door import KnownHosts, Page, WholeFolder, opened
 from aimer2.site.console.entrance import entrance
 from aimer2.web.answers import Protected
 
@@ -36,4 +37,4 @@ def build_app(console: Console) -> ASGIApp:
     routes = [Route(path, opened(console, pages), methods=[page.method for page in pages]) for path, pages in by_path.items()]
     handlers = console.answers.exception_handlers()
     app = Starlette(routes=[*console.answers.routes(), *entrance(console), *routes], exception_handlers=dict(handlers))
-    return Protected(KnownHosts(app, console.place.hosts))
+    return Protected(KnownHosts(WholeFolder(app, console), console.place.hosts))

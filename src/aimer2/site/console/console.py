@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 from threading import Lock
-from typing import final
+from typing import TypeAlias, final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,6 +18,7 @@ from aimer2.site.console.work import Work
 from aimer2.site.decisions import Decisions, open_decisions
 from aimer2.site.folder import SiteFolder
 from aimer2.site.ledger import Ledgers
+from aimer2.site.restored import require_whole
 from aimer2.site.sandbox import capabilities
 from aimer2.site.settings import ConsoleSettings, Protection, Settings, read_settings
 from aimer2.web.answers import Answers
@@ -38,18 +39,22 @@ NAVIGATION = (
     Link(mark("People"), "/people"),
 )
 _COOKIE = "aimer2-site"
+_Files: TypeAlias = tuple[int, int]
+"""When the key was written, and which file the state is."""
 
 
 @final
 class Console:
     def __init__(self, folder: SiteFolder, clock: Clock) -> None:
-        """Raises NotFound, BadInput where the settings have faults."""
+        """Raises NotFound, BadInput where the settings have faults, Conflict where the folder was put back from a backup."""
         self.folder = folder
         self.clock = clock
         self._lock = Lock()
-        self._open: tuple[int, Decisions, Ledgers] | None = None
+        self._open: tuple[_Files, Decisions, Ledgers] | None = None
+        self._whole: tuple[_Files, list[Person]] | None = None
         self.place: ConsoleSettings = self.settings.console
         self.accounts = Accounts(folder.console, self.decisions.audit, clock)
+        self.check_whole()
         self.work = Work(clock)
         self.answers = Answers(Pages(HERE, product=f"AIMER2 · {self.settings.site}", navigation=NAVIGATION), secure=self.place.tls)
         # Of this process: after a restart an open form is asked for again.
@@ -70,14 +75,24 @@ class Console:
         """Kept open: each is read, and every signature of it checked, once."""
         return self._opened()[1]
 
+    def check_whole(self) -> None:
+        """Looks again where the state was replaced or the accounts are others. Raises Conflict where they are older than the audit log."""
+        found = self._files(), self.accounts.people()
+        if found != self._whole:
+            require_whole(self.decisions)
+            self._whole = found
+
     def _opened(self) -> tuple[Decisions, Ledgers]:
-        """Anew where the site's key was replaced."""
-        made = self.folder.key.stat().st_mtime_ns
+        """Anew where the site's key or state was replaced."""
         with self._lock:
-            if self._open is None or self._open[0] != made:
+            if self._open is None or self._open[0] != self._files():
                 decisions = open_decisions(self.folder, self.clock)
-                self._open = (made, decisions, Ledgers(self.folder, decisions.key, decisions.audit, self.clock))
+                self._open = (self._files(), decisions, Ledgers(self.folder, decisions.key, decisions.audit, self.clock))
             return self._open[1:]
+
+    def _files(self) -> _Files:
+        state = self.folder.state
+        return self.folder.key.stat().st_mtime_ns, state.stat().st_ino if state.is_file() else 0
 
     # who asks
 

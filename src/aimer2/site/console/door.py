@@ -153,5 +153,23 @@ class KnownHosts:
         await self._app(scope, receive, send)
 
 
+@final
+class WholeFolder:
+    """An application that answers nothing but why while the site's folder is older than its audit log: no log-in, no link, no decision."""
+
+    def __init__(self, app: ASGIApp, console: Console) -> None:
+        self._app = app
+        self._console = console
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not scope["path"].startswith("/static/"):
+            try:
+                await run_in_threadpool(self._console.check_whole)
+            except AimerError as error:
+                await self._console.answers.problem(Request(scope), error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
 def not_found(what: str) -> NotFound:
     return NotFound(say("There is no such {what} here.", what=what))
