@@ -13,8 +13,8 @@ import pytest
 from serving import Client, Server, SiteClient, answer_of, eventually, package_of, person, ref_of, state_of, submit, tensor, update_of
 
 from aimer2.core.task import Refusal
-from aimer2.identity.documents import open_document
-from aimer2.identity.keys import PublicKey
+from aimer2.identity.documents import open_document, sign_document
+from aimer2.identity.keys import PublicKey, SigningKey
 from aimer2.study.refused import said_in, signed
 
 
@@ -108,18 +108,23 @@ def test_a_site_that_withdraws_is_not_waited_for(researcher: Client, sites: list
 
 
 def test_a_refusal_bears_its_sites_signature_or_none(researcher: Client, three: list[SiteClient]) -> None:
-    study, sites = submit(researcher, three), three[:2]
+    study = submit(researcher, three)
     for site in three:
         site.decide(study)
-    for site in sites:
+    # What is signed with a key that is newer than the study does not hold where its record is checked.
+    new = SigningKey.generate()
+    payload = json.dumps({"site": three[0].name, "key": new.public.text, "time": time.time()}).encode()
+    rotation = {name: sign_document(payload, key, kind="key-rotation") for name, key in (("statement", three[0].key), ("proof", new))}
+    assert three[0].call("POST", "/v1/sites/key", rotation).status == 204
+    for site, key in ((three[0], new), (three[1], three[1].key)):
         (task,) = site.wait_for_tasks()
         refusal = Refusal(task=task.id, attempt=task.attempt, site=site.name, code="budget-exceeded", reason="would reach 3.42 of 3.00")
-        site.exchange(signed(refusal, study, sites[0].key, 1.0).model_dump(mode="json"), wait=0)
+        site.exchange(signed(refusal, study, key, 1.0).model_dump(mode="json"), wait=0)
     eventually(lambda: state_of(researcher, study) == "paused")
     heard = {event["site"]: event for _, event in events_of(researcher, study) if event["kind"] == "reply-received"}
     assert {event["reason"] for event in heard.values()} == {"would reach 3.42 of 3.00"}
-    assert said_in(heard[sites[0].name]["signed"], sites[0].key.public) is not None
-    assert "signed" not in heard[sites[1].name], "it was signed with another site's key"
+    assert "signed" not in heard[three[0].name]
+    assert said_in(heard[three[1].name]["signed"], three[1].key.public) is not None
 
 
 def test_a_study_starts_by_itself_only_when_all_have_decided(researcher: Client, three: list[SiteClient]) -> None:

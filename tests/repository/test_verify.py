@@ -9,7 +9,7 @@ import pytest
 from made_versions import COORDINATOR, decided, signed, staged
 
 from aimer2.client.simulate import made_up_key
-from aimer2.core.task import Refusal
+from aimer2.core.task import Refusal, task_id
 from aimer2.identity.keys import SigningKey
 from aimer2.messages.record import StudyRecord
 from aimer2.repository.verify import verify
@@ -77,13 +77,28 @@ def test_a_coordinator_that_signs_what_does_not_fit_is_found(make: Make, change:
     assert what in found
 
 
-@pytest.mark.parametrize(("key", "reason", "holds"), [("east", "as said", True), ("north", "as said", False), ("east", "something else", False)])
-def test_a_refusal_holds_as_its_site_has_signed_it(make: Make, key: str, reason: str, holds: bool) -> None:
+@pytest.mark.parametrize(
+    ("change", "holds"),
+    [
+        ({}, True),
+        ({"asked": (2, "agree")}, True),
+        ({"asked": (1, "keys")}, True),  # its keys serve round 2 as well
+        ({"asked": (1, "update")}, False),
+        ({"asked": (3, "keys")}, False),
+        ({"attempt": 2}, False),
+        ({"key": "north"}, False),
+        ({"reason": "something else"}, False),
+    ],
+)
+def test_a_refusal_holds_as_its_site_has_signed_it(make: Make, change: dict[str, Any], holds: bool) -> None:
     made = make()
-    said = Refusal(task="t", attempt=1, site="east", code="budget-exceeded", reason="as said")
-    statement = refused.signed(said, made.record.study, made_up_key(key), 1.0).signed
+    number, phase = change.get("asked", (2, "update"))
+    name = task_id(made.record.study, "train", number, "east", phase)
+    said = Refusal(task=name, attempt=change.get("attempt", 1), site="east", code="budget-exceeded", reason="as said")
+    statement = refused.signed(said, made.record.study, made_up_key(change.get("key", "east")), 1.0).signed
     result = dict(made.simulation.result)
-    absence = {"stage": "train", "round": 1, "outcome": "refused", "code": "budget-exceeded", "reason": reason, "signed": statement}
+    reason = change.get("reason", "as said")
+    absence = {"stage": "train", "round": 2, "outcome": "refused", "code": "budget-exceeded", "reason": reason, "signed": statement}
     result["sites"] = {**result["sites"], "east": {**result["sites"]["east"], "absences": [absence]}}
     assert ("refusals of east" in failures(made, result=signed(result))) is not holds
 

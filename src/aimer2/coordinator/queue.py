@@ -21,7 +21,7 @@ from aimer2.core.clock import Clock
 from aimer2.core.errors import Conflict, NotAllowed, NotApproved, NotFound
 from aimer2.core.task import Answer, BlobRef, Refusal, Reply, Task
 from aimer2.identity.documents import sign_document
-from aimer2.identity.keys import SigningKey
+from aimer2.identity.keys import PublicKey, SigningKey
 from aimer2.messages.wire import ATTACHED_BYTES, Exchange, attach, detach, task_key
 from aimer2.study.refused import vouched
 
@@ -213,7 +213,9 @@ class Queue:
     def _vouched(self, site: str, reply: Reply) -> Reply:
         if not isinstance(reply, Refusal) or not reply.signed:
             return reply
-        return vouched(reply, self._entries[reply.task, reply.attempt].task.study, self._parts.registry.sites[site].key)
+        study = self._entries[reply.task, reply.attempt].task.study
+        # The key that the study knows of the site: with that one its record will be checked, and a newer one says nothing there.
+        return vouched(reply, study, PublicKey.from_text(self._parts.registry.study(study).package.roster[site]))
 
     async def _store(self, site: str, replies: Mapping[Key, Reply], attachments: Mapping[str, str] | None = None) -> None:
         if not replies:

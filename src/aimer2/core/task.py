@@ -125,6 +125,15 @@ ITERATED: tuple[Stage, ...] = ("train", "analyse")
 Phase: TypeAlias = Literal["update", "keys", "shares", "agree", "reveal"]
 """What is asked within a round: the update, or a step of the protocol that sums the updates in secret (`aimer2.secure_aggregation`)."""
 
+SET_UP: tuple[Phase, ...] = ("keys", "shares")
+"""Asked once for several rounds, before the first of them."""
+
+
+def task_id(study: Digest, stage: Stage, round_number: int, site: SiteId, phase: Phase = "update") -> str:
+    """The name of a study's task, whatever its attempt."""
+    name = f"{study[:16]}-{stage}-{round_number}-{site}"
+    return name if phase == "update" else f"{name}-{phase}"
+
 
 class Packed(Document):
     """An input in fewer bytes, without loss."""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final, get_args
 
 from aimer2.core.errors import AimerError
 from aimer2.core.said import say
-from aimer2.core.task import SiteId
+from aimer2.core.task import SET_UP, Phase, SiteId, task_id
 from aimer2.identity.documents import open_document
 from aimer2.identity.keys import PublicKey
 from aimer2.messages.package import digest
+from aimer2.messages.told import Refused
 from aimer2.messages.wire import Decision
 from aimer2.repository.version import Version
 from aimer2.study.refused import said_in
+from aimer2.study.secure_group import MOST_ROUNDS
 
 
 @final
@@ -85,12 +87,22 @@ def _refusals(version: Version) -> Iterator[Finding]:
     for site, part in sorted(version.result["sites"].items()):
         told = [one for one in part["absences"] if one.get("signed")]
         key = PublicKey.from_text(version.record.package.roster[site])
-        said = [said_in(one["signed"], key) for one in told]
-        texts = [(version.digest, site, one["code"], one["reason"]) for one in told]
-        holds = [None if one is None else (one.study, one.site, one.code, one.reason) for one in said] == texts
+        holds = all(_is_said(version, site, absence, said_in(absence["signed"], key)) for absence in told)
         if told:
-            what = "signed at the site" if holds else "not signed with the key that the study knows of it, or not in these words"
+            what = "signed at the site" if holds else "not signed with the key that the study knows of it, or not in these words of this round"
             yield Finding(say("refusals of {site}", site=site), holds, what)
+
+
+def _is_said(version: Version, site: SiteId, absence: Mapping[str, Any], said: Refused | None) -> bool:
+    """Whether the site has refused what the result tells of it: that round, in those words."""
+    stage, number = absence["stage"], absence["round"]
+    attempts = {one["attempt"] for one in version.result["rounds"] if (one["stage"], one["round"]) == (stage, number)}
+    asked = {task_id(version.digest, stage, number, site, phase) for phase in get_args(Phase)}
+    # Who has refused the set-up of keys is out of all rounds that it serves.
+    earlier = range(max(1, number - MOST_ROUNDS + 1), number)
+    asked |= {task_id(version.digest, stage, one, site, phase) for one in earlier for phase in SET_UP}
+    words = (version.digest, site, absence["code"], absence["reason"])
+    return said is not None and said.task in asked and said.attempt in attempts and (said.study, said.site, said.code, said.reason) == words
 
 
 def _decision(statement: str, key: str) -> Decision | None:

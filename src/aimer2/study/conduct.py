@@ -19,7 +19,7 @@ from aimer2.core.clock import Clock
 from aimer2.core.errors import AimerError, BadData, BadUpdate, NotApproved
 from aimer2.core.protocols import BlobStore, Engine
 from aimer2.core.said import Said, joined, mark, phrase, say
-from aimer2.core.task import ITERATED, BlobRef, FigureDocument, SiteId, Task
+from aimer2.core.task import ITERATED, BlobRef, FigureDocument, SiteId, Task, task_id
 from aimer2.core.tree import Tree
 from aimer2.core.update import Update
 from aimer2.messages.package import Package
@@ -268,7 +268,7 @@ class Loop:
         packed = offers(self._plan.downlink, inputs, selected, Sent.of(self.position.sent), self._blobs)
         return {
             site: Task(
-                id=f"{self._plan.digest[:16]}-{part.stage}-{number}-{site}",
+                id=task_id(self._plan.digest, part.stage, number, site),
                 study=self._plan.digest,
                 site=site,
                 stage=part.stage,

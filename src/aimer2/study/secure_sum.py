@@ -18,7 +18,7 @@ from typing import Any, final
 from aimer2.core.clock import Clock
 from aimer2.core.protocols import Aggregator, BlobStore, Engine
 from aimer2.core.said import Said, joined, mark, phrase, say
-from aimer2.core.task import Phase, SiteId, Task
+from aimer2.core.task import SET_UP, Phase, SiteId, Task, task_id
 from aimer2.secure_aggregation.roster import Roster
 from aimer2.study.collect import Collected, collect
 from aimer2.study.events import Event, ReplyReceived, Secrecy
@@ -30,8 +30,6 @@ from aimer2.study.summing import Asked, RoundLost, Total
 _SET_UP_SECONDS, _OPENING_SECONDS = 60.0, 10.0
 """How long those phases wait for all, once enough have answered: they cost a site milliseconds. With several groups a site that is late costs
 its whole group, so the opening waits as long as the set-up."""
-
-_SET_UP: tuple[Phase, ...] = ("keys", "shares")
 
 Save = Callable[[], Awaitable[None]]
 
@@ -124,7 +122,7 @@ class SecureSum:
     async def _set_up(self, asked: Asked, fresh: Sequence[Group], collected: Collected) -> AsyncIterator[Event]:
         for group in fresh:
             group.begin(asked)
-        for phase in _SET_UP:
+        for phase in SET_UP:
             due = [group for group in self._still(fresh) if group.needs(phase)]
             if due:
                 async for event in self._decide(phase, asked, due, collected):
@@ -256,4 +254,5 @@ def _groups(groups: Sequence[Group], needed: int, least: Callable[[Roster], int]
 
 
 def _spoken(task: Task, phase: Phase, request: Request) -> Task:
-    return task.model_copy(update={"id": f"{task.id}-{phase}", "phase": phase, "inputs": {}, "packed": {}, "message": request.model_dump_json()})
+    name = task_id(task.study, task.stage, task.round_number, task.site, phase)
+    return task.model_copy(update={"id": name, "phase": phase, "inputs": {}, "packed": {}, "message": request.model_dump_json()})
