@@ -195,6 +195,97 @@ def test_a_site_whose_numbers_run_away_fails_alone() -> None:
     assert_alike(alone, together)
 
 
+class Unreadable:
+    """Features in a file of which one row cannot be read."""
+
+    def __init__(self, rows: Any, broken: int | None) -> None:
+        self.rows, self.broken = rows, broken
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.rows.shape)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: Any) -> Any:
+        if self.broken in rows:
+            raise BadData("Image 7 cannot be read.")
+        return self.rows[rows]
+
+
+@pytest.mark.parametrize("broken", [("c",), tuple(ROWS)])
+def test_a_site_whose_rows_cannot_be_read_fails_alone(broken: tuple[str, ...]) -> None:
+    """The others go on, each with its own velocity, which beginning once more would count twice."""
+    method = FedNova(rounds=3, momentum=0.5, mu=0.1)
+    model = TorchLearner(layers, recipe(), "cpu").parameters()
+    received = method.broadcast(method.init(model))
+    data = {site: Samples(Unreadable(rows(site).features, 1 if site in broken else None), rows(site).targets) for site in ROWS}
+
+    def half(learner: Learner, site: str) -> Any:
+        try:
+            sums = method.local(received, Local(data[site], learner, {}, stream(2, site), 1, 2 * -(-ROWS[site] // 8), 8)).sums
+        except BadData as error:
+            return {"error": np.array([error.sentence == "Image 7 cannot be read."])}
+        return {key: dict(leaves) for key, leaves in sums.items()}
+
+    alone, together = both(layers, recipe(weight_decay=0.0), half)
+    assert {site for site, told in together.items() if "error" in told} == set(broken)
+    assert_alike(alone, together)
+
+
+def frozen() -> nn.Module:
+    module = layers()
+    module.get_submodule("0").requires_grad_(False)
+    return module
+
+
+@pytest.mark.parametrize(("build", "trainable"), [(frozen, {"0.weight", "0.bias"}), (lambda: layers().requires_grad_(False), None)])
+def test_where_nothing_learns_each_site_says_so(build: Callable[[], nn.Module], trainable: Any) -> None:
+    def half(learner: Learner, site: str) -> Any:
+        with pytest.raises(BadModel, match="learns"):
+            learner.fit(rows(site), steps=2, batch_size=8, round_number=1, rng=stream(2, site), trainable=trainable)
+        return {}
+
+    both(build, recipe(), half)
+
+
+class Codes(nn.Module):
+    """Takes its features for codes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(2, 3), nn.Linear(3 * FEATURES, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.head(self.table(x.long()).flatten(1))
+        return scores
+
+
+def test_a_model_may_take_codes() -> None:
+    data = {site: Samples((rows(site).features > 0).astype(float), rows(site).targets) for site in ROWS}
+    start = TorchLearner(lambda: Codes().double(), recipe(), "cpu").parameters()
+
+    def half(learner: Learner, site: str) -> Any:
+        learner.load(start)
+        learner.fit(data[site], steps=5, batch_size=8, round_number=1, rng=stream(2, site))
+        return learner.parameters()
+
+    assert_alike(*both(lambda: Codes().double(), recipe(), half))
+
+
+def test_rows_are_kept_once_whoever_is_drawn() -> None:
+    shared, data = VectorisedTorchLearner(layers, recipe(), "cpu"), {site: rows(site) for site in ROWS}
+    learners = {site: shared.learner() for site in ROWS}
+
+    def half(site: str) -> None:
+        learners[site].fit(data[site], steps=1, batch_size=8, round_number=1, rng=stream(2, site))
+
+    for drawn in ("abc", "ade", "bd", "ce", "abcde", "a"):
+        list(shared.abreast([partial(half, site) for site in drawn]))
+        assert sum(kept.bytes for kept in shared._rows.values()) <= 8 * (FEATURES + 1) * sum(ROWS.values())
+
+
 class Centred(nn.Module):
     """Sees other rows of the batch."""
 
@@ -221,14 +312,24 @@ class Noisy(Centred):
         return scores
 
 
+class Lacking(Centred):
+    """Its own code fails of a value that the first probe, of zeros, does not have."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.is_grad_enabled():
+            return torch.zeros(len(x), 1)
+        raise ValueError("a table")
+
+
 @pytest.mark.parametrize(
     ("build", "why"),
     [
         (lambda: nn.Sequential(nn.Linear(FEATURES, 2), nn.BatchNorm1d(2), nn.Linear(2, 1)), "running means or counts"),
         (lambda: nn.Sequential(nn.Dropout(0.5), nn.Linear(FEATURES, 1)), "dropout"),
         (Centred, "rows of a batch see each other"),
-        (Branching, "torch says of this model"),
-        (Noisy, "torch says of this model"),
+        (Branching, "on drawn rows the model fails"),
+        (Noisy, "on drawn rows the model fails"),
+        (Lacking, "on drawn rows the model fails: a table"),
     ],
 )
 def test_a_model_that_would_give_something_else_is_refused(build: Callable[[], nn.Module], why: str) -> None:

@@ -187,10 +187,6 @@ class TorchLearner:
         self, data: Dataset, trained: Mapping[str, nn.Parameter], round_number: int, correction: Correction | None
     ) -> Callable[[npt.NDArray[np.int64], int], Tensor]:
         """One step of the optimiser, by the rows of its batch and its number; gives their mean loss."""
-        if not trained:
-            raise BadModel(
-                "None of the weights that are to be trained learns.", remedy="Name layers that have weights, and freeze not all of the model."
-            )
         training, feed, half = self._recipe.training, self._fed_by(data), self._half()
         descent = self._optimiser(list(trained.values()), round_number)
         scaler = torch.amp.GradScaler(self._device.type, enabled=half is torch.float16)
@@ -241,7 +237,10 @@ class TorchLearner:
             raise BadModel("The module has no `training_step` and `configure_optimizers`; give the study an optimiser.")
 
     def _prepare(self, trainable: Selector | None) -> dict[str, nn.Parameter]:
-        """Puts the module into training; what is not to change needs no gradient, and keeps its running means."""
+        """Puts the module into training; what is not to change needs no gradient, and keeps its running means.
+
+        Raises BadModel where nothing is left to learn.
+        """
         self._module.train()
         for name, parameter in self._learned.items():
             parameter.requires_grad_(trainable is None or name in trainable)
@@ -250,7 +249,12 @@ class TorchLearner:
             own = self._buffers.keys() & {f"{name}.{buffer}".lstrip(".") for buffer, _ in part.named_buffers(recurse=False)}
             if own and trainable is not None and own.isdisjoint(trainable):
                 part.eval()
-        return {name: parameter for name, parameter in self._learned.items() if parameter.requires_grad}
+        trained = {name: parameter for name, parameter in self._learned.items() if parameter.requires_grad}
+        if not trained:
+            raise BadModel(
+                "None of the weights that are to be trained learns.", remedy="Name layers that have weights, and freeze not all of the model."
+            )
+        return trained
 
     def _half(self) -> torch.dtype | None:
         """The short type of mixed precision: bfloat16, or float16 (with scaled gradients) on a GPU that lacks it."""

@@ -24,7 +24,7 @@ from torch.func import functional_call
 
 from aimer2.core import tree
 from aimer2.core.dataset import Dataset, Samples
-from aimer2.core.errors import BadModel, BadUpdate, NotAvailable
+from aimer2.core.errors import AimerError, BadModel, BadUpdate, NotAvailable
 from aimer2.core.protocols import Correction, Learner, Selector
 from aimer2.core.said import say
 from aimer2.core.tree import Tree
@@ -135,7 +135,7 @@ class VectorisedTorchLearner(TorchLearner):
     def initialise(self, rng: np.random.Generator) -> None:
         super().initialise(rng)
         self.turns: Turns[Fit, Fitted] = Turns(self._fitted)
-        self._rows: dict[tuple[int, ...], _Rows] = {}
+        self._rows: dict[frozenset[int], _Rows] = {}
         if why := _alone(self._module):
             raise cannot(why)
 
@@ -166,16 +166,20 @@ class VectorisedTorchLearner(TorchLearner):
         for numbers in alike.values():
             # those that take more steps first: who goes on is always the beginning
             numbers.sort(key=lambda number: -len(fits[number].rows))
-            found |= zip(numbers, self._together([fits[number] for number in numbers]), strict=True)
+            try:
+                found |= zip(numbers, self._together([fits[number] for number in numbers]), strict=True)
+            except AimerError as error:
+                found |= dict.fromkeys(numbers, error)
         return [found[number] for number in range(len(fits))]
 
-    def _together(self, fits: Sequence[Fit]) -> list[Fitted]:
-        """All of them, those with more steps first."""
+    def _together(self, fits: Sequence[Fit]) -> list[Fitted | Exception]:
+        """All of them, those with more steps first. A site that fails is told its error in its place; its weights go on, for nobody."""
         trainable = fits[0].trainable
         self._prepare(trainable)
         weights = {name: _stacked([fit.start[name] for fit in fits], tensor) for name, tensor in self._travelling.items()}
         trained = {name: weights[name].requires_grad_() for name in self._learned if trainable is None or name in trainable}
-        rows = self._rows_of([fit.data for fit in fits])
+        data, failed = [fit.data for fit in fits], dict[int, Exception]()
+        rows = self._rows_of(data)
         descent = self._optimiser(list(trained.values()), fits[0].round_number)  # type: ignore[arg-type]
         losses = torch.zeros(len(fits), dtype=torch.float64, device=self._device)
         steps, ends = [len(fit.rows) for fit in fits], dict[int, Tree]()
@@ -186,11 +190,13 @@ class VectorisedTorchLearner(TorchLearner):
                 break
             descent.zero_grad()
             for sites, width in _alike_in_length([len(fit.rows[number]) for fit in fits[:going]]):
-                losses[sites] += self._backward(weights, rows.of(sites, [fits[site].rows[number] for site in sites], width))
-            self._correct_each(fits[:going], trained)
+                batch = rows.of(data, {site: fits[site].rows[number] for site in sites if site not in failed}, width, failed)
+                if batch is not None:
+                    losses[batch.sites] += self._backward(weights, batch)
+            self._correct_each(fits[:going], trained, failed)
             descent.step()
         means = (losses / torch.tensor(steps, device=self._device).clamp(min=1)).tolist()
-        return [Fitted(ends[site], mean) for site, mean in enumerate(means)]
+        return [failed.get(site) or Fitted(ends[site], mean) for site, mean in enumerate(means)]
 
     def _backward(self, weights: Mapping[str, Tensor], batch: _Batch) -> Tensor:
         """Adds the gradients of these sites' batches to theirs; gives their losses ``(sites,)``."""
@@ -207,28 +213,33 @@ class VectorisedTorchLearner(TorchLearner):
     def _outputs(self, weights: dict[str, Tensor], features: Tensor) -> Any:
         return functional_call(self._module, weights, (features,))
 
-    def _correct_each(self, fits: Sequence[Fit], trained: Mapping[str, Tensor]) -> None:
+    def _correct_each(self, fits: Sequence[Fit], trained: Mapping[str, Tensor], failed: dict[int, Exception]) -> None:
         """Each site's gradients through its own correction, which may keep what it is given."""
         if not any(fit.correction for fit in fits):
             return
         corrected = {name: list(_gradient(leaf)) for name, leaf in trained.items()}
         weights = {name: list(leaf.detach()) for name, leaf in trained.items()}
         for site, fit in enumerate(fits):
-            if fit.correction is None:
+            if fit.correction is None or site in failed:
                 continue
             own = {name: leaves[site] for name, leaves in corrected.items()}
-            with torch.no_grad():
-                changed = fit.correction({name: leaves[site] for name, leaves in weights.items()}, own)
-            check_names(own, changed)
+            try:
+                with torch.no_grad():
+                    changed = fit.correction({name: leaves[site] for name, leaves in weights.items()}, own)
+                check_names(own, changed)
+            except AimerError as error:
+                failed[site] = error
+                continue
             for name, leaf in changed.items():
                 corrected[name][site] = leaf
         for name, leaf in trained.items():
             leaf.grad = torch.stack(corrected[name])
 
     def _rows_of(self, data: Sequence[Dataset]) -> _Rows:
-        """These sites' rows; those in memory are put together once, and kept from round to round."""
-        key = tuple(map(id, data))
+        """These sites' rows; those in memory are put together once, and kept until a data set of them is put together with others."""
+        key = frozenset(map(id, data))
         if key not in self._rows:
+            self._rows = {those: kept for those, kept in self._rows.items() if those.isdisjoint(key)}
             room = RESIDENT_BYTES - sum(kept.bytes for kept in self._rows.values())
             made = _Rows(data, self._dtype, torch.int64 if self._objective.integers else self._dtype, self._device, room)
             if not made.bytes:
@@ -242,18 +253,22 @@ class VectorisedTorchLearner(TorchLearner):
         A model whose rows see each other, or that torch cannot batch, is refused here. Raises NotAvailable.
         """
         super()._probe()
-        drawn = np.random.default_rng(0).normal(size=(_PROBED, *self._recipe.feature_shape))
+        if not self._learned:
+            return
+        # zeros and ones, which a model may take for codes too
+        drawn = np.random.default_rng(0).integers(0, 2, (_PROBED, *self._recipe.feature_shape)).astype(np.float64)
         data = Samples(drawn, np.zeros((_PROBED, *self._recipe.target_shape), np.int64))
-        batch = self._rows_of([data]).of([0, 0], [np.arange(_PROBED - 1), np.arange(_PROBED)], _PROBED)
+        batch = self._rows_of([data]).of([data, data], {0: np.arange(_PROBED - 1), 1: np.arange(_PROBED)}, _PROBED, {})
+        assert batch is not None
         self._rows.clear()
         parameters = self._prepare(None)
         features, targets = batch.features[0, :-1], batch.targets[0, :-1]
-        self._loss(self._logits(self._module(features), len(features)), targets, "mean").backward()  # type: ignore[no-untyped-call]
         leaves = {name: torch.stack((leaf, 2 * leaf)).requires_grad_(name in parameters) for name, leaf in self._travelling.items()}
         try:
+            self._loss(self._logits(self._module(features), len(features)), targets, "mean").backward()  # type: ignore[no-untyped-call]
             self._backward(leaves, batch)
-        except RuntimeError as error:
-            raise cannot(say("torch says of this model: {error}", error=str(error).partition("\n")[0])) from None
+        except Exception as error:  # noqa: BLE001 - the study's own code, on rows that it was not written for
+            raise cannot(say("on drawn rows the model fails: {error}", error=str(error).partition("\n")[0])) from None
         alone = torch.cat([_gradient(parameter).reshape(-1) for parameter in parameters.values()])
         together = torch.cat([_gradient(leaves[name])[0].reshape(-1) for name in parameters])
         if not torch.allclose(alone, together, rtol=0, atol=TOLERANCE * float(alone.abs().max()), equal_nan=True):
@@ -277,12 +292,13 @@ class _Rows:
     """The rows of all sites one after another where they are in memory and there is room; else read batch by batch."""
 
     def __init__(self, data: Sequence[Dataset], features: torch.dtype, targets: torch.dtype, device: torch.device, room: int) -> None:
-        self._data = list(data)
+        self._data = list(data)  # kept, or another could have its number
         self._types = (features, targets)
         self._device = device
-        self._starts = np.concatenate([[0], np.cumsum([len(one) for one in data])])
+        ends = np.cumsum([len(one) for one in data])
+        self._starts = {id(one): int(end) - len(one) for one, end in zip(data, ends, strict=True)}
         self._whole: tuple[Tensor, Tensor] | None = None
-        rows = int(self._starts[-1])
+        rows = int(ends[-1])
         if all(isinstance(one, Samples) and one.in_memory for one in data) and rows * prod(data[0].feature_shape) * features.itemsize <= room:
             self._whole = self._tensors([(np.asarray(one.features), np.asarray(one.targets)) for one in data if isinstance(one, Samples)])
 
@@ -290,15 +306,28 @@ class _Rows:
     def bytes(self) -> int:
         return 0 if self._whole is None else sum(part.nbytes for part in self._whole)
 
-    def of(self, sites: Sequence[int], rows: Sequence[Rows], width: int) -> _Batch:
+    def of(self, data: Sequence[Dataset], rows: Mapping[int, Rows], width: int, failed: dict[int, Exception]) -> _Batch | None:
+        """``rows`` of each site, whose data sets are ``data``. A site whose rows cannot be read is put into ``failed``; None where none is left."""
+        sites = list(rows)
         filled, share = np.zeros((len(sites), width), np.int64), np.zeros((len(sites), width))
-        for place, chosen in enumerate(rows):
+        for place, chosen in enumerate(rows.values()):
             filled[place, : len(chosen)], share[place, : len(chosen)] = chosen, 1 / len(chosen)
             filled[place, len(chosen) :] = chosen[0]
         if self._whole is None:
-            features, targets = self._tensors([self._data[site].batch(chosen) for site, chosen in zip(sites, filled, strict=True)])
+            read = {}
+            for place, site in enumerate(sites):
+                try:
+                    read[place] = data[site].batch(filled[place])
+                except AimerError as error:
+                    failed[site] = error
+            sites, share = [sites[place] for place in read], share[list(read)]
+        if not sites:
+            return None
+        if self._whole is None:
+            features, targets = self._tensors(list(read.values()))
         else:
-            at = torch.from_numpy((filled + self._starts[list(sites), None]).reshape(-1)).to(self._device)
+            starts = np.array([self._starts[id(data[site])] for site in sites])
+            at = torch.from_numpy((filled + starts[:, None]).reshape(-1)).to(self._device)
             features, targets = (part.index_select(0, at) for part in self._whole)
         form = (len(sites), width)
         shares = torch.from_numpy(share).to(self._device, self._types[0])
