@@ -174,7 +174,7 @@ def test_a_unet_gives_the_images_size_and_sees_beyond_a_pixel(size: tuple[int, i
     assert made.shape == (1, 3, *size)
     made[0, 0, 4, 4].backward()
     assert image.grad is not None and float(image.grad[0, 0, 0, 0].abs()) > 0
-    with pytest.raises(BadModel, match="halved"):
+    with pytest.raises(BadModel, match="at least 4×4 pixels"):
         catalogue.build("torch", "unet", (1, 3, 3), 3, {"channels": (4, 8, 8)}, "segmentation")
 
 
