@@ -98,7 +98,7 @@ def simulate(  # noqa: PLR0913 - all that a simulation can be told, by name
     ``workers``: how many processes share the sites' work; None: one per core, as soon as a round takes long enough to be worth their start. Their
     number changes no bit. Each computes with one thread; on a GPU, with Keras and on other systems than Linux there is one.
 
-    ``vectorised``: many sites' PyTorch models are trained in one batched computation, which is many times faster where the model is small. The
+    ``vectorised``: many sites' PyTorch models are trained in one batched computation, which is faster for many sites and a small model. The
     mathematics, the batches and the draws are the same; the rounding is not, so the last bits are no longer those of hospitals. Nothing is trained
     one by one in silence: what cannot be batched (dropout, batch normalisation, differential privacy of records, …) is refused.
 
