@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -56,6 +57,22 @@ def test_erased_secrets_are_in_no_file_once_it_is_settled(tmp_path: Path) -> Non
         assert SECRET not in files(tmp_path)
         vault.change({"s/b/state": b"more"})
         assert vault.load("s/b/state") == b"more"
+
+
+def test_somebody_who_reads_on_keeps_no_change_waiting_for_the_log_to_be_emptied(tmp_path: Path) -> None:
+    with closing(FileVault(tmp_path / "vault.sqlite")) as vault, closing(sqlite3.connect(tmp_path / "vault.sqlite")) as reader:
+        vault.change({"s/a/state": SECRET})
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM secrets").fetchall()
+        vault.change({}, ["s/a/"])
+        settling = threading.Thread(target=vault.settle, daemon=True)
+        settling.start()
+        settling.join(5)
+        assert not settling.is_alive(), "else it holds the writers' lock for as long"
+        vault.change({"s/b/state": b"more"})
+        reader.rollback()
+        vault.settle()
+        assert SECRET not in files(tmp_path), "the next time"
 
 
 STUDY = "a" * 64

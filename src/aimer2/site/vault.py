@@ -17,6 +17,8 @@ from typing import final
 from aimer2.secure_aggregation.site import forget
 
 _BUSY_SECONDS = 30
+_SETTLING_MILLISECONDS = 200
+"""So long writers may be kept out for the sake of a reader who is in the way of emptying the log; else it is left for the next time."""
 _STARTED, _IN_ORDER = "started", "in-order"
 """In which start of the machine it was opened last; and that the agent ended in order in that one."""
 
@@ -33,6 +35,7 @@ class FileVault:
         self._lock, self._settling_lock = threading.Lock(), threading.Lock()
         path.touch(mode=0o600)
         self._database, self._settling = _connected(path), _connected(path)
+        self._settling.execute(f"PRAGMA busy_timeout = {_SETTLING_MILLISECONDS}")
         self._database.execute("CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, document BLOB NOT NULL) WITHOUT ROWID")
         self._open((start or Path("/proc/sys/kernel/random/boot_id").read_text().strip()).encode())
 
@@ -74,9 +77,10 @@ class FileVault:
             database.executemany("INSERT OR REPLACE INTO secrets VALUES (?, ?)", keep.items())
 
     def settle(self) -> None:
-        """The log that changes go through still holds what they erased; it is emptied. Off the path of a round: it waits for the disk.
+        """The log that changes go through still holds what they erased; it is emptied. It waits for the disk.
 
-        Over a connection of its own, and most of it in a way that lets others write meanwhile.
+        Over a connection of its own, and most of it in a way that lets others write meanwhile. At its end they wait: for the disk too where
+        something was written meanwhile, and the first change after it makes the log anew.
         """
         with self._settling_lock:
             for way in ("PASSIVE", "TRUNCATE"):
