@@ -17,6 +17,7 @@ from aimer2.connectors.frame import from_frame
 from aimer2.core.errors import AimerError, BadData, BadInput, BadModel, BadStudy
 from aimer2.core.study import Study
 from aimer2.core.task import Task
+from aimer2.study.check import promises
 from aimer2.study.differential_privacy import POST_PROCESSING
 from aimer2.study.events import RoundFinished
 from aimer2.study.perform import open_performer
@@ -177,6 +178,13 @@ def test_trees_that_could_not_be_private_are_refused(changes: dict[str, Any], pl
     with pytest.raises(BadStudy) as refused:
         simulate(trees(**changes), three(), patient="patient")
     assert place in [fault.place for fault in refused.value.faults]
+
+
+def test_leaves_without_noise_are_refused_by_coordinator_and_site_too() -> None:
+    clear = trees(None)
+    assert [fault.place for fault in promises(clear)] == ["privacy.differential_privacy"]
+    with pytest.raises(BadStudy, match="tell of single patients"):
+        train(clear, made())
 
 
 @pytest.mark.parametrize("name", ["qfedavg", "fedsgd"])

@@ -55,8 +55,8 @@ def promises(study: Study) -> list[Fault]:
         return [*_secrecy(study), *_groups(study), *_analyses(study)]
     if study.evaluates is not None:
         return [*_secrecy(study), *evaluating.faults(study), *differential_privacy.faults(study)]
-    kept = [bounding, compressing, differential_privacy]
-    return [*_secrecy(study), *_method(study), *_aggregator(study), *_groups(study), *(fault for one in kept for fault in one.faults(study))]
+    kept = [bounding.faults, compressing.faults, differential_privacy.faults, trees.unprotected]
+    return [*_secrecy(study), *_method(study), *_aggregator(study), *_groups(study), *(fault for faults in kept for fault in faults(study))]
 
 
 def method_faults(study: Study) -> list[Fault]:

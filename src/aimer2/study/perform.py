@@ -16,7 +16,7 @@ from aimer2.connectors.table import Table
 from aimer2.core import tree
 from aimer2.core.dataset import Dataset, Samples, Shielded
 from aimer2.core.disclosure import Disclosure
-from aimer2.core.errors import BadData
+from aimer2.core.errors import BadData, BadStudy
 from aimer2.core.protocols import Algorithm, Learner, Local
 from aimer2.core.random import stream
 from aimer2.core.study import Study
@@ -25,7 +25,7 @@ from aimer2.core.tree import Tree
 from aimer2.learners.catalogue import make_learner
 from aimer2.metrics.figures import figures, measure
 from aimer2.statistics.moments import Moments
-from aimer2.study import cohort, preflight
+from aimer2.study import cohort, preflight, trees
 from aimer2.study.evaluation import released
 from aimer2.study.performed import Performed, Performs
 from aimer2.study.personal import MODEL, PREPARATION, START, compare, divide, told
@@ -187,6 +187,8 @@ class Performer:
 
     def _prepare(self, given: Tree | None) -> Participant:
         study = self._study
+        if study.evaluates is None and (found := trees.unprotected(study)):
+            raise BadStudy(found)
         train, held_out = self._designs()
         moments = cohort.Moments(**self._prepared_with(given))
         rows = cohort.complete(train, study.cohort, moments)

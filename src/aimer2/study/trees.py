@@ -29,6 +29,14 @@ def faults(study: Study) -> list[Fault]:
     return [*_method(study), *_training(study), *_code(study)]
 
 
+def unprotected(study: Study) -> list[Fault]:
+    """Nothing keeps a leaf of drawn splits from having one patient, so only noise hides it. A coordinator and a site look at this for themselves."""
+    if study.method.name != DRAWN or study.privacy.of_records is not None:
+        return []
+    problem = say("is not of each patient, and without its noise the leaves of {name} tell of single patients, even in secret", name=DRAWN)
+    return [Fault("privacy.differential_privacy", problem, "state ε and δ of each patient (`level = 'record'`), or take boosted_trees")]
+
+
 def _gaps(study: Study) -> list[Fault]:
     if study.cohort.missing != "keep":
         return []
@@ -44,7 +52,7 @@ def _method(study: Study) -> list[Fault]:
     if method.name not in growing:
         problem = say("{name} adds up weights, and the sum of two hospitals' trees is no tree", name=method.name)
         return [Fault("method.name", problem, say("use {growing}, or another framework", growing=" or ".join(growing)))]
-    found = [*_rounds(study), *_drawn(study)]
+    found = [*_rounds(study), *_ranges(study)]
     if method.aggregator != "weighted_mean":
         problem = say(
             "is {aggregator}, but histograms are added: what compares sites does not fit counts of unequal hospitals", aggregator=method.aggregator
@@ -77,14 +85,11 @@ def _rounds(study: Study) -> list[Fault]:
     return [Fault("method.rounds", problem, say("set it to {needed}, or change `model.options.trees` and `max_depth`", needed=needed))]
 
 
-def _drawn(study: Study) -> list[Fault]:
-    """Of trees whose cuts are drawn before any value is seen: nothing keeps a leaf from having one patient, so only noise hides it."""
+def _ranges(study: Study) -> list[Fault]:
+    """Of trees whose cuts are drawn before any value is seen."""
     if study.method.name != DRAWN:
         return []
     found = []
-    if study.privacy.of_records is None:
-        problem = say("is not of each patient, and without its noise the leaves of {name} tell of single patients, even in secret", name=DRAWN)
-        found.append(Fault("privacy.differential_privacy", problem, "state ε and δ of each patient (`level = 'record'`), or take boosted_trees"))
     if study.cohort.standardise != "range":
         problem = say("is '{standardise}', but {name} draws its cuts within the features' ranges", standardise=study.cohort.standardise, name=DRAWN)
         found.append(Fault("cohort.standardise", problem, "set it to 'range', with `minimum` and `maximum` of every number"))
