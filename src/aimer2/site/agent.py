@@ -18,6 +18,7 @@ from typing import Any, TypeAlias, final
 
 from aimer2 import __version__
 from aimer2.audit.entries import Event, Json
+from aimer2.audit.heads import SignedHead
 from aimer2.audit.kinds import Kind
 from aimer2.core.errors import AimerError, BadInput, Frozen, NotAuthenticated, Unreachable
 from aimer2.core.task import Answer, Failure, Refusal, Task
@@ -40,7 +41,7 @@ from aimer2.site.sandbox import Capabilities, capabilities
 from aimer2.site.settings import Protection, Settings, read_toml
 from aimer2.site.telling import Telling
 from aimer2.site.threads import Threads
-from aimer2.site.witness import exchange_heads
+from aimer2.site.witness import exchange_heads, write_down
 from aimer2.site.workers import Workers
 from aimer2.study.refused import signed
 
@@ -236,7 +237,9 @@ class Agent:
         """Exchanges heads of audit logs at the start, at each study's end, at a freeze, and every hour."""
         while True:
             self._heads_due.clear()
-            await self._persist(self._exchange_heads)
+            theirs = await self._persist(self._exchange_heads)
+            if theirs is not None:
+                self._auditing.submit(write_down, self._decisions, theirs, self._settings.coordinator).add_done_callback(self._recorded)
             with suppress(TimeoutError):
                 async with asyncio.timeout(_HEADS_SECONDS):
                     await self._heads_due.wait()
@@ -250,13 +253,14 @@ class Agent:
                 async with asyncio.timeout(_TELL_SECONDS):
                     await self._tell_due.wait()
 
-    def _exchange_heads(self) -> None:
+    def _exchange_heads(self) -> SignedHead | None:
         try:
-            exchange_heads(self._decisions, self._connection, self._settings.coordinator)
+            return exchange_heads(self._decisions, self._connection, self._settings.coordinator)
         except (Unreachable, NotAuthenticated):
             raise
         except AimerError as error:
             _LOG.error("the heads of the audit logs were not exchanged: %s %s", error.code, error.sentence)
+            return None
 
     # an incident
 
