@@ -15,7 +15,8 @@ from aimer2 import dashboard
 from aimer2.core.errors import AimerError, NotAuthenticated
 from aimer2.core.task import FigureDocument
 from aimer2.dashboard.api import Api
-from aimer2.dashboard.live import PARTS, Live
+from aimer2.dashboard.course import Course
+from aimer2.dashboard.live import PARTS, Live, _Watched
 from aimer2.dashboard.visit import Visit
 from aimer2.messages.wire import BACKGROUND, problem_of
 from aimer2.study.events import Event, RoundFinished, StudyFinished, StudyStarted
@@ -155,3 +156,21 @@ def test_when_the_one_in_whose_name_it_is_read_logs_out_it_is_read_in_another_s(
         assert await anext(anna) == await anext(bert) == b"event: end\ndata: reload\n\n"
 
     asyncio.run(asyncio.wait_for(story(), 20))
+
+
+def test_a_study_that_ends_at_the_moment_of_a_change_ends_the_painter_too() -> None:
+    """Else the page would wait for ever: whoever looks is told of the end when the painter has gone."""
+
+    async def ends(ticks: int) -> None:
+        watched = _Watched(Course(DIGEST))
+        painter = asyncio.create_task(Live(Coordinator().api, PAGES)._paint(watched))
+        await asyncio.sleep(0.05)
+        watched.changed.set()
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        painter.cancel()
+        done, _ = await asyncio.wait([painter], timeout=1)
+        assert painter in done, ticks
+
+    for ticks in range(5):
+        asyncio.run(ends(ticks))

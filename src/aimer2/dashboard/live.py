@@ -203,8 +203,10 @@ class Live:
                 self._draw(course, screen, parts)
             await watched.audience.tell()
             await asyncio.sleep(max(_LEAST_SECONDS, _SECONDS_PER_VIEWER * watched.viewers))
+            # not wait_for, which loses a cancellation that comes at the moment of a change
             with suppress(TimeoutError):
-                await asyncio.wait_for(watched.changed.wait(), _AGAIN_SECONDS / 2 if parts == PARTS else _CURVES_SECONDS)
+                async with asyncio.timeout(_AGAIN_SECONDS / 2 if parts == PARTS else _CURVES_SECONDS):
+                    await watched.changed.wait()
 
     async def _follow(self, watched: _Watched) -> None:
         try:
