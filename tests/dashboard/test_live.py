@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Literal
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -158,14 +159,27 @@ def test_when_the_one_in_whose_name_it_is_read_logs_out_it_is_read_in_another_s(
     asyncio.run(asyncio.wait_for(story(), 20))
 
 
+class AwaitedEvent(asyncio.Event):
+    """Says when somebody waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.awaited = asyncio.Event()
+
+    async def wait(self) -> Literal[True]:
+        self.awaited.set()
+        return await super().wait()
+
+
 def test_a_study_that_ends_at_the_moment_of_a_change_ends_the_painter_too() -> None:
     """Else the page would wait for ever: whoever looks is told of the end when the painter has gone."""
 
     async def ends(ticks: int) -> None:
-        watched = _Watched(Course(DIGEST))
+        changed = AwaitedEvent()
+        watched = _Watched(Course(DIGEST), changed=changed)
         painter = asyncio.create_task(Live(Coordinator().api, PAGES)._paint(watched))
-        await asyncio.sleep(0.05)
-        watched.changed.set()
+        await changed.awaited.wait()
+        changed.set()
         for _ in range(ticks):
             await asyncio.sleep(0)
         painter.cancel()
